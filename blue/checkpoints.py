@@ -1,0 +1,336 @@
+"""Checkpoints of one stage, on Orbax: committed whole, verified when read.
+
+    <directory>/<step>/        state, meta.json's content and, last, the commit file
+    <directory>/best/<n>/      the same for the best parameters; the highest n counts
+    <directory>/finished.json  the stage is done
+
+A directory without its commit file was never finished and does not count. Orbax does
+not notice changed bits, so an integer fingerprint of the state is kept with it and
+compared after reading; what fails is passed over, loudly, for the next older step.
+
+This is the only file that knows Orbax. It uses the free functions of v1 and keeps its
+own list of steps: in commit-file mode `training.Checkpointer` deletes every directory
+beside the steps that has no commit file.
+"""
+
+import json
+import logging
+import uuid
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax import lax
+from jax.experimental import multihost_utils
+from jaxtyping import Array, UInt32
+from orbax.checkpoint import v1 as ocp
+
+from blue.errors import UserError
+
+log = logging.getLogger("blue")
+
+COMMIT_FILE = "commit_success.txt"  # written by Orbax as the last file of a save
+FINISHED_FILE = "finished.json"
+
+
+# --- fingerprint: the same number under every sharding and device count
+
+
+def _words(x: Array) -> UInt32[Array, "..."]:
+    """The bits of `x` as unsigned 32-bit words; 8-byte types give one more axis."""
+    if x.dtype == jnp.bool_:
+        return x.astype(jnp.uint32)
+    word = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+    return lax.bitcast_convert_type(x, word).astype(jnp.uint32)
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """A one-to-one scramble of 32 bits: the finaliser of MurmurHash3."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+@jax.jit
+def _leaf_sum(x: Array, salt: UInt32[Array, ""]) -> UInt32[Array, ""]:
+    """Words scrambled with their position, summed modulo 2^32.
+
+    One-to-one, so no change within one word goes unseen. A mere product of word and
+    hash would be: two changed signs, for one, cancel.
+    """
+    words = _words(x)
+    position = jnp.full(words.shape, salt)
+    stride = 1
+    for axis in reversed(range(words.ndim)):
+        index = lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        position += index * np.uint32(stride % 2**32)
+        stride *= words.shape[axis]
+    return jnp.sum(_mix(words ^ _mix(position)), dtype=jnp.uint32)
+
+
+def fingerprint(tree: Any) -> int:
+    """Integrity number of all bits, positions and leaf names of `tree`, in [0, 2^32).
+
+    Integer sums only, so it does not depend on sharding, devices or hosts.
+    """
+    sums = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, np.ndarray) and leaf.dtype.itemsize == 8:
+            # Without 64-bit mode jax would silently halve it.
+            leaf = np.ascontiguousarray(leaf)[..., None].view(np.uint32)
+        salt = jnp.uint32(zlib.crc32(_name(path).encode()))
+        sums.append(_leaf_sum(leaf, salt))  # leaf by leaf: devices may differ
+    return sum(int(s) for s in sums) % 2**32
+
+
+# --- checkpoints
+
+
+class Checkpoints:
+    """The checkpoints of one stage under `directory` (local or gs://).
+
+    Keeps the newest `keep` steps and, unless 0, every step divisible by
+    `milestone_every`. All methods that touch arrays are called by every process.
+    Saves block until committed, so donated buffers are safe afterwards.
+    """
+
+    def __init__(self, directory: epath.PathLike, *, keep: int, milestone_every: int):
+        assert keep >= 1 and milestone_every >= 0
+        self._directory = epath.Path(directory)
+        self._keep = keep
+        self._milestone_every = milestone_every
+        self._swept = False
+
+    def latest_step(self) -> int | None:
+        """The newest committed step, or None; warns of unfinished ones."""
+        steps, unfinished = _list(self._directory)
+        for path in unfinished:
+            log.warning("%s has no %s: not finished, ignored", path, COMMIT_FILE)
+        return steps[-1] if steps else None
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+        """Write `state` (tree of arrays, no typed keys) and `meta` (JSON) at once.
+
+        Older steps go only after it; steps above `step` belong to a run that was
+        resumed from further back, and go too.
+        """
+        if not self._swept:
+            _delete(_list(self._directory)[1], reason="unfinished checkpoint")
+            self._swept = True
+        path = self._directory / str(step)
+        _delete([path] if path.exists() else [], reason="replaced checkpoint")
+        _write(path, step, state, meta)
+        steps, _ = _list(self._directory)
+        older = [s for s in steps if s <= step]
+        kept = set(older[-self._keep :])
+        if self._milestone_every:
+            kept |= {s for s in older if s % self._milestone_every == 0}
+        for s in steps:
+            if s not in kept:
+                reason = "old checkpoint" if s < step else "checkpoint of an older run"
+                _delete([self._directory / str(s)], reason=reason)
+
+    def restore(
+        self, abstract_state: Any, step: int | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The newest good state (or that of `step`) and its meta, with key "step".
+
+        `abstract_state` is a tree of `jax.ShapeDtypeStruct` with shardings, which the
+        arrays get. Raises `UserError` when no step can be read, or when leaf names,
+        shapes or dtypes differ (Orbax would cast in silence).
+        """
+        steps, _ = _list(self._directory)
+        wanted = steps[::-1] if step is None else [step]
+        if not wanted or wanted[0] not in steps:
+            found = f"it has {steps}" if steps else "it has none"
+            raise UserError(
+                f"{self._directory}: no checkpoint {'' if step is None else step}, "
+                f"{found}"
+            )
+        return _first_good(self._directory, wanted, abstract_state)
+
+    # --- best
+
+    def save_best(
+        self, step: int, params: Any, meta: Mapping[str, Any], value: float
+    ) -> None:
+        """Replace the best parameters. The caller decides that `value` is better."""
+        numbers, unfinished = _list(self._best)
+        _delete(unfinished, reason="unfinished checkpoint")
+        path = self._best / str(numbers[-1] + 1 if numbers else 0)
+        _write(path, step, params, {**meta, "value": value})
+        for number in numbers:
+            _delete([self._best / str(number)], reason="former best")
+
+    def best(self) -> dict[str, Any] | None:
+        """Meta of the best parameters with keys "step" and "value", or None."""
+        for number in _list(self._best)[0][::-1]:
+            path = self._best / str(number)
+            try:
+                return _read_record(path)["meta"]
+            except Exception as error:  # as in _first_good
+                log.warning("BAD CHECKPOINT, passed over: %s: %s", path, _cause(error))
+        return None
+
+    def restore_best(self, abstract_params: Any) -> tuple[Any, dict[str, Any]]:
+        """The best parameters and their meta, verified; otherwise as `restore`."""
+        numbers, _ = _list(self._best)
+        if not numbers:
+            raise UserError(f"{self._best}: no checkpoint")
+        return _first_good(self._best, numbers[::-1], abstract_params)
+
+    @property
+    def _best(self) -> epath.Path:
+        return self._directory / "best"
+
+    # --- done
+
+    def finish(self, meta: Mapping[str, Any]) -> None:
+        """Mark the stage as done; `meta` (JSON) is what `finished` gives back."""
+        if jax.process_index() == 0:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            part = self._directory / f"{FINISHED_FILE}.{uuid.uuid4().hex[:8]}"
+            part.write_text(json.dumps(meta, indent=2))
+            part.replace(self._directory / FINISHED_FILE)
+        _barrier("finish")
+
+    def finished(self) -> dict[str, Any] | None:
+        """What `finish` was told, or None while the stage is not done."""
+        path = self._directory / FINISHED_FILE
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def close(self) -> None:
+        """Nothing is left open; here so that stages need not know that."""
+
+
+# --- directories
+
+
+def _list(directory: epath.Path) -> tuple[list[int], list[epath.Path]]:
+    """Committed numbers, ascending, and numbered directories without a commit."""
+    if not directory.exists():
+        return [], []
+    numbered = [p for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()]
+    done = [int(p.name) for p in numbered if (p / COMMIT_FILE).exists()]
+    return sorted(done), [p for p in numbered if not (p / COMMIT_FILE).exists()]
+
+
+def _delete(paths: list[epath.Path], *, reason: str) -> None:
+    """Remove checkpoints, commit file first: half a deletion is no checkpoint."""
+    if not paths:
+        return
+    if jax.process_index() == 0:
+        for path in paths:
+            log.info("removing %s (%s)", path, reason)
+            (path / COMMIT_FILE).unlink(missing_ok=True)
+            path.rmtree()
+    _barrier("delete")
+
+
+def _barrier(name: str) -> None:
+    """Wait for all processes: a directory has one writer and many readers."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"checkpoints:{name}")
+
+
+# --- Orbax
+
+
+def _context() -> ocp.Context:
+    context = ocp.Context()
+    context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
+    context.checkpointables.registry = registry
+    return context
+
+
+def _write(path: epath.Path, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+    record = {
+        "step": step,
+        "fingerprint": fingerprint(state),
+        "leaves": _leaves(state),
+        "meta": dict(meta),
+    }
+    record["crc32"] = _crc(record)
+    with _context():
+        ocp.save_checkpointables(path, {"state": state, "meta": record})
+    _barrier("write")
+
+
+def _read_record(path: epath.Path) -> dict[str, Any]:
+    """What `_write` noted; its meta gets the key "step"."""
+    with _context():
+        record: Any = ocp.load_checkpointables(path, {"meta": None})["meta"]
+    if record.pop("crc32") != _crc(record):
+        raise _Corrupt("meta does not agree with its checksum")
+    return {**record, "meta": {**record["meta"], "step": record["step"]}}
+
+
+def _read(
+    path: epath.Path, abstract: Any, wants: Mapping[str, str]
+) -> tuple[Any, dict[str, Any]]:
+    record = _read_record(path)
+    has = record["leaves"]
+    for name in sorted({*wants, *has}):
+        want, found = wants.get(name, "nothing"), has.get(name, "nothing")
+        if want != found:
+            raise UserError(f"{path}: leaf {name}: expected {want}, found {found}")
+    with _context():
+        state = ocp.load_checkpointables(path, {"state": abstract})["state"]
+    found = fingerprint(state)
+    if found != record["fingerprint"]:
+        raise _Corrupt(f"fingerprint {found:08x}, saved {record['fingerprint']:08x}")
+    return state, record["meta"]
+
+
+def _first_good(
+    directory: epath.Path, numbers: list[int], abstract: Any
+) -> tuple[Any, dict[str, Any]]:
+    wants = _leaves(abstract)
+    reason = ""
+    for number in numbers:
+        path = directory / str(number)
+        try:
+            return _read(path, abstract, wants)
+        except (UserError, jax.errors.JaxRuntimeError):  # would meet every step alike
+            raise
+        except Exception as error:  # broken files make many libraries raise anything
+            reason = f"{path}: {_cause(error)}"
+            log.warning("BAD CHECKPOINT, passed over: %s", reason)
+    raise UserError(
+        f"no checkpoint of {directory} can be read, tried {numbers}; last: {reason}. "
+        "Restore them from a copy, or move the directory away to start again"
+    )
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Leaf name -> "dtype[shape]"."""
+    return {
+        _name(path): f"{x.dtype}{list(x.shape)}"
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """A leaf's path, the same for arrays and their abstract tree: params/w."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _crc(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+class _Corrupt(Exception):
+    """Read without an error, and wrong all the same."""
+
+
+def _cause(error: BaseException) -> str:
+    """One line; Orbax hides what went wrong at the end of the chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

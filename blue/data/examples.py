@@ -1,0 +1,450 @@
+"""Examples: the history, next item and negatives of a user; batches of them.
+
+All randomness is a function of (seed, purpose, id), so that nothing depends on batching
+or on order.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32, Int64
+
+from blue.data.cache import read_arrays, write_arrays
+from blue.data.log import Log, clean_line
+from blue.data.splits import WINDOW_POLICIES, Cut, cut_log, split_users
+from blue.errors import UserError
+
+logger = logging.getLogger("blue")
+
+_SPLITS = ("train", "validation", "test")
+_SHARED = ("pool", "title_group", "item_counts")
+_FORMAT = 1  # counts up when the same log and settings come to give other examples
+
+
+class Split(NamedTuple):
+    """Examples of one split; row i of a ragged field lies at offsets i to i + 1."""
+
+    user: Int32[np.ndarray, " n"]  # index into Log.user_ids
+    next_item: Int32[np.ndarray, " n"]  # index into Log.item_ids, as all items here
+    history_items: Int32[np.ndarray, " h"]  # oldest first
+    history_ratings: Float32[np.ndarray, " h"]  # NaN: none given
+    history_offsets: Int64[np.ndarray, " n+1"]
+    own_items: Int32[np.ndarray, " o"]  # all the user ever touched, sorted, distinct
+    own_offsets: Int64[np.ndarray, " n+1"]
+    negatives: Int32[np.ndarray, "n 99"]  # fixed candidates; none ([n, 0]) in train
+    ids: Int64[np.ndarray, " n"]  # distinct over all splits
+
+
+class Examples(NamedTuple):
+    train: Split
+    validation: Split
+    test: Split
+    pool: Int32[np.ndarray, " k"]  # items of training users: the eligible negatives
+    title_group: Int32[np.ndarray, " I"]  # items of the same title have the same number
+    item_counts: Int64[np.ndarray, " I"]  # interactions of training users
+    fingerprint: str  # of the log and the settings, hexadecimal
+    stats: dict[str, int]  # users, examples, and what was left out, by reason
+
+
+def generator(seed: int, purpose: str, *ids: int | np.integer) -> np.random.Generator:
+    """A generator of its own for each (seed, purpose, ids)."""
+    name = json.dumps([int(seed), purpose, *map(int, ids)])
+    key = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def history(
+    split: Split, i: int | np.integer
+) -> tuple[Int32[np.ndarray, " h"], Float32[np.ndarray, " h"]]:
+    """Items and ratings of example i's history, oldest first."""
+    row = slice(split.history_offsets[i], split.history_offsets[i + 1])
+    return split.history_items[row], split.history_ratings[row]
+
+
+def own(split: Split, i: int | np.integer) -> Int32[np.ndarray, " o"]:
+    """Every item that example i's user ever touched, sorted."""
+    return split.own_items[split.own_offsets[i] : split.own_offsets[i + 1]]
+
+
+# ------------------------------------------------------------------------- prepare
+
+
+def prepare(
+    log: Log,
+    *,
+    directory: str | os.PathLike,
+    seed: int,
+    min_interactions: int,
+    max_interactions: int,
+    window_policy: str,
+    window_s: int,
+    rolling_targets: int,
+    max_train_targets: int,
+    validation_users: int,
+    test_users: int,
+    eval_negatives: int,
+) -> Examples:
+    """The examples of a log, from `directory`/<fingerprint> if they are there already.
+
+    A history is what lies before the window (exclude_window), before the last event
+    (include_window), or strictly earlier than the target (rolling). A target that is
+    also in its history gives no example.
+
+    Args:
+      min_interactions, max_interactions: users with fewer or more events are left out.
+      window_s: seconds before the last event, for exclude_window.
+      rolling_targets: targets a training user, at the ends of so many equal parts of
+        the log, for rolling.
+      max_train_targets: examples a training user, the newest first.
+      validation_users: at most, and at most 10% of the users.
+      test_users: at most, and at most 20% of the users.
+      eval_negatives: items beside the target in validation and test, drawn uniformly
+        from the training users' items without the user's own and the target's title.
+
+    Raises:
+      UserError: one line: a setting out of range, no user with a history, or too few
+        items for the negatives.
+    """
+    settings: dict[str, Any] = dict(
+        seed=int(seed),
+        min_interactions=min_interactions,
+        max_interactions=max_interactions,
+        window_policy=window_policy,
+        window_s=window_s,
+        rolling_targets=rolling_targets,
+        max_train_targets=max_train_targets,
+        validation_users=validation_users,
+        test_users=test_users,
+        eval_negatives=eval_negatives,
+    )
+    _check_settings(settings)
+    fingerprint = _fingerprint(log, settings)
+    cache = Path(directory) / fingerprint
+    examples = _read(cache, fingerprint)
+    if examples is None:
+        examples = _build(log, fingerprint, **settings)
+        _write(cache, examples, {"dataset": log.name, "settings": settings})
+    logger.info("%s: %s", log.name, examples.stats)
+    return examples
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    if settings["window_policy"] not in WINDOW_POLICIES:
+        raise UserError(
+            f"data.window_policy={settings['window_policy']!r} must be one of "
+            f"{', '.join(WINDOW_POLICIES)}"
+        )
+    least = dict.fromkeys(("window_s", "validation_users", "test_users"), 0)
+    least |= dict.fromkeys(
+        ("rolling_targets", "max_train_targets", "eval_negatives"), 1
+    )
+    for name, bound in (least | {"min_interactions": 2}).items():
+        if settings[name] < bound:
+            raise UserError(f"data.{name}={settings[name]} must be {bound} or more")
+    if settings["max_interactions"] < settings["min_interactions"]:
+        raise UserError(
+            f"data.max_interactions={settings['max_interactions']} must not be below "
+            f"data.min_interactions={settings['min_interactions']}"
+        )
+
+
+def _build(
+    log: Log,
+    fingerprint: str,
+    *,
+    seed: int,
+    min_interactions: int,
+    max_interactions: int,
+    validation_users: int,
+    test_users: int,
+    eval_negatives: int,
+    **cutting: Any,
+) -> Examples:
+    bounds = np.searchsorted(log.user, np.arange(len(log.user_ids) + 1))
+    cuts, stats = _cut_logs(log, bounds, min_interactions, max_interactions, cutting)
+    places = {user: cuts[user][0].place for user in cuts}
+    train, validation, test = split_users(
+        log.user_ids,
+        seed=seed,
+        users=list(cuts),
+        complete=[u for u in cuts if bounds[u] + places[u] == bounds[u + 1] - 1],
+        num_validation=min(validation_users, len(cuts) // 10),
+        num_test=min(test_users, len(cuts) // 5),
+    )
+    of_train = np.isin(log.user, train)
+    item_counts = np.bincount(log.item[of_train], minlength=len(log.item_ids))
+    pool = np.flatnonzero(item_counts).astype(np.int32)
+    title_group = _title_groups(log.titles)
+    chosen = {
+        "train": [(user, cut) for user in train for cut in cuts[user]],
+        "validation": [(user, cuts[user][0]) for user in validation],
+        "test": [(user, cuts[user][0]) for user in test],
+    }
+    splits, first_id = {}, 0
+    for name in _SPLITS:
+        split = _make_split(log, bounds, chosen[name], first_id)
+        if name != "train":
+            candidates = _eval_negatives(seed, split, pool, title_group, eval_negatives)
+            split = split._replace(negatives=candidates)
+        splits[name] = split
+        first_id += len(chosen[name])
+        stats[f"users_{name}"] = len({user for user, _ in chosen[name]})
+        stats[f"examples_{name}"] = len(chosen[name])
+    return Examples(
+        **splits,
+        pool=pool,
+        title_group=title_group,
+        item_counts=item_counts.astype(np.int64),
+        fingerprint=fingerprint,
+        stats=dict(stats),
+    )
+
+
+def _cut_logs(
+    log: Log,
+    bounds: Int[np.ndarray, " u"],
+    shortest: int,
+    longest: int,
+    cutting: Mapping[str, Any],
+) -> tuple[dict[int, list[Cut]], Counter[str]]:
+    """Examples of each user that gives one, newest first, and what gave none."""
+    lengths = np.diff(bounds)
+    in_range = (shortest <= lengths) & (lengths <= longest)
+    stats: Counter[str] = Counter(
+        users=len(lengths),
+        users_too_short=int((lengths < shortest).sum()),
+        users_too_long=int((lengths > longest).sum()),
+    )
+    cuts: dict[int, list[Cut]] = {}
+    for user in map(int, np.flatnonzero(in_range)):
+        events = slice(bounds[user], bounds[user + 1])
+        found = cut_log(log.timestamp[events], log.item[events], stats, **cutting)
+        if found:
+            cuts[user] = found
+    stats["users_without_example"] = int(in_range.sum()) - len(cuts)
+    if not cuts:
+        raise UserError(
+            f"{log.name}: none of {len(lengths)} users gives an example: "
+            f"{stats['users_too_short']} have fewer than "
+            f"data.min_interactions={shortest} events (the longest log has "
+            f"{lengths.max()}), {stats['users_too_long']} more than "
+            f"data.max_interactions={longest}, and "
+            f"{stats['users_without_example']} no history before a new item under "
+            f"data.window_policy={cutting['window_policy']!r}"
+        )
+    return cuts, stats
+
+
+def _make_split(
+    log: Log,
+    bounds: Int64[np.ndarray, " u"],
+    chosen: list[tuple[int, Cut]],
+    first_id: int,
+) -> Split:
+    items, ratings, owned = [], [], []
+    for user, cut in chosen:
+        start = bounds[user]
+        items.append(log.item[start : start + cut.end])
+        ratings.append(log.rating[start : start + cut.end])
+        owned.append(np.unique(log.item[start : bounds[user + 1]]))
+    targets = [log.item[bounds[user] + cut.place] for user, cut in chosen]
+    return Split(
+        user=np.array([user for user, _ in chosen], np.int32),
+        next_item=np.array(targets, np.int32),
+        history_items=_join(items, np.int32),
+        history_ratings=_join(ratings, np.float32),
+        history_offsets=_offsets(items),
+        own_items=_join(owned, np.int32),
+        own_offsets=_offsets(owned),
+        negatives=np.zeros((len(chosen), 0), np.int32),
+        ids=np.arange(first_id, first_id + len(chosen), dtype=np.int64),
+    )
+
+
+def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype), *parts])
+
+
+def _offsets(parts: list[np.ndarray]) -> Int64[np.ndarray, " o"]:
+    return np.cumsum([0, *map(len, parts)], dtype=np.int64)
+
+
+def _title_groups(titles: Sequence[str]) -> Int32[np.ndarray, " I"]:
+    groups: dict[str, int] = {}
+    names = (clean_line(title).casefold() for title in titles)
+    return np.array([groups.setdefault(n, len(groups)) for n in names], np.int32)
+
+
+# ----------------------------------------------------------------------- negatives
+
+
+def _draw_negatives(
+    rng: np.random.Generator,
+    split: Split,
+    i: int | np.integer,
+    pool: Int32[np.ndarray, " k"],
+    title_group: Int32[np.ndarray, " I"],
+    num: int,
+) -> Int32[np.ndarray, " m"]:
+    """`num` different items (fewer if there are not as many), each equally likely."""
+    owned, group = own(split, i), title_group[split.next_item[i]]
+
+    def allowed(items: Int32[np.ndarray, " m"]) -> Int32[np.ndarray, " a"]:
+        places = np.minimum(np.searchsorted(owned, items), len(owned) - 1)
+        return items[(owned[places] != items) & (title_group[items] != group)]
+
+    if len(pool) >= 4 * (num + len(owned)):  # most draws are good: no need to list all
+        drawn = np.zeros(0, np.int32)
+        for _ in range(10):
+            more = allowed(pool[rng.integers(len(pool), size=2 * num)])
+            drawn = np.concatenate([drawn, more])
+            _, first = np.unique(drawn, return_index=True)
+            if len(first) >= num:
+                return drawn[np.sort(first)[:num]]
+    free = allowed(pool)
+    return rng.choice(free, size=min(num, len(free)), replace=False)
+
+
+def _eval_negatives(
+    seed: int,
+    split: Split,
+    pool: Int32[np.ndarray, " k"],
+    title_group: Int32[np.ndarray, " I"],
+    num: int,
+) -> Int32[np.ndarray, "n num"]:
+    negatives = np.zeros((len(split.user), num), np.int32)
+    for i, user in enumerate(split.user):
+        rng = generator(seed, "evaluation negatives", user)
+        drawn = _draw_negatives(rng, split, i, pool, title_group, num)
+        if len(drawn) < num:
+            raise UserError(
+                f"data.eval_negatives={num}: of the {len(pool)} items of training "
+                f"users only {len(drawn)} are new to one of the users held out"
+            )
+        negatives[i] = drawn
+    return negatives
+
+
+def sample_negatives(
+    split: Split,
+    indices: Int[np.ndarray, " B"],
+    pool: Int32[np.ndarray, " k"],
+    title_group: Int32[np.ndarray, " I"],
+    *,
+    num: int,
+    seed: int,
+    step: int,
+) -> tuple[Int32[np.ndarray, "B M"], Bool[np.ndarray, "B M"]]:
+    """M=`num` different items of the pool for each example, and which of them count.
+
+    None is the user's own or has the target's title. Where the pool has
+    too few, the rest is item 0 with a False in the mask. A row depends on (seed, step,
+    example) alone, not on its batch.
+    """
+    items = np.zeros((len(indices), num), np.int32)
+    mask = np.zeros((len(indices), num), bool)
+    for row, i in enumerate(indices):
+        rng = generator(seed, "negatives", step, split.ids[i])
+        drawn = _draw_negatives(rng, split, i, pool, title_group, num)
+        items[row, : len(drawn)] = drawn
+        mask[row, : len(drawn)] = True
+    return items, mask
+
+
+# ------------------------------------------------------------------------- batches
+
+
+def batch_indices(
+    num_examples: int, *, batch_size: int, seed: int, step: int
+) -> Int64[np.ndarray, " B"]:
+    """The examples of one step: each epoch in an order of its own, without a state.
+
+    A batch may end one epoch and begin the next.
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise UserError(
+            f"a batch of {batch_size} examples must be 1 to {num_examples}, as many as "
+            "there are"
+        )
+    position = step * batch_size + np.arange(batch_size)
+    epochs = position // num_examples
+    indices = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        now = epochs == epoch
+        order = _epoch_order(num_examples, seed, int(epoch))
+        indices[now] = order[position[now] % num_examples]
+    return indices
+
+
+@functools.lru_cache(maxsize=4)  # many steps read the same few orders
+def _epoch_order(num_examples: int, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
+    order = generator(seed, "epoch", epoch).permutation(num_examples)
+    order.setflags(write=False)
+    return order
+
+
+def in_batch_mask(
+    split: Split, indices: Int[np.ndarray, " B"], title_group: Int32[np.ndarray, " I"]
+) -> Bool[np.ndarray, "B B"]:
+    """True at [u, w] where w may stand as another user against u's target.
+
+    Not the same user, not the same target or its title, and u's target is not in w's
+    history.
+    """
+    users, targets = split.user[indices], split.next_item[indices]
+    groups = title_group[targets]
+    had = [np.isin(targets, history(split, i)[0]) for i in indices]
+    same = (users[:, None] == users) | (groups[:, None] == groups)
+    return ~(same | np.stack(had, axis=1))
+
+
+# --------------------------------------------------------------------- the cache
+
+
+def _fingerprint(log: Log, settings: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps([_FORMAT, log.name, settings]).encode())
+    for texts in (log.user_ids, log.item_ids, log.titles, log.texts):
+        digest.update(f"{len(texts)} texts".encode())
+        for text in texts:
+            digest.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
+    for array in (log.user, log.item, log.timestamp, log.rating):
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _read(directory: Path, fingerprint: str) -> Examples | None:
+    found = read_arrays(directory)
+    if found is None:
+        return None
+    arrays, notes = found
+    train, validation, test = (
+        Split(**{field: arrays[f"{name}_{field}"] for field in Split._fields})
+        for name in _SPLITS
+    )
+    pool, title_group, item_counts = (arrays[name] for name in _SHARED)
+    return Examples(
+        train,
+        validation,
+        test,
+        pool,
+        title_group,
+        item_counts,
+        fingerprint=fingerprint,
+        stats=notes["stats"],
+    )
+
+
+def _write(directory: Path, examples: Examples, notes: Mapping[str, Any]) -> None:
+    arrays = {name: getattr(examples, name) for name in _SHARED}
+    for name in _SPLITS:
+        split = getattr(examples, name)
+        arrays |= {f"{name}_{field}": value for field, value in split._asdict().items()}
+    write_arrays(directory, arrays, {**notes, "stats": examples.stats})

@@ -1,0 +1,88 @@
+"""What one step tells about the run: rewards, rollouts, speed, as metric keys.
+
+The reward curve alone catches no degenerate policy; length, finished share, repeated
+words, entropy and KL do (METHODS 5.2).
+"""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+PEAK_FLOPS = {  # bf16, a chip
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def group_std(values: Float[np.ndarray, "B G"]) -> float:
+    """Mean over groups of the population standard deviation inside the group."""
+    return float(values.std(axis=1).mean())
+
+
+def within_group_correlation(
+    a: Float[np.ndarray, "B G"], b: Float[np.ndarray, "B G"]
+) -> float:
+    """Pearson correlation of two rewards after taking each group's mean out; 0 if one
+    has no variance inside groups."""
+    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+    norm = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / norm) if norm > 1e-9 else 0.0
+
+
+def reward_metrics(
+    total: Float[np.ndarray, "B G"],
+    parts: Mapping[str, Float[np.ndarray, "B G"]],
+    *,
+    zero_std: float,
+) -> dict[str, float]:
+    """`reward/*` of one step; `<name>_std` are inside groups, averaged."""
+    out = {"reward/total": float(total.mean()), "reward/total_std": group_std(total)}
+    for name, values in parts.items():
+        out[f"reward/{name}"] = float(values.mean())
+        out[f"reward/{name}_std"] = group_std(values)
+    out["reward/frac_zero_std"] = float(np.mean(total.std(axis=1) < zero_std))
+    out["reward/invalid"] = float(np.sum(~np.isfinite(total)))
+    if "embedding" in parts and "choice" in parts:
+        correlation = within_group_correlation(parts["embedding"], parts["choice"])
+        out["reward/corr_embedding_choice"] = correlation
+    return out
+
+
+def rollout_metrics(
+    mask: Bool[np.ndarray, "B G C"], finished: Bool[np.ndarray, "B G"]
+) -> dict[str, float]:
+    """`rollout/*`: lengths in tokens; shares of unfinished and of empty completions.
+
+    The end token counts as a token; a completion is empty when nothing comes before it.
+    """
+    lengths = mask.sum(axis=-1)
+    return {
+        "rollout/length_mean": float(lengths.mean()),
+        "rollout/length_max": float(lengths.max()),
+        "rollout/truncated": float(1.0 - finished.mean()),
+        "rollout/empty": float(np.mean(lengths - finished <= 0)),
+    }
+
+
+def speed_metrics(
+    *, tokens: int, step_s: float, trunk_flops: float, compiles: int
+) -> dict[str, float]:
+    """`speed/*`; what this platform does not tell is NaN (null in metrics.jsonl).
+
+    tokens: sampled in the step. trunk_flops: of the whole step over all devices.
+    """
+    device = jax.devices()[0]
+    peak = PEAK_FLOPS.get(device.device_kind)
+    memory = device.memory_stats() or {}
+    used = memory.get("peak_bytes_in_use")
+    return {
+        "speed/tokens_per_s": tokens / step_s,
+        "speed/mfu": trunk_flops / step_s / (peak or np.nan) / jax.device_count(),
+        "speed/hbm_gb": (used or np.nan) / 2**30,
+        "speed/compiles": compiles,
+    }

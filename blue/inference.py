@@ -1,0 +1,342 @@
+"""Text in, text or vectors out: the compiled programs behind plain host functions.
+
+Each `make_*` compiles its programs for fixed shapes, once; what it returns pads, sorts
+by length, calls, and puts the answers back in order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from blue import programs, prompts
+from blue.errors import UserError
+from blue.models.decoder import DecoderConfig, Params
+from blue.sharding import by_batch, put, replicated, to_host
+from blue.tokenizer import Tokenizer
+
+
+class Model(NamedTuple):
+    """A model with its parameters on the mesh, and the tokenizer it was made for."""
+
+    cfg: DecoderConfig
+    params: Params
+    tokenizer: Tokenizer
+    name: str
+    step: int = 0  # of the stage that trained it
+
+
+class Profile(NamedTuple):
+    """A generated profile."""
+
+    text: str
+    num_tokens: int
+    finished: bool  # an end token was sampled
+
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], length: int, pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right-aligned tokens [n, length] int32 and their mask."""
+    tokens = np.full((len(rows), length), pad_id, np.int32)
+    mask = np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        if row:
+            tokens[i, length - len(row) :] = row
+            mask[i, length - len(row) :] = True
+    return tokens, mask
+
+
+def pad_right(
+    rows: Sequence[Sequence[int]], length: int, pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Left-aligned tokens [n, length] int32 and their mask: targets and completions."""
+    tokens = np.full((len(rows), length), pad_id, np.int32)
+    mask = np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+        mask[i, : len(row)] = True
+    return tokens, mask
+
+
+def bucket_for(buckets: Sequence[int], length: int) -> int:
+    """The smallest bucket that holds `length` tokens."""
+    for bucket in buckets:
+        if length <= bucket:
+            return bucket
+    raise UserError(f"{length} tokens do not fit the largest of {tuple(buckets)}")
+
+
+def decode_profile(
+    tokenizer: Tokenizer, tokens: np.ndarray, mask: np.ndarray
+) -> Profile:
+    """Text of one completion [C]; ids beyond the tokenizer's (padded heads) drop out."""
+    ids = tokens[mask].tolist()
+    finished = bool(ids) and ids[-1] in tokenizer.end_ids
+    known = [i for i in ids if i < tokenizer.vocab_size]
+    return Profile(tokenizer.decode(known).strip(), len(ids), finished)
+
+
+def make_embedder(
+    cfg: DecoderConfig,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    *,
+    buckets: Sequence[int],
+    batch_size: int,
+    params_dtype: str,
+    dtype: str,
+) -> Callable[[Params, Sequence[str]], np.ndarray]:
+    """(params, texts) -> unit vectors [n, E] float32, in the order of the texts.
+
+    Texts longer than the largest bucket lose their end; the pooling token stays.
+    """
+    run = {
+        length: programs.make_embed(
+            cfg,
+            mesh,
+            batch_size=batch_size,
+            tokens=length,
+            params_dtype=params_dtype,
+            dtype=dtype,
+        )
+        for length in buckets
+    }
+    limit = max(buckets)
+
+    def embed(params: Params, texts: Sequence[str]) -> np.ndarray:
+        encoded = [tokenizer.pooled(text) for text in texts]
+        encoded = [e if len(e) <= limit else e[: limit - 1] + e[-1:] for e in encoded]
+        out = np.zeros((len(texts), cfg.width), np.float32)
+        by_bucket: dict[int, list[int]] = {length: [] for length in buckets}
+        for i, ids in enumerate(encoded):
+            by_bucket[bucket_for(buckets, len(ids))].append(i)
+        for length, members in by_bucket.items():
+            for start in range(0, len(members), batch_size):
+                part = members[start : start + batch_size]
+                ids = [encoded[i] for i in part]
+                ids += [encoded[part[0]]] * (batch_size - len(part))
+                batch = put(pad_left(ids, length, tokenizer.pad_id), by_batch(mesh))
+                out[part] = to_host(run[length](params, *batch))[: len(part)]
+        return out
+
+    return embed
+
+
+def make_generator(
+    cfg: DecoderConfig,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    buckets: Sequence[int],
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    stage_id: int,
+    params_dtype: str,
+    dtype: str,
+) -> Callable[[Params, Sequence[Sequence[int]], Sequence[int]], list[Profile]]:
+    """(params, prompts, example ids) -> one profile each, in order.
+
+    Sampling is keyed by (seed, stage, example), not by how prompts are batched.
+    """
+    shapes = programs.abstract_params(cfg, mesh, params_dtype)
+    relayout = programs.make_relayout(shapes, mesh, dtype)
+    run = {
+        length: programs.make_sample(
+            cfg,
+            mesh,
+            batch_size=batch_size,
+            prompt_tokens=length,
+            group_size=1,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            end_ids=tokenizer.end_ids,
+            pad_id=tokenizer.pad_id,
+            dtype=dtype,
+        )
+        for length in buckets
+    }
+    seeds = put(np.array([seed, stage_id, 0], np.uint32), replicated(mesh))
+
+    def generate(
+        params: Params, prompt_ids: Sequence[Sequence[int]], ids: Sequence[int]
+    ) -> list[Profile]:
+        decode_params = relayout(params)
+        out: list[Any] = [None] * len(prompt_ids)
+        order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            padded = part + [part[0]] * (batch_size - len(part))
+            rows = [prompt_ids[i] for i in padded]
+            length = bucket_for(buckets, max(len(r) for r in rows))
+            tokens, mask = pad_left(rows, length, tokenizer.pad_id)
+            keys = np.array([ids[i] for i in padded], np.int32)
+            batch = put((tokens, mask, keys), by_batch(mesh))
+            rollout = to_host(run[length](decode_params, *batch, seeds))
+            for row, i in enumerate(part):
+                out[i] = decode_profile(
+                    tokenizer, rollout.tokens[row, 0], rollout.mask[row, 0]
+                )
+        return out
+
+    return generate
+
+
+class ChoiceShapes(NamedTuple):
+    """Sizes of the multiple-choice programs."""
+
+    batch_size: int  # rows a call
+    num_options: int
+    prompt_tokens: int
+    option_tokens: int
+
+
+def make_choice_scorer(
+    cfg: DecoderConfig,
+    tokenizer: Tokenizer,
+    templates: prompts.Templates,
+    mesh: Mesh,
+    *,
+    scoring: str,
+    shapes: ChoiceShapes,
+    params_dtype: str,
+    dtype: str,
+) -> Callable[[Params, Sequence[str], Sequence[Sequence[str]]], np.ndarray]:
+    """(reader params, profiles, options of each) -> scores [n, options].
+
+    `letters`: logits of the option letters at the answer position (the paper's).
+    `likelihood`: log p(title | profile) - log p(title | empty profile).
+    """
+    if scoring == "letters":
+        return _letter_scorer(
+            cfg, tokenizer, templates, mesh, shapes, params_dtype, dtype
+        )
+    if scoring == "likelihood":
+        return _likelihood_scorer(
+            cfg, tokenizer, templates, mesh, shapes, params_dtype, dtype
+        )
+    raise UserError(
+        f"rewards.choice.scoring is {scoring!r}; known are 'letters' and 'likelihood'"
+    )
+
+
+def fit_message(
+    tokenizer: Tokenizer, make: Callable[[str], str], profile: str, limit: int
+) -> list[int]:
+    """The chat prompt around a profile; an over-long profile loses its end."""
+    while True:
+        ids = tokenizer.chat(make(profile))
+        if len(ids) <= limit:
+            return ids
+        if not profile:
+            raise UserError(
+                f"the question alone has {len(ids)} tokens, more than "
+                f"rewards.choice.max_prompt_tokens = {limit}; raise it"
+            )
+        profile = profile[: int(len(profile) * 0.95 * limit / len(ids))]
+
+
+def _batched(
+    call: Callable[..., Any], arrays: Sequence[np.ndarray], size: int, mesh: Mesh
+) -> np.ndarray:
+    """call on rows of `arrays`, `size` at a time, the last ones padded."""
+    out = []
+    for start in range(0, len(arrays[0]), size):
+        part = [a[start : start + size] for a in arrays]
+        real = len(part[0])
+        if real < size:
+            part = [np.concatenate([a, np.repeat(a[:1], size - real, 0)]) for a in part]
+        out.append(to_host(call(*put(tuple(part), by_batch(mesh))))[:real])
+    return np.concatenate(out)
+
+
+def _letter_scorer(
+    cfg: DecoderConfig,
+    tokenizer: Tokenizer,
+    templates: prompts.Templates,
+    mesh: Mesh,
+    shapes: ChoiceShapes,
+    params_dtype: str,
+    dtype: str,
+) -> Callable[[Params, Sequence[str], Sequence[Sequence[str]]], np.ndarray]:
+    run = programs.make_letter_logits(
+        cfg,
+        mesh,
+        batch_size=shapes.batch_size,
+        prompt_tokens=shapes.prompt_tokens,
+        letter_ids=tokenizer.letter_ids(shapes.num_options),
+        params_dtype=params_dtype,
+        dtype=dtype,
+    )
+
+    def score(
+        params: Params, profiles: Sequence[str], options: Sequence[Sequence[str]]
+    ) -> np.ndarray:
+        rows = []
+        for profile, opts in zip(profiles, options, strict=True):
+            make = lambda p: prompts.choice_message(templates, p, opts)  # noqa: B023
+            rows.append(fit_message(tokenizer, make, profile, shapes.prompt_tokens))
+        arrays = pad_left(rows, shapes.prompt_tokens, tokenizer.pad_id)
+        call = lambda tokens, mask: run(params, tokens, mask)
+        return _batched(call, arrays, shapes.batch_size, mesh)
+
+    return score
+
+
+def title_target(tokenizer: Tokenizer, title: str, max_tokens: int) -> list[int]:
+    """What a likelihood reader is trained on and scored with: title, end token."""
+    return tokenizer.encode(title)[: max_tokens - 1] + [tokenizer.end_ids[0]]
+
+
+def _likelihood_scorer(
+    cfg: DecoderConfig,
+    tokenizer: Tokenizer,
+    templates: prompts.Templates,
+    mesh: Mesh,
+    shapes: ChoiceShapes,
+    params_dtype: str,
+    dtype: str,
+) -> Callable[[Params, Sequence[str], Sequence[Sequence[str]]], np.ndarray]:
+    run = programs.make_completion_logprobs(
+        cfg,
+        mesh,
+        batch_size=shapes.batch_size,
+        prompt_tokens=shapes.prompt_tokens,
+        group_size=shapes.num_options,
+        max_tokens=shapes.option_tokens,
+        temperature=1.0,
+        params_dtype=params_dtype,
+        dtype=dtype,
+    )
+    make = lambda profile: prompts.title_message(templates, profile)
+    empty = fit_message(tokenizer, make, "", shapes.prompt_tokens)
+
+    def score(
+        params: Params, profiles: Sequence[str], options: Sequence[Sequence[str]]
+    ) -> np.ndarray:
+        fit = lambda p: fit_message(tokenizer, make, p, shapes.prompt_tokens)
+        # rows that share their options share the empty-profile row, too
+        unique = list(dict.fromkeys(tuple(o) for o in options))
+        rows = [fit(p) for p in profiles] + [empty] * len(unique)
+        titles = [*map(tuple, options), *unique]
+        prompt = pad_left(rows, shapes.prompt_tokens, tokenizer.pad_id)
+        size = shapes.option_tokens
+        targets = [title_target(tokenizer, t, size) for row in titles for t in row]
+        tokens, mask = pad_right(targets, size, tokenizer.pad_id)
+        tokens = tokens.reshape(len(rows), shapes.num_options, size)
+        call = lambda *batch: run(params, *batch)
+        logprobs = _batched(call, (*prompt, tokens), shapes.batch_size, mesh)
+        scores = np.where(mask.reshape(tokens.shape), logprobs, 0.0).sum(axis=-1)
+        n = len(profiles)
+        prior = {row: scores[n + i] for i, row in enumerate(unique)}
+        return scores[:n] - np.stack([prior[tuple(o)] for o in options])
+
+    return score

@@ -1,0 +1,145 @@
+"""Losses: the clipped GRPO objective with its KL, log-probabilities without full
+logits, supervised fine-tuning, and the contrastive loss of the encoder stage.
+
+Sums and counts are returned apart, so that micro-batches add up exactly.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class TokenScores(NamedTuple):
+    """Per completion token, float32."""
+
+    logprobs: Float[Array, "B G C"]
+    entropy: Float[Array, "B G C"]  # nats
+
+
+def token_logprobs(
+    hidden: Float[Array, "B G C D"],
+    targets: Int[Array, "B G C"],
+    head: Float[Array, "V D"],
+    *,
+    temperature: float = 1.0,
+    chunk: int,
+) -> TokenScores:
+    """Log-probability of each target and the entropy of its distribution.
+
+    Goes through C in chunks and recomputes each chunk's logits in the backward pass, so
+    that no [tokens, V] array of the whole batch ever exists (DESIGN 4.5).
+    """
+    B, G, C, D = hidden.shape
+    chunk = min(chunk, C)
+    count = -(-C // chunk)
+    pad = count * chunk - C
+    hidden = jnp.pad(hidden, ((0, 0), (0, 0), (0, pad), (0, 0)))
+    targets = jnp.pad(targets, ((0, 0), (0, 0), (0, pad)))
+    weights = head.astype(hidden.dtype)
+
+    @jax.checkpoint
+    def scores(xs: tuple[Array, Array]) -> TokenScores:
+        h, y = xs
+        logits = jnp.einsum(
+            "BGCD,VD->BGCV", h, weights, preferred_element_type=jnp.float32
+        )
+        logprobs = jax.nn.log_softmax(logits / temperature, axis=-1)
+        entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
+        chosen = jnp.take_along_axis(logprobs, y[..., None], axis=-1)[..., 0]
+        return TokenScores(chosen, entropy)
+
+    if count == 1:
+        return scores((hidden, targets))
+    by_chunk = lambda a: jnp.moveaxis(a.reshape(B, G, count, chunk, *a.shape[3:]), 2, 0)
+    out = jax.lax.map(scores, (by_chunk(hidden), by_chunk(targets)))
+    join = lambda a: jnp.moveaxis(a, 0, 2).reshape(B, G, -1)[:, :, :C]
+    return TokenScores(*(join(a) for a in out))
+
+
+def k3(
+    logprobs: Float[Array, "*b"], ref_logprobs: Float[Array, "*b"]
+) -> Float[Array, "*b"]:
+    """The k3 estimate of KL(policy || reference) a token, >= 0.
+
+    exp(d) - d - 1 with d = log ref - log policy; http://joschu.net/blog/kl-approx.html.
+    """
+    d = jnp.clip(ref_logprobs - logprobs, -20.0, 20.0)  # exp(20) is no estimate any more
+    return jnp.exp(d) - d - 1.0
+
+
+class GRPOSums(NamedTuple):
+    """Sums over completion tokens; divide by the count of the whole batch once."""
+
+    loss: Float[Array, ""]
+    kl: Float[Array, ""]
+    entropy: Float[Array, ""]
+    clipped: Float[Array, ""]
+    gap: Float[Array, ""]  # |sampler - trainer| log-probability
+    gap_max: Float[Array, ""]
+
+
+def grpo_loss(
+    scores: TokenScores,
+    sampler_logprobs: Float[Array, "B G C"],
+    ref_logprobs: Float[Array, "B G C"],
+    mask: Bool[Array, "B G C"],
+    advantages: Float[Array, "B G"],
+    *,
+    clip_eps: float,
+    kl_coef: float,
+) -> GRPOSums:
+    """-min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) + kl_coef k3, summed over tokens.
+
+    GRPO, https://arxiv.org/abs/2402.03300, equation 3, with the token mean over the
+    whole batch taken by the caller. There is one update a rollout batch, so the ratio's
+    denominator is the stop-gradient of the current log-probabilities (DESIGN 4.6); the
+    sampler's are compared with it as an alarm.
+    """
+    logprobs = scores.logprobs
+    ratio = jnp.exp(logprobs - jax.lax.stop_gradient(logprobs))
+    A = advantages[:, :, None]
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    policy = -jnp.minimum(ratio * A, clipped * A)
+    kl = k3(logprobs, ref_logprobs)
+    gap = jnp.where(mask, jnp.abs(sampler_logprobs - logprobs), 0.0)
+    total = lambda x: jnp.sum(jnp.where(mask, x, 0.0))
+    return GRPOSums(
+        loss=total(policy + kl_coef * kl),
+        kl=total(kl),
+        entropy=total(scores.entropy),
+        clipped=total((ratio != clipped).astype(jnp.float32)),
+        gap=gap.sum(),
+        gap_max=gap.max(),
+    )
+
+
+def sft_loss(
+    logprobs: Float[Array, "B G C"], mask: Bool[Array, "B G C"]
+) -> Float[Array, ""]:
+    """Negative log-likelihood summed over target tokens."""
+    return -jnp.sum(jnp.where(mask, logprobs, 0.0))
+
+
+def supervised_contrastive(
+    users: Float[Array, "B E"],
+    items: Float[Array, "B E"],
+    item_ids: Int[Array, " B"],
+    *,
+    similarity_temperature: float,
+) -> Float[Array, ""]:
+    """Symmetric InfoNCE over the batch; rows with the same item are all positives.
+
+    The mean of user -> item and item -> user; log(B) for identical embeddings. SupCon,
+    https://arxiv.org/abs/2004.11362, equation 2 (L_out), as METHODS 1.8 applies it.
+    """
+    scores = users @ items.T / similarity_temperature
+    positive = item_ids[:, None] == item_ids[None, :]
+
+    def one_way(scores: Float[Array, "B B"]) -> Array:
+        logprobs = jax.nn.log_softmax(scores, axis=1)
+        mean = jnp.sum(jnp.where(positive, logprobs, 0.0), 1) / positive.sum(1)
+        return -mean.mean()
+
+    return (one_way(scores) + one_way(scores.T)) / 2

@@ -1,0 +1,83 @@
+"""The command: flags, stages, exit codes.
+
+    python -m blue.main --config=configs/NAME.py[:tiny] --workdir=DIR [--config.F=V ...]
+
+Exit codes: 0 done; 2 the user's mistake, told in one line; 70 non-finite numbers; 75
+preempted, to be started again; 130 interrupted. Anything else keeps its traceback.
+"""
+
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from blue import settings, usage
+from blue.errors import NonFinite, Preempted, UserError
+
+log = logging.getLogger("blue")
+
+STAGES = {  # name in config.stages -> its module, and what it does
+    "encoder": ("train_encoder", "fine-tune the encoder, supervised contrastive"),
+    "warm_start": ("warm_start", "fine-tune the profiler on rule-made profiles"),
+    "profiler": ("train_profiler", "train the profiler with GRPO"),
+    "evaluate": ("evaluate", "compare profiles with baselines on test users"),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what `argv` asks for; the exit code."""
+    if {"--help", "-h", "--helpfull", "--helpshort"} & set(argv[1:]):
+        sys.stdout.write(usage.text({name: does for name, (_, does) in STAGES.items()}))
+        return 0
+    set_up_logging()
+    try:
+        run(argv)
+    except UserError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    except NonFinite as error:
+        sys.stderr.write(f"stopped: {error}\n")
+        return 70
+    except Preempted as error:
+        sys.stderr.write(f"preempted: {error}\n")
+        return 75
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    return 0
+
+
+def run(argv: Sequence[str]) -> None:
+    """The stages of the config, one after the other; finished ones skip themselves."""
+    config, workdir = settings.load(argv)
+    stages = settings.check(config, list(STAGES))
+    from blue import record  # brings jax, which a typo need not wait for
+
+    record.save(config, workdir)
+    for name, value in record.redacted(config).items():
+        log.info("%s: %s", name, json.dumps(value))
+    for stage in stages:
+        log.info("stage %s", stage)
+        module, _ = STAGES[stage]
+        importlib.import_module(f"blue.{module}").run(config, workdir)
+
+
+def set_up_logging() -> None:
+    """Ours from INFO on, others' warnings; before their first import."""
+    logging.basicConfig(
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.WARNING,
+    )
+    log.setLevel(logging.INFO)
+    # A broken checkpoint is told by us; asyncio would add a page a leaf.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Only its tokenizers are used, it need not miss torch.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,466 @@
+"""One decoder for Gemma 3 and Qwen3: they differ in a handful of config fields.
+
+Gemma 3, https://arxiv.org/abs/2503.19786; Qwen3, https://arxiv.org/abs/2505.09388.
+
+B prompts  G completions a prompt  P prompt tokens  C completion tokens  T query tokens
+S key tokens  V vocabulary  D width  F mlp width  N query heads  K key/value heads
+R = N//K query heads a key/value head  H head size  L layers
+
+A layer is one Linen module, `Block`; what it attends to is a function passed to it.
+That gives four passes over the same weights:
+
+* `forward`        one block of tokens, causal;
+* `group_forward`  a prompt and its G completions: the prompt is computed once and its
+                   keys and values serve all completions (DESIGN 4.3);
+* `prefill`        a prompt, keeping keys and values;
+* `decode_step`    one token for each of the G completions.
+
+Prompts are right-aligned: padding comes first, position 0 is the first real token.
+Parameters are a plain dict; those of the layers are stacked, [L, ...].
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Params = dict[str, Any]
+LOCAL, GLOBAL = "local", "global"
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """The shape of a decoder and everything in which the two families differ."""
+
+    vocab_size: int
+    width: int
+    mlp_width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    pattern: tuple[str, ...] = (GLOBAL,)  # kinds of layers, repeated
+    window: int = 0  # a local layer sees keys less than this many positions back
+    rope_theta: float = 1e6
+    rope_theta_local: float = 1e4
+    rope_factor: float = 1.0  # linear scaling of global layers' positions
+    norm_eps: float = 1e-6
+    norm_plus_one: bool = False  # the norm's weight is stored minus one
+    post_norms: bool = False  # norms after attention and mlp, too
+    activation: str = "silu"  # or gelu (tanh)
+    scale_embedding: bool = False  # inputs times sqrt(D)
+    query_scale: float = 0.0  # of q.k; 0: head_size ** -0.5
+    tied: bool = True  # the head is the embedding
+
+    def kind(self, layer: int) -> str:
+        """Kind of one layer, "local" or "global"."""
+        return self.pattern[layer % len(self.pattern)]
+
+    def scale(self) -> float:
+        """Factor of the attention logits."""
+        return self.query_scale or self.head_size**-0.5
+
+
+class KV(NamedTuple):
+    """Keys and values of one layer, after RoPE and the key norm."""
+
+    k: Float[Array, "... S K H"]
+    v: Float[Array, "... S K H"]
+
+
+# --- the layer
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, in float32."""
+
+    cfg: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... X"]) -> Float[Array, "... X"]:
+        offset = 1.0 if self.cfg.norm_plus_one else 0.0
+        init = nn.initializers.constant(1.0 - offset)
+        weight = self.param("weight", init, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.cfg.norm_eps)
+        y = y * (offset + weight.astype(jnp.float32)).reshape((1,) * (x.ndim - 1) + (-1,))
+        return y.astype(x.dtype)
+
+
+def rope(
+    x: Float[Array, "B T A H"],
+    positions: Int[Array, "B T"],
+    *,
+    theta: float,
+    factor: float,
+) -> Float[Array, "B T A H"]:
+    """Rotary position embedding, halves convention (as the released checkpoints)."""
+    half = x.shape[-1] // 2
+    inverse = theta ** -(jnp.arange(half, dtype=jnp.float32) / half) / factor
+    angle = positions[..., None, None].astype(jnp.float32) * inverse[None, None, None, :]
+    sin, cos = jnp.sin(angle), jnp.cos(angle)  # [B T 1 H/2]
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    y = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+    return y.astype(x.dtype)
+
+
+# attend(q [B T N H], own KV) -> (output [B T N H], what to keep of the keys and values)
+Attend = Callable[[Array, KV], tuple[Array, Any]]
+
+
+class Block(nn.Module):
+    """One layer. Attention itself is the caller's: see `Attend`."""
+
+    cfg: DecoderConfig
+    kind: str
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], attend: Attend
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        cfg = self.cfg
+        D, N, K, H = cfg.width, cfg.num_heads, cfg.num_kv_heads, cfg.head_size
+        F, residual = cfg.mlp_width, (2 * cfg.num_layers) ** -0.5
+
+        def weight(name: str, shape: tuple[int, ...], fan_in: int, gain: float = 1.0):
+            init = nn.initializers.normal(gain * fan_in**-0.5)
+            return self.param(name, init, shape).astype(x.dtype)
+
+        def norm(name: str, y: Array) -> Array:
+            return RMSNorm(cfg, name=name)(y)
+
+        theta = cfg.rope_theta if self.kind == GLOBAL else cfg.rope_theta_local
+        factor = cfg.rope_factor if self.kind == GLOBAL else 1.0
+        y = norm("attention_norm", x)
+        q = jnp.einsum("BTD,DNH->BTNH", y, weight("q", (D, N, H), D))
+        k = jnp.einsum("BTD,DKH->BTKH", y, weight("k", (D, K, H), D))
+        v = jnp.einsum("BTD,DKH->BTKH", y, weight("v", (D, K, H), D))
+        q = rope(norm("q_norm", q), positions, theta=theta, factor=factor)
+        k = rope(norm("k_norm", k), positions, theta=theta, factor=factor)
+        y, kept = attend(q, KV(k, v))
+        y = jnp.einsum("BTNH,NHD->BTD", y, weight("o", (N, H, D), N * H, residual))
+        x = x + (norm("post_attention_norm", y) if cfg.post_norms else y)
+
+        y = norm("mlp_norm", x)
+        gate = jnp.einsum("BTD,DF->BTF", y, weight("gate", (D, F), D))
+        up = jnp.einsum("BTD,DF->BTF", y, weight("up", (D, F), D))
+        act = jax.nn.silu if cfg.activation == "silu" else jax.nn.gelu
+        down = weight("down", (F, D), F, residual)
+        y = jnp.einsum("BTF,FD->BTD", act(gate) * up, down)
+        return x + (norm("post_mlp_norm", y) if cfg.post_norms else y), kept
+
+
+# --- attention
+
+
+def causal_mask(
+    query_positions: Int[Array, "*b T"],
+    key_positions: Int[Array, "*b S"],
+    *,
+    window: int,
+) -> Bool[Array, "*b T S"]:
+    """True where a query may see a key; `window` 0 is unlimited."""
+    back = query_positions[..., :, None] - key_positions[..., None, :]
+    return (back >= 0) & (back < window) if window else back >= 0
+
+
+def self_attention(cfg: DecoderConfig, mask: Bool[Array, "B T S"]) -> Attend:
+    """Attention inside one block of tokens; keeps its keys and values."""
+
+    def attend(q: Float[Array, "B T N H"], kv: KV) -> tuple[Array, KV]:
+        out = jax.nn.dot_product_attention(
+            q, kv.k, kv.v, mask=mask[:, None], scale=cfg.scale()
+        )
+        return out, kv
+
+    return attend
+
+
+def group_attention(
+    cfg: DecoderConfig,
+    q: Float[Array, "B G C N H"],
+    prompt: KV,
+    own: KV,
+    prompt_mask: Bool[Array, "B G C P"],
+    own_mask: Bool[Array, "#B #G C S"],
+) -> Float[Array, "B G C N H"]:
+    """Completions attend to [their prompt's keys, their own keys].
+
+    prompt: [B P K H], shared by the group; own: [B G S K H]. One softmax over both.
+    """
+    K, P = prompt.k.shape[-2], prompt.k.shape[1]
+    q = q.reshape(*q.shape[:3], K, -1, q.shape[-1])  # [B G C K R H]
+    f32 = {"preferred_element_type": jnp.float32}
+    shared = jnp.einsum("BGCKRH,BPKH->BKRGCP", q, prompt.k, **f32)
+    single = jnp.einsum("BGCKRH,BGSKH->BKRGCS", q, own.k, **f32)
+    own_mask = jnp.broadcast_to(own_mask, (*q.shape[:3], own_mask.shape[-1]))
+    mask = jnp.concatenate([prompt_mask, own_mask], axis=-1)[:, None, None]
+    logits = jnp.concatenate([shared, single], axis=-1) * cfg.scale()
+    logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    probs = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    out = jnp.einsum("BKRGCP,BPKH->BGCKRH", probs[..., :P], prompt.v)
+    out = out + jnp.einsum("BKRGCS,BGSKH->BGCKRH", probs[..., P:], own.v)
+    return out.reshape(*out.shape[:3], -1, out.shape[-1])
+
+
+# --- the trunk
+
+
+def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Params:
+    """Random parameters. Under `jax.eval_shape` this costs nothing at any size."""
+    layer_key, embed_key, head_key = jax.random.split(key, 3)
+    x, positions = jnp.zeros((1, 1, cfg.width)), jnp.zeros((1, 1), jnp.int32)
+    attend = self_attention(cfg, jnp.ones((1, 1, 1), bool))
+
+    def init_layer(key: Array) -> Params:
+        return Block(cfg, GLOBAL).init(key, x, positions, attend)["params"]
+
+    # inputs of the first layer start small beside what the layers add
+    embed_std = 0.1 * (cfg.width**-0.5 if cfg.scale_embedding else 1.0)
+    shape = (cfg.vocab_size, cfg.width)
+    params: Params = {
+        "embed": embed_std * jax.random.normal(embed_key, shape),
+        "layers": jax.vmap(init_layer)(jax.random.split(layer_key, cfg.num_layers)),
+        "final_norm": RMSNorm(cfg).init(head_key, x)["params"],
+    }
+    if not cfg.tied:
+        params["head"] = cfg.width**-0.5 * jax.random.normal(head_key, shape)
+    return jax.tree.map(lambda p: p.astype(dtype), params)
+
+
+def head(params: Params) -> Float[Array, "V D"]:
+    """The matrix that turns hidden states into logits."""
+    return params["head"] if "head" in params else params["embed"]
+
+
+def embed_tokens(
+    params: Params, cfg: DecoderConfig, tokens: Int[Array, "*b"], dtype: Any
+) -> Float[Array, "*b D"]:
+    """Token embeddings in the dtype of the forward pass."""
+    x = params["embed"][tokens].astype(dtype)
+    # the factor is rounded to the compute dtype, as in the released model
+    return x * jnp.asarray(cfg.width**0.5, dtype) if cfg.scale_embedding else x
+
+
+def final_norm(params: Params, cfg: DecoderConfig, x: Array) -> Array:
+    """The norm before the head."""
+    return RMSNorm(cfg).apply({"params": params["final_norm"]}, x)
+
+
+def run_block(
+    cfg: DecoderConfig, layer: Params, kind: str, x: Array, positions: Array, attend: Any
+) -> tuple[Array, Any]:
+    """One layer with the given (unstacked) parameters."""
+    return Block(cfg, kind).apply({"params": layer}, x, positions, attend)
+
+
+def scan_layers(
+    params: Params,
+    cfg: DecoderConfig,
+    carry: Any,
+    body: Callable[[Any, Params, str], tuple[Any, Any]],
+    *,
+    remat: bool,
+) -> tuple[Any, list[Any]]:
+    """Runs body(carry, layer, kind) over the layers; returns what each one kept.
+
+    Scans over whole periods of the pattern, so that each kind's window is static; the
+    layers left over, and models of one period, are unrolled.
+    """
+    period, layers = len(cfg.pattern), params["layers"]
+    count = cfg.num_layers // period if cfg.num_layers >= 2 * period else 0
+    kept: list[Any] = []
+    step = jax.checkpoint(body, static_argnums=(2,)) if remat else body
+    if count:
+        split = lambda a: a[: count * period].reshape(count, period, *a.shape[1:])
+
+        def one_period(carry: Any, stack: Params) -> tuple[Any, tuple]:
+            outs = []
+            for i, kind in enumerate(cfg.pattern):
+                layer = jax.tree.map(lambda a: a[i], stack)  # noqa: B023
+                carry, out = step(carry, layer, kind)
+                outs.append(out)
+            return carry, tuple(outs)
+
+        carry, outs = jax.lax.scan(one_period, carry, jax.tree.map(split, layers))
+        for n in range(count):
+            kept.extend(jax.tree.map(lambda a: a[n], out) for out in outs)  # noqa: B023
+    for n in range(count * period, cfg.num_layers):
+        carry, out = step(carry, layer_params(params, n), cfg.kind(n))
+        kept.append(out)
+    return carry, kept
+
+
+def layer_params(params: Params, layer: int) -> Params:
+    """Parameters of one layer, out of the stack."""
+    return jax.tree.map(lambda a: a[layer], params["layers"])
+
+
+def positions_of(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+    """Real positions under right alignment; padding gets 0."""
+    return jnp.maximum(jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1, 0)
+
+
+def window_of(cfg: DecoderConfig, kind: str) -> int:
+    """How far back a layer of this kind sees; 0: everything."""
+    return cfg.window if kind == LOCAL else 0
+
+
+def prompt_attention(
+    cfg: DecoderConfig, kind: str, mask: Bool[Array, "B T"]
+) -> Attend:
+    """Causal attention over right-aligned tokens, blind to padding."""
+    positions = positions_of(mask)
+    see = causal_mask(positions, positions, window=window_of(cfg, kind))
+    return self_attention(cfg, see & mask[:, None, :])
+
+
+def forward(
+    params: Params,
+    cfg: DecoderConfig,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    dtype: Any = jnp.float32,
+    remat: bool = False,
+) -> Float[Array, "B T D"]:
+    """Hidden states after the final norm, of right-aligned tokens."""
+    positions = positions_of(mask)
+
+    def body(x: Array, layer: Params, kind: str) -> tuple[Array, None]:
+        attend = prompt_attention(cfg, kind, mask)
+        return run_block(cfg, layer, kind, x, positions, attend)[0], None
+
+    x = embed_tokens(params, cfg, tokens, dtype)
+    x, _ = scan_layers(params, cfg, x, body, remat=remat)
+    return final_norm(params, cfg, x)
+
+
+def group_forward(
+    params: Params,
+    cfg: DecoderConfig,
+    prompt: Int[Array, "B P"],
+    prompt_mask: Bool[Array, "B P"],
+    completions: Int[Array, "B G C"],
+    *,
+    dtype: Any = jnp.float32,
+    remat: bool = False,
+) -> Float[Array, "B G C D"]:
+    """Hidden states that predict each completion token, the prompt computed once.
+
+    Equal, gradients included, to `forward` over the prompt tiled G times: the state at
+    [b, g, c] has seen the prompt and completions[b, g, :c].
+    """
+    B, G, C = completions.shape
+    inputs = completions[:, :, :-1]  # the last token predicts nothing
+    at = positions_of(prompt_mask)
+    own_at = jnp.arange(C - 1)
+    flat_at = jnp.tile(at[:, -1:] + 1 + own_at[None], (1, G))  # [B G*(C-1)]
+
+    def body(carry: tuple, layer: Params, kind: str) -> tuple[tuple, None]:
+        x, y = carry
+        attend = prompt_attention(cfg, kind, prompt_mask)
+        x, shared = run_block(cfg, layer, kind, x, at, attend)
+        window = window_of(cfg, kind)
+        see_prompt = causal_mask(flat_at, at, window=window) & prompt_mask[:, None, :]
+        see_own = causal_mask(own_at, own_at, window=window)[None, None]
+
+        def attend_group(q: Array, kv: KV) -> tuple[Array, None]:
+            groups = lambda a: a.reshape(B, G, C - 1, *a.shape[2:])
+            own = KV(groups(kv.k), groups(kv.v))
+            see = groups(see_prompt)
+            out = group_attention(cfg, groups(q), shared, own, see, see_own)
+            return out.reshape(q.shape), None
+
+        y, _ = run_block(cfg, layer, kind, y, flat_at, attend_group)
+        return (x, y), None
+
+    x = embed_tokens(params, cfg, prompt, dtype)
+    y = embed_tokens(params, cfg, inputs.reshape(B, -1), dtype)
+    (x, y), _ = scan_layers(params, cfg, (x, y), body, remat=remat)
+    last = jnp.broadcast_to(x[:, None, -1:], (B, G, 1, cfg.width))
+    hidden = jnp.concatenate([last, y.reshape(B, G, C - 1, cfg.width)], axis=2)
+    return final_norm(params, cfg, hidden)
+
+
+def prefill(
+    params: Params,
+    cfg: DecoderConfig,
+    prompt: Int[Array, "B P"],
+    prompt_mask: Bool[Array, "B P"],
+    *,
+    dtype: Any = jnp.float32,
+) -> tuple[Float[Array, "B D"], list[KV]]:
+    """Hidden state of each prompt's last token, and every layer's keys and values."""
+    positions = positions_of(prompt_mask)
+
+    def body(x: Array, layer: Params, kind: str) -> tuple[Array, KV]:
+        attend = prompt_attention(cfg, kind, prompt_mask)
+        return run_block(cfg, layer, kind, x, positions, attend)
+
+    x = embed_tokens(params, cfg, prompt, dtype)
+    x, kept = scan_layers(params, cfg, x, body, remat=False)
+    return final_norm(params, cfg, x[:, -1:])[:, 0], kept
+
+
+def init_cache(
+    cfg: DecoderConfig, batch: int, group: int, length: int, dtype: Any = jnp.float32
+) -> list[KV]:
+    """Empty keys and values of the completions, one pair a layer, [B G C K H]."""
+    shape = (batch, group, length, cfg.num_kv_heads, cfg.head_size)
+    zeros = lambda: jnp.zeros(shape, dtype)
+    return [KV(zeros(), zeros()) for _ in range(cfg.num_layers)]
+
+
+def decode_step(
+    params: Params,
+    layers: Sequence[Params],
+    cfg: DecoderConfig,
+    tokens: Int[Array, "B G"],
+    slot: Int[Array, ""],
+    prompt_mask: Bool[Array, "B P"],
+    prompt_kv: Sequence[KV],
+    cache: Sequence[KV],
+    *,
+    dtype: Any = jnp.float32,
+) -> tuple[Float[Array, "B G D"], list[KV]]:
+    """One more token of every completion; every row writes the same slot.
+
+    layers: `layer_params` of each layer, taken out of the stack before the loop, so
+    that no layer scan copies the cache.
+    """
+    B, G = tokens.shape
+    at = positions_of(prompt_mask)
+    position = jnp.broadcast_to(at[:, -1:] + 1 + slot, (B, G))
+    slots = jnp.arange(cache[0].k.shape[2])
+    x = embed_tokens(params, cfg, tokens, dtype)
+    new_cache: list[KV] = []
+    for n, layer in enumerate(layers):
+        kind = cfg.kind(n)
+        window = window_of(cfg, kind)
+        see_prompt = causal_mask(position, at, window=window) & prompt_mask[:, None, :]
+        see_own = causal_mask(slot[None], slots, window=window)[None, None]
+
+        def attend(q: Array, kv: KV) -> tuple[Array, KV]:
+            write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+                old, new[:, :, None].astype(old.dtype), slot, axis=2
+            )
+            own = KV(write(cache[n].k, kv.k), write(cache[n].v, kv.v))  # noqa: B023
+            out = group_attention(
+                cfg, q[:, :, None], prompt_kv[n], own, see_prompt[:, :, None], see_own  # noqa: B023
+            )
+            return out[:, :, 0], own
+
+        x, own = run_block(cfg, layer, kind, x, position, attend)
+        new_cache.append(own)
+    return final_norm(params, cfg, x), new_cache
+
+
+def param_count(cfg: DecoderConfig) -> int:
+    """Number of parameters, from shapes alone."""
+    shapes = jax.eval_shape(lambda key: init_params(cfg, key), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

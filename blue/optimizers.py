@@ -1,0 +1,76 @@
+"""The optimizer of every stage, and the state that a step takes and returns."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+
+class TrainState(NamedTuple):
+    """Everything a training stage carries from step to step; all of it is saved."""
+
+    step: Int[Array, ""]  # optimizer steps tried
+    params: Any
+    opt_state: Any
+    skipped: Int[Array, ""]  # updates skipped for non-finite numbers, ever
+    skipped_in_row: Int[Array, ""]
+
+
+def make_schedule(
+    lr: float, *, kind: str, warmup_steps: int, num_steps: int
+) -> optax.Schedule:
+    """Linear from 0 over `warmup_steps`, then "constant" or "cosine" to zero."""
+    if kind == "constant":
+        after = optax.constant_schedule(lr)
+    elif kind == "cosine":
+        after = optax.cosine_decay_schedule(lr, max(1, num_steps - warmup_steps))
+    else:
+        raise ValueError(f"lr_schedule is {kind!r}; known are 'constant' and 'cosine'")
+    warmup = optax.linear_schedule(0.0, lr, max(1, warmup_steps))
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def make_optimizer(
+    schedule: optax.Schedule, *, b1: float, b2: float, eps: float, grad_clip: float
+) -> optax.GradientTransformation:
+    """Adam without decay behind a clip of the global norm."""
+    return optax.chain(
+        optax.clip_by_global_norm(grad_clip),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    zero = lambda: jnp.zeros((), jnp.int32)
+    return TrainState(zero(), params, optimizer.init(params), zero(), zero())
+
+
+def apply_gradients(
+    state: TrainState,
+    grads: Any,
+    loss: Float[Array, ""],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Float[Array, ""]]:
+    """One step; returns the new state and the gradient's norm before clipping.
+
+    A non-finite loss or gradient leaves parameters and optimizer bit-unchanged and is
+    counted. (`optax.apply_if_finite` would in the end apply it.)
+    """
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = lambda new, old: jnp.where(finite, new, old)
+    bad = (~finite).astype(jnp.int32)
+    new = TrainState(
+        step=state.step + 1,
+        params=jax.tree.map(keep, params, state.params),
+        opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+        skipped=state.skipped + bad,
+        skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+    )
+    return new, norm

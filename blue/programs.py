@@ -1,0 +1,507 @@
+"""Every jitted program, built in one place with its shardings; nothing else is jitted.
+
+A builder takes shapes (abstract arrays) and returns a compiled executable, so a stage
+compiles all it needs before its first step and nothing can recompile in the loop.
+Arguments lie on the mesh as `sharding` says: parameters by rule, batches by rows.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from blue import advantages, losses, rewards, rollout
+from blue.models import decoder, encoder
+from blue.models.decoder import DecoderConfig, Params
+from blue.optimizers import TrainState, apply_gradients, init_state
+from blue.sharding import abstract, by_batch, param_shardings, replicated
+
+log = logging.getLogger("blue")
+LOGITS_BUDGET = 2**26  # float32 logits of one head chunk a device: 256 MiB
+Program = Callable[..., Any]
+
+compiles = {"count": 0, "seconds": 0.0}  # of the whole process, for `speed/compiles`
+
+
+def _count_compile(event: str, seconds: float, **_: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiles["count"] += 1
+        compiles["seconds"] += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_compile)
+
+
+class UpdateBatch(NamedTuple):
+    """One rollout batch as the update sees it."""
+
+    prompt: Int[Array, "B P"]
+    prompt_mask: Bool[Array, "B P"]
+    tokens: Int[Array, "B G C"]
+    mask: Bool[Array, "B G C"]
+    sampler_logprobs: Float[Array, "B G C"]
+    ref_logprobs: Float[Array, "B G C"]
+    advantages: Float[Array, "B G"]
+
+
+def compile_program(
+    fn: Callable, args: tuple, *, out_shardings: Any = None, donate: tuple = ()
+) -> Program:
+    """Compiles fn for abstract arguments that carry their shardings."""
+    jitted = jax.jit(fn, out_shardings=out_shardings, donate_argnums=donate)
+    return jitted.lower(*args).compile()
+
+
+def rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """An abstract batch, its leading axis split over the mesh."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=by_batch(mesh))
+
+
+def abstract_params(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Params:
+    """Shapes and training shardings of a model's parameters."""
+    init = lambda key: decoder.init_params(cfg, key, dtype)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return abstract(shapes, param_shardings(shapes, mesh))
+
+
+def abstract_state(params: Params, optimizer: Any, mesh: Mesh) -> TrainState:
+    """Shapes and shardings of the training state around abstract parameters."""
+    shapes = jax.eval_shape(lambda p: init_state(p, optimizer), params)
+    return abstract(shapes, param_shardings(shapes, mesh))
+
+
+def _shardings(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def _head_chunk(cfg: DecoderConfig, row_count: int, mesh: Mesh) -> int:
+    """Completion positions whose logits exist at once."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    per_position = -(-row_count // shards) * cfg.vocab_size
+    return max(1, LOGITS_BUDGET // per_position)
+
+
+# --- parameters
+
+
+def make_init(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Program:
+    """(key data) -> random parameters, born on their shards."""
+    shapes = abstract_params(cfg, mesh, dtype)
+    init = lambda seed: decoder.init_params(cfg, jax.random.key(seed), dtype)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
+    return compile_program(init, (seed,), out_shardings=_shardings(shapes))
+
+
+def make_init_state(params: Params, optimizer: Any, mesh: Mesh) -> Program:
+    """(params) -> the training state before the first step, with a copy of them.
+
+    A copy, because updates donate the state and the start may stay as reference.
+    """
+    out = _shardings(abstract_state(params, optimizer, mesh))
+    init = lambda p: init_state(jax.tree.map(jnp.copy, p), optimizer)
+    return compile_program(init, (params,), out_shardings=out)
+
+
+def make_relayout(params: Params, mesh: Mesh, dtype: str) -> Program:
+    """(params) -> a copy in the decode layout and dtype: once a step, never a token."""
+    cast = lambda p: jax.tree.map(lambda x: x.astype(dtype), p)
+    out = param_shardings(params, mesh, axes=("tensor",))
+    return compile_program(cast, (params,), out_shardings=out)
+
+
+def abstract_decode_params(params: Params, mesh: Mesh, dtype: str) -> Params:
+    """Shapes and shardings of what `make_relayout` returns."""
+    cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+    shapes = jax.tree.map(cast, params)
+    return abstract(shapes, param_shardings(shapes, mesh, axes=("tensor",)))
+
+
+# --- the profiler
+
+
+def sampler_model(params: Params, cfg: DecoderConfig, **sizes: Any) -> rollout.Model:
+    """A decoder as the three functions that `rollout.sample` takes."""
+    layers = [decoder.layer_params(params, n) for n in range(cfg.num_layers)]
+    group, length, dtype = sizes["group"], sizes["length"], sizes["dtype"]
+    head = decoder.head(params)
+
+    def prefill(prompt: Array, mask: Array) -> tuple[Array, Any]:
+        hidden, kv = decoder.prefill(params, cfg, prompt, mask, dtype=dtype)
+        cache = decoder.init_cache(cfg, prompt.shape[0], group, length, dtype)
+        return hidden, (mask, kv, cache)
+
+    def step(tokens: Array, slot: Array, state: Any) -> tuple[Array, Any]:
+        mask, kv, cache = state
+        hidden, cache = decoder.decode_step(
+            params, layers, cfg, tokens, slot, mask, kv, cache, dtype=dtype
+        )
+        return hidden, (mask, kv, cache)
+
+    def logits(hidden: Array) -> Array:
+        return jnp.einsum(
+            "BGD,VD->BGV", hidden, head, preferred_element_type=jnp.float32
+        )
+
+    return rollout.Model(prefill, step, logits)
+
+
+def make_sample(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    group_size: int,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    end_ids: Sequence[int],
+    pad_id: int,
+    dtype: str,
+) -> Program:
+    """(decode params, prompt, mask, example ids, [seed, stage, step]) -> Rollout."""
+
+    def run(params: Params, prompt: Array, mask: Array, ids: Array, seeds: Array):
+        key = jax.random.key(seeds[0])
+        key = jax.random.fold_in(jax.random.fold_in(key, seeds[1]), seeds[2])
+        return rollout.sample(
+            sampler_model(
+                params, cfg, group=group_size, length=max_tokens, dtype=jnp.dtype(dtype)
+            ),
+            prompt,
+            mask,
+            key,
+            ids,
+            group_size=group_size,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            end_ids=end_ids,
+            pad_id=pad_id,
+        )
+
+    params = abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype)
+    args = (
+        params,
+        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
+        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+        rows(mesh, (batch_size,), jnp.int32),
+        jax.ShapeDtypeStruct((3,), jnp.uint32, sharding=replicated(mesh)),
+    )
+    return compile_program(run, args, out_shardings=by_batch(mesh))
+
+
+def _completion_scores(
+    params: Params,
+    cfg: DecoderConfig,
+    prompt: Array,
+    prompt_mask: Array,
+    tokens: Array,
+    *,
+    mesh: Mesh,
+    temperature: float,
+    dtype: str,
+    remat: bool,
+) -> losses.TokenScores:
+    hidden = decoder.group_forward(
+        params, cfg, prompt, prompt_mask, tokens, dtype=jnp.dtype(dtype), remat=remat
+    )
+    chunk = _head_chunk(cfg, tokens.shape[0] * tokens.shape[1], mesh)
+    return losses.token_logprobs(
+        hidden, tokens, decoder.head(params), temperature=temperature, chunk=chunk
+    )
+
+
+def make_completion_logprobs(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    group_size: int,
+    max_tokens: int,
+    temperature: float,
+    params_dtype: str,
+    dtype: str,
+) -> Program:
+    """(params, prompt, mask, tokens [B G C]) -> log-probabilities [B G C].
+
+    The reference pass, and the reader's likelihood of option titles.
+    """
+
+    def run(params: Params, prompt: Array, mask: Array, tokens: Array) -> Array:
+        return _completion_scores(
+            params, cfg, prompt, mask, tokens,
+            mesh=mesh, temperature=temperature, dtype=dtype, remat=False,
+        ).logprobs  # fmt: skip
+
+    args = (
+        abstract_params(cfg, mesh, params_dtype),
+        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
+        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+        rows(mesh, (batch_size, group_size, max_tokens), jnp.int32),
+    )
+    return compile_program(run, args, out_shardings=by_batch(mesh))
+
+
+def make_letter_logits(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    letter_ids: Sequence[int],
+    params_dtype: str,
+    dtype: str,
+) -> Program:
+    """(params, question, mask) -> logits of the option letters at the answer [B O]."""
+    letters = jnp.asarray(letter_ids)
+
+    def run(params: Params, tokens: Array, mask: Array) -> Array:
+        hidden = decoder.forward(params, cfg, tokens, mask, dtype=jnp.dtype(dtype))
+        head = decoder.head(params)[letters].astype(hidden.dtype)
+        return jnp.einsum(
+            "BD,OD->BO", hidden[:, -1], head, preferred_element_type=jnp.float32
+        )
+
+    args = (
+        abstract_params(cfg, mesh, params_dtype),
+        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
+        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+    )
+    return compile_program(run, args, out_shardings=by_batch(mesh))
+
+
+def make_rewards(
+    mesh: Mesh,
+    inputs: rewards.RewardInputs,
+    *,
+    weights: dict[str, float],
+    options: dict[str, dict],
+) -> Program:
+    """(RewardInputs) -> (advantages [B G], total [B G], {reward: [B G]})."""
+
+    def run(x: rewards.RewardInputs) -> tuple[Array, Array, dict[str, Array]]:
+        total, parts = rewards.combine(x, weights, options)
+        return advantages.group_advantages(total), total, parts
+
+    return compile_program(run, (inputs,), out_shardings=by_batch(mesh))
+
+
+def make_update(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    batch_size: int,
+    microbatch_size: int,
+    prompt_tokens: int,
+    group_size: int,
+    max_tokens: int,
+    temperature: float,
+    clip_eps: float,
+    kl_coef: float,
+    params_dtype: str,
+    dtype: str,
+    remat: bool,
+) -> Program:
+    """(TrainState, UpdateBatch), state donated -> (TrainState, {metric: scalar}).
+
+    Micro-batches of `microbatch_size` users add up gradients of sums; the count of
+    tokens divides once, so that they equal the whole batch.
+    """
+    micro = microbatch_size or batch_size
+    count = batch_size // micro
+
+    def loss(params: Params, b: UpdateBatch, tokens: Array) -> tuple[Array, Any]:
+        scores = _completion_scores(
+            params, cfg, b.prompt, b.prompt_mask, b.tokens,
+            mesh=mesh, temperature=temperature, dtype=dtype, remat=remat,
+        )  # fmt: skip
+        sums = losses.grpo_loss(
+            scores, b.sampler_logprobs, b.ref_logprobs, b.mask, b.advantages,
+            clip_eps=clip_eps, kl_coef=kl_coef,
+        )  # fmt: skip
+        return sums.loss / tokens, sums
+
+    def update(state: TrainState, batch: UpdateBatch) -> tuple[TrainState, dict]:
+        tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
+        grad_of = jax.grad(loss, has_aux=True)
+        if count == 1:
+            grads, sums = grad_of(state.params, batch, tokens)
+        else:
+            # row b goes to micro-batch b % count: every device works on every one
+            split = lambda a: jnp.swapaxes(a.reshape(micro, count, *a.shape[1:]), 0, 1)
+
+            def add(carry: Any, b: UpdateBatch) -> tuple[Any, Any]:
+                grads, sums = grad_of(state.params, b, tokens)
+                return jax.tree.map(jnp.add, carry, grads), sums
+
+            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
+            gap_max = sums.gap_max.max()
+            sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
+        new, norm = apply_gradients(state, grads, sums.loss, optimizer)
+        return new, {
+            "policy/loss": sums.loss / tokens,
+            "policy/kl": sums.kl / tokens,
+            "policy/entropy": sums.entropy / tokens,
+            "policy/clip_fraction": sums.clipped / tokens,
+            "policy/sampler_gap_mean": sums.gap / tokens,
+            "policy/sampler_gap_max": sums.gap_max,
+            "optim/grad_norm": norm,
+            "optim/lr": schedule(state.step),
+            "optim/skipped": new.skipped,
+            "skipped_in_row": new.skipped_in_row,
+        }
+
+    B, G, P, C = batch_size, group_size, prompt_tokens, max_tokens
+    batch = UpdateBatch(
+        prompt=rows(mesh, (B, P), jnp.int32),
+        prompt_mask=rows(mesh, (B, P), jnp.bool_),
+        tokens=rows(mesh, (B, G, C), jnp.int32),
+        mask=rows(mesh, (B, G, C), jnp.bool_),
+        sampler_logprobs=rows(mesh, (B, G, C), jnp.float32),
+        ref_logprobs=rows(mesh, (B, G, C), jnp.float32),
+        advantages=rows(mesh, (B, G), jnp.float32),
+    )
+    return _compile_update(update, cfg, mesh, optimizer, params_dtype, (batch,))
+
+
+def _compile_update(
+    update: Callable,
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    optimizer: Any,
+    params_dtype: str,
+    batch: tuple,
+) -> Program:
+    state = abstract_state(abstract_params(cfg, mesh, params_dtype), optimizer, mesh)
+    out = (_shardings(state), replicated(mesh))
+    return compile_program(update, (state, *batch), out_shardings=out, donate=(0,))
+
+
+def make_sft_update(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    targets: int,
+    target_tokens: int,
+    params_dtype: str,
+    dtype: str,
+    remat: bool,
+) -> Program:
+    """(TrainState, prompt, mask, targets [B G C], mask) -> (TrainState, metrics)."""
+
+    def loss(params: Params, prompt: Array, mask: Array, tokens: Array, keep: Array):
+        scores = _completion_scores(
+            params, cfg, prompt, mask, tokens,
+            mesh=mesh, temperature=1.0, dtype=dtype, remat=remat,
+        )  # fmt: skip
+        return losses.sft_loss(scores.logprobs, keep) / jnp.maximum(keep.sum(), 1)
+
+    def update(state: TrainState, *batch: Array) -> tuple[TrainState, dict]:
+        value, grads = jax.value_and_grad(loss)(state.params, *batch)
+        return _finish_supervised(state, grads, value, optimizer, schedule)
+
+    B, G, P, C = batch_size, targets, prompt_tokens, target_tokens
+    batch = (
+        rows(mesh, (B, P), jnp.int32),
+        rows(mesh, (B, P), jnp.bool_),
+        rows(mesh, (B, G, C), jnp.int32),
+        rows(mesh, (B, G, C), jnp.bool_),
+    )
+    return _compile_update(update, cfg, mesh, optimizer, params_dtype, batch)
+
+
+def _finish_supervised(
+    state: TrainState, grads: Any, loss: Array, optimizer: Any, schedule: Any
+) -> tuple[TrainState, dict]:
+    new, norm = apply_gradients(state, grads, loss, optimizer)
+    return new, {
+        "policy/loss": loss,
+        "optim/grad_norm": norm,
+        "optim/lr": schedule(state.step),
+        "optim/skipped": new.skipped,
+        "skipped_in_row": new.skipped_in_row,
+    }
+
+
+# --- the encoder
+
+
+def make_embed(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    tokens: int,
+    params_dtype: str,
+    dtype: str,
+) -> Program:
+    """(params, tokens [B T], mask) -> unit vectors [B E], float32."""
+
+    def run(params: Params, texts: Array, mask: Array) -> Array:
+        return encoder.embed(params, cfg, texts, mask, dtype=jnp.dtype(dtype))
+
+    args = (
+        abstract_params(cfg, mesh, params_dtype),
+        rows(mesh, (batch_size, tokens), jnp.int32),
+        rows(mesh, (batch_size, tokens), jnp.bool_),
+    )
+    return compile_program(run, args, out_shardings=by_batch(mesh))
+
+
+def make_encoder_update(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    batch_size: int,
+    query_tokens: int,
+    item_tokens: int,
+    similarity_temperature: float,
+    params_dtype: str,
+    dtype: str,
+    remat: bool,
+) -> Program:
+    """(TrainState, queries, mask, items, mask, item ids) -> (TrainState, metrics).
+
+    The batch's other rows are the negatives, over the whole mesh: the product of all
+    queries with all items is one global matrix.
+    """
+
+    def loss(params: Params, q: Array, qm: Array, i: Array, im: Array, ids: Array):
+        options = {"dtype": jnp.dtype(dtype), "remat": remat}
+        users = encoder.embed(params, cfg, q, qm, **options)
+        items = encoder.embed(params, cfg, i, im, **options)
+        return losses.supervised_contrastive(
+            users, items, ids, similarity_temperature=similarity_temperature
+        )
+
+    def update(state: TrainState, *batch: Array) -> tuple[TrainState, dict]:
+        value, grads = jax.value_and_grad(loss)(state.params, *batch)
+        return _finish_supervised(state, grads, value, optimizer, schedule)
+
+    B = batch_size
+    batch = (
+        rows(mesh, (B, query_tokens), jnp.int32),
+        rows(mesh, (B, query_tokens), jnp.bool_),
+        rows(mesh, (B, item_tokens), jnp.int32),
+        rows(mesh, (B, item_tokens), jnp.bool_),
+        rows(mesh, (B,), jnp.int32),
+    )
+    return _compile_update(update, cfg, mesh, optimizer, params_dtype, batch)

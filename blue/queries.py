@@ -1,0 +1,142 @@
+"""Users as text: the encoder's queries and the profiler's prompts.
+
+The two user views of BLUE (https://arxiv.org/abs/2605.06981), recent history + profile
+and profile alone, and the raw history that they are compared with. Training and
+evaluation build their texts here, so that both read the same.
+"""
+
+import bisect
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from blue import prompts
+from blue.data.examples import Split, history
+from blue.tokenizer import Tokenizer
+
+SHUFFLED = ("base", "blue")  # also evaluated with other users' profiles
+
+
+class QueryFormat(NamedTuple):
+    """How a user becomes the text that the encoder reads."""
+
+    templates: prompts.Templates
+    instruction: str  # of the encoder's queries; empty: none
+    recent_items: int  # titles in the views with recent history
+    tokenizer: Tokenizer  # the encoder's
+    max_tokens: int  # the encoder's
+
+
+class PromptFormat(NamedTuple):
+    """How a user becomes the prompt that the profiler reads."""
+
+    templates: prompts.Templates
+    history_items: int  # newest titles shown
+    tokenizer: Tokenizer  # the profiler's
+    max_tokens: int
+
+
+def fit_titles(
+    view: Callable[[list[str]], str],
+    titles: list[str],
+    *,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+) -> str:
+    """`view` of the newest titles that fit into `max_tokens` of the encoder.
+
+    Whole oldest titles go first; one always stays, and the encoder cuts its end.
+    """
+    fits = lambda first: len(tokenizer.pooled(view(titles[first:]))) <= max_tokens
+    if not titles or fits(0):
+        return view(titles)
+    first = bisect.bisect_left(range(len(titles)), True, key=fits)
+    return view(titles[min(first, len(titles) - 1) :])
+
+
+def profile_query(f: QueryFormat, profile: str) -> str:
+    """The query of the view "profile alone"."""
+    text = prompts.profile_view(f.templates, profile)
+    return prompts.with_instruction(text, f.instruction)
+
+
+def history_query(f: QueryFormat, titles: list[str]) -> str:
+    """The query of raw history: as many of the newest titles as the encoder takes."""
+    view = lambda kept: prompts.with_instruction(
+        prompts.history_view(f.templates, kept), f.instruction
+    )
+    return fit_titles(view, titles, tokenizer=f.tokenizer, max_tokens=f.max_tokens)
+
+
+def recent_query(f: QueryFormat, titles: list[str]) -> str:
+    """The query of raw recent history; only `recent_items` enter."""
+    return history_query(f, titles[-f.recent_items :])
+
+
+def history_profile_query(f: QueryFormat, titles: list[str], profile: str) -> str:
+    """The query of the view "recent history + profile"; only `recent_items` enter."""
+    view = lambda kept: prompts.with_instruction(
+        prompts.history_profile_view(f.templates, kept, profile), f.instruction
+    )
+    recent = titles[-f.recent_items :]
+    return fit_titles(view, recent, tokenizer=f.tokenizer, max_tokens=f.max_tokens)
+
+
+def profile_prompts(
+    f: PromptFormat, split: Split, rows: Int[np.ndarray, " U"], titles: list[str]
+) -> list[list[int]]:
+    """The profiler's prompt, token ids, of each of the users `rows` of `split`."""
+    ids = []
+    for row in rows:
+        items, ratings = history(split, int(row))
+        items, ratings = items[-f.history_items :], ratings[-f.history_items :]
+        shown = [titles[i] for i in items.tolist()]
+        prompt, _ = prompts.fit_profile_prompt(
+            f.templates, shown, ratings, f.tokenizer, max_tokens=f.max_tokens
+        )
+        ids.append(prompt)
+    return ids
+
+
+# --- the methods of the evaluation that are texts
+
+
+def other_users(num_users: int, *, seed: int) -> Int[np.ndarray, " U"]:
+    """For every user another one, nobody twice: one random cycle through all users."""
+    order = np.random.default_rng(seed).permutation(num_users)
+    partners = np.empty_like(order)
+    partners[order] = np.roll(order, 1)
+    return partners
+
+
+def query_texts(
+    f: QueryFormat,
+    histories: Sequence[list[str]],
+    profiles: Mapping[str, Sequence[str]],
+    partners: Int[np.ndarray, " U"],
+) -> dict[str, list[str]]:
+    """The queries of every method that is a text: method -> one query a user.
+
+    `profiles` has one text a user for each method that writes them; `partners` is the
+    user whose profile the shuffled methods read instead.
+    """
+    texts = {
+        "empty": [profile_query(f, "")] * len(histories),
+        "all_history": [history_query(f, h) for h in histories],
+        "10_history": [recent_query(f, h) for h in histories],
+    }
+    written: dict[str, Sequence[str]] = {}
+    for name, own in profiles.items():
+        written[name] = own
+        if name in SHUFFLED:
+            written[f"shuffled_{name}"] = [own[int(w)] for w in partners]
+    for name, own in written.items():
+        texts[name] = [profile_query(f, p) for p in own]
+        if name != "shuffled_base":
+            texts[f"10h+{name}"] = [
+                history_profile_query(f, h, p)
+                for h, p in zip(histories, own, strict=True)
+            ]
+    return texts

@@ -1,0 +1,124 @@
+"""Rewards: one pure function each over arrays the stage has computed once.
+
+Every reward is [B, G], larger is better. Their weights, and whatever else they take, are
+in the config under `rewards.<name>`; adding one is a function here and a config line.
+
+BLUE, https://arxiv.org/abs/2605.06981: the embedding-space reward, the text-space
+next-item reward, and their unweighted sum. `unfinished` and `repetition` are additions
+to the paper.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class RewardInputs(NamedTuple):
+    """What rewards may look at. Unit vectors are of the frozen encoder."""
+
+    history_profile_emb: Float[Array, "B G E"]  # view recent history + profile
+    profile_emb: Float[Array, "B G E"]  # view profile alone
+    next_item_emb: Float[Array, "B E"]
+    negative_emb: Float[Array, "B M E"]  # sampled once a user, shared by the group
+    negative_mask: Bool[Array, "B M"]
+    in_batch_mask: Bool[Array, "B B"]  # [u, w]: may w serve as another user of u?
+    choice_scores: Float[Array, "B G O"]  # the reader's score of each option
+    choice_answer: Float[Array, "B O"]  # 1 at the next item, else 0
+    finished: Bool[Array, "B G"]  # an end token was sampled
+    repeated_words: Float[Array, "B G"]  # share of a profile's words said before
+
+
+def user_to_item(
+    view: Float[Array, "B G E"], x: RewardInputs, *, similarity_temperature: float
+) -> Float[Array, "B G"]:
+    """log p(next item | user view) among the sampled negatives, in (-inf, 0].
+
+    -log(1 + M) when all embeddings are equal. Masked negatives contribute zero.
+    """
+    positive = jnp.einsum("BGE,BE->BG", view, x.next_item_emb)
+    negative = jnp.einsum("BGE,BME->BGM", view, x.negative_emb)
+    negative = jnp.where(x.negative_mask[:, None], negative, -jnp.inf)
+    cosines = jnp.concatenate([positive[..., None], negative], axis=-1)
+    return jax.nn.log_softmax(cosines / similarity_temperature, axis=-1)[..., 0]
+
+
+def item_to_user(
+    view: Float[Array, "B G E"], x: RewardInputs, *, similarity_temperature: float
+) -> Float[Array, "B G"]:
+    """log p(user view | next item) among the other users of the batch, in (-inf, 0].
+
+    Another user counts with the mean of exp(cosine / temperature) over its G rollouts:
+    one unit of mass a user, the same for the whole group (METHODS 1.4). -log(B) when
+    all embeddings are equal and nothing is masked.
+    """
+    tau = similarity_temperature
+    positive = jnp.einsum("BGE,BE->BG", view, x.next_item_emb) / tau
+    cosines = jnp.einsum("UE,WGE->UWG", x.next_item_emb, view) / tau  # of u to all w
+    log_mass = jax.nn.logsumexp(cosines, axis=-1) - jnp.log(view.shape[1])
+    log_mass = jnp.where(x.in_batch_mask, log_mass, -jnp.inf)
+    others = jax.nn.logsumexp(log_mass, axis=1, keepdims=True)  # [B 1]
+    return positive - jnp.logaddexp(positive, others)
+
+
+def embedding(
+    x: RewardInputs,
+    *,
+    history_profile: float,
+    profile: float,
+    u2i: float,
+    i2u: float,
+    similarity_temperature: float,
+) -> Float[Array, "B G"]:
+    """The embedding-space reward: both views, both directions, in (-inf, 0].
+
+    sum_v w_v sum_d w_d r_vd / (sum w_v * sum w_d): with every weight 1 the mean over
+    views of the mean over directions (BLUE; METHODS 1.4). A weight of 0 is an ablation.
+    """
+    total = jnp.zeros(x.finished.shape)
+    views = ((history_profile, x.history_profile_emb), (profile, x.profile_emb))
+    for view_weight, view in views:
+        for weight, direction in ((u2i, user_to_item), (i2u, item_to_user)):
+            if view_weight and weight:
+                r = direction(view, x, similarity_temperature=similarity_temperature)
+                total += view_weight * weight * r
+    return total / ((history_profile + profile) * (u2i + i2u))
+
+
+def choice(x: RewardInputs) -> Float[Array, "B G"]:
+    """1 where the reader picks the next item from the profile alone, else 0.
+
+    BLUE's text-space reward. A tie with another option is not a pick.
+    """
+    answer = x.choice_answer[:, None]
+    right = jnp.sum(x.choice_scores * answer, axis=-1)
+    best_other = jnp.max(jnp.where(answer > 0, -jnp.inf, x.choice_scores), axis=-1)
+    return (right > best_other).astype(jnp.float32)
+
+
+def unfinished(x: RewardInputs) -> Float[Array, "B G"]:
+    """-1 for a profile without an end token, else 0. An addition to the paper."""
+    return -(~x.finished).astype(jnp.float32)
+
+
+def repetition(x: RewardInputs) -> Float[Array, "B G"]:
+    """Minus the share of repeated words, in [-1, 0]. An addition to the paper."""
+    return -x.repeated_words
+
+
+def combine(
+    x: RewardInputs, weights: Mapping[str, float], options: Mapping[str, Mapping]
+) -> tuple[Float[Array, "B G"], dict[str, Float[Array, "B G"]]]:
+    """The weighted sum, and each reward before its weight.
+
+    weights: {name of a function above: weight}; options: its keyword arguments. A reward
+    of weight 0 is still computed, to be logged, but adds nothing.
+    """
+    parts = {name: globals()[name](x, **options[name]) for name in weights}
+    total = jnp.zeros(x.finished.shape)
+    for name, weight in weights.items():
+        if weight:
+            total += weight * parts[name]
+    return total, parts

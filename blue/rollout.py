@@ -1,0 +1,140 @@
+"""Prompts -> G completions each, with the sampler's log-probabilities.
+
+The prompt is prefilled once a user; its keys and values serve all G completions. Every
+row decodes from slot 0 of its completion, whatever its prompt's length. Randomness is a
+function of (key, example, rollout, position), so results do not depend on batching.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Rollout(NamedTuple):
+    """The record of one sampling pass."""
+
+    tokens: Int[Array, "B G C"]  # after the end token: pad_id
+    mask: Bool[Array, "B G C"]  # True up to and including the end token
+    logprobs: Float[Array, "B G C"]  # of the sampler, float32; 0 where mask is False
+
+
+class Model(NamedTuple):
+    """What the sampler needs of a model, as functions; it loads nothing itself.
+
+    prefill(prompt, mask) -> (hidden [B D], state);  step(tokens [B G], slot, state) ->
+    (hidden [B G D], state);  logits(hidden [B G D]) -> [B G V] float32.
+    """
+
+    prefill: Callable[[Array, Array], tuple[Array, Any]]
+    step: Callable[[Array, Array, Any], tuple[Array, Any]]
+    logits: Callable[[Array], Array]
+
+
+def truncate_logits(
+    logits: Float[Array, "*b V"], *, top_k: int, top_p: float
+) -> Float[Array, "*b V"]:
+    """Minus infinity outside the top k tokens and the nucleus of mass top_p.
+
+    top_k 0 and top_p 1 keep everything. The most likely token always stays. Nucleus:
+    Holtzman et al. 2020, https://arxiv.org/abs/1904.09751.
+    """
+    if top_k:
+        smallest = jax.lax.top_k(logits, top_k)[0][..., -1:]
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+    if top_p < 1.0:
+        ordered = -jnp.sort(-logits, axis=-1)
+        probs = jax.nn.softmax(ordered, axis=-1)
+        before = jnp.cumsum(probs, axis=-1) - probs  # mass of more likely tokens
+        kept = jnp.where(before < top_p, ordered, jnp.inf)
+        logits = jnp.where(logits < kept.min(axis=-1, keepdims=True), -jnp.inf, logits)
+    return logits
+
+
+def sample_tokens(
+    logits: Float[Array, "B G V"],
+    keys: Any,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> tuple[Int[Array, "B G"], Float[Array, "B G"]]:
+    """One token a row and its log-probability under the distribution sampled from.
+
+    keys: [B G] typed random keys. temperature 0 is greedy (log-probability of the
+    untempered distribution).
+    """
+    if temperature == 0.0:
+        tokens = jnp.argmax(logits, axis=-1)
+    else:
+        logits = truncate_logits(logits / temperature, top_k=top_k, top_p=top_p)
+        tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
+    logprobs = jax.nn.log_softmax(logits, axis=-1)
+    chosen = jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
+    return tokens.astype(jnp.int32), chosen
+
+
+def sample(
+    model: Model,
+    prompt: Int[Array, "B P"],
+    prompt_mask: Bool[Array, "B P"],
+    key: Any,
+    example_ids: Int[Array, " B"],
+    *,
+    group_size: int,
+    max_tokens: int,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    end_ids: Sequence[int],
+    pad_id: int,
+) -> Rollout:
+    """G completions of every prompt, at most `max_tokens` long.
+
+    A row stops at any of `end_ids` and keeps it; the loop ends when all rows have.
+    """
+    B, G = prompt.shape[0], group_size
+    by_example = jax.vmap(lambda i: jax.random.fold_in(key, i))(example_ids)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    row_keys = jax.vmap(lambda k: fold(k, jnp.arange(G)))(by_example)  # [B G]
+    fold_position = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
+    ends = jnp.asarray(end_ids, jnp.int32)
+
+    hidden, state = model.prefill(prompt, prompt_mask)
+    hidden = jnp.broadcast_to(hidden[:, None], (B, G, hidden.shape[-1]))
+    shape = (B, G, max_tokens)
+    record = Rollout(
+        jnp.full(shape, pad_id, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape)
+    )
+
+    def unfinished(carry: tuple) -> Array:
+        t, _, _, done, _ = carry
+        return (t < max_tokens) & ~jnp.all(done)
+
+    def one_token(carry: tuple) -> tuple:
+        t, hidden, state, done, record = carry
+        tokens, logprobs = sample_tokens(
+            model.logits(hidden),
+            fold_position(row_keys, t),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
+        tokens = jnp.where(done, pad_id, tokens)
+        put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+            old, new[..., None].astype(old.dtype), t, axis=2
+        )
+        record = Rollout(
+            put(record.tokens, tokens),
+            put(record.mask, ~done),
+            put(record.logprobs, jnp.where(done, 0.0, logprobs)),
+        )
+        done = done | jnp.isin(tokens, ends)
+        hidden, state = model.step(tokens, t, state)
+        return t + 1, hidden, state, done, record
+
+    done = jnp.zeros((B, G), bool)
+    start = (jnp.int32(0), hidden, state, done, record)
+    return jax.lax.while_loop(unfinished, one_token, start)[-1]

@@ -1,0 +1,101 @@
+"""What training stages share around their loop: start or resume, stop, finish; and the
+whole loop of the two supervised stages."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from blue import programs, sources
+from blue.checkpoints import Checkpoints, fingerprint
+from blue.errors import NonFinite
+from blue.models.decoder import Params
+from blue.optimizers import TrainState
+from blue.sharding import to_host
+from blue.writer import Writer
+
+logger = logging.getLogger("blue")
+
+
+def start(
+    checkpoints: Checkpoints,
+    shapes: Params,
+    optimizer: Any,
+    params: Params,
+    mesh: Mesh,
+) -> tuple[TrainState, int]:
+    """The state of the newest good checkpoint, or one around `params`; and its step."""
+    if checkpoints.latest_step() is not None:
+        abstract = programs.abstract_state(shapes, optimizer, mesh)
+        state, meta = checkpoints.restore(abstract)
+        logger.info("resumed at step %d", meta["step"])
+        return state, meta["step"]
+    state = programs.make_init_state(shapes, optimizer, mesh)(params)
+    fingerprint(state)  # compiles what the first checkpoint needs
+    return state, 0
+
+
+def stop_if_not_finite(info: dict[str, float], step: int, limit: int) -> None:
+    """Takes `skipped_in_row` out of `info`; too many in a row end the run (exit 70)."""
+    skipped = info.pop("skipped_in_row")
+    if skipped >= limit:
+        raise NonFinite(
+            f"step {step}: {int(skipped)} updates in a row had a non-finite loss or "
+            "gradient and were skipped; nothing of them was saved"
+        )
+
+
+def train_supervised(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    stage: str,
+    num_steps: int,
+    params: Params,
+    optimizer: Any,
+    mesh: Mesh,
+    next_step: Callable[[int], tuple[programs.Program, tuple]],
+) -> None:
+    """Steps of a supervised stage from the newest checkpoint to its end.
+
+    next_step(step) -> the update program of that step and its batch on the devices. The
+    last parameters are left as the stage's result.
+    """
+    checkpoints = sources.stage_checkpoints(config, workdir, stage)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
+    )
+    state, first_step = start(checkpoints, shapes, optimizer, params, mesh)
+    writer = Writer(
+        workdir,
+        stage=stage,
+        first_step=first_step,
+        num_steps=num_steps,
+        every=config.log.every,
+        tensorboard=config.log.tensorboard,
+        hparams=config.to_dict(),
+    )
+    for step in range(first_step, num_steps):
+        started = time.monotonic()
+        update, batch = next_step(step)
+        data_s = time.monotonic() - started
+        state, info = update(state, *batch)
+        info = {key: float(value) for key, value in to_host(info).items()}
+        stop_if_not_finite(info, step, config.max_nonfinite)
+        step_s = time.monotonic() - started
+        if writer.due(step):
+            metrics = info | {"time/step_s": step_s, "time/data_s": data_s}
+            metrics["speed/compiles"] = programs.compiles["count"]
+            writer.scalars(step, metrics)
+        writer.progress(step, {"policy/loss": info["policy/loss"]})
+        done = step + 1
+        if done == num_steps or done % config.checkpoint_every == 0:
+            checkpoints.save(done, state, {"config": config.to_dict()})
+    checkpoints.save_best(num_steps, state.params, {}, 0.0)
+    writer.close()
+    checkpoints.finish({"steps": num_steps})
+    checkpoints.close()

@@ -1,0 +1,290 @@
+"""The config of a run: read from the command line, and checked.
+
+`check` refuses what no stage could work with before anything is loaded; what depends
+on data, models or devices is checked by the stages.
+"""
+
+import difflib
+import importlib.util
+import math
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from blue.errors import UserError
+
+# --- what a field may be, by name; every number is finite, and not negative
+
+AT_LEAST = {
+    1: (
+        "batch_size",
+        "max_prompt_tokens",
+        "max_completion_tokens",
+        "num_steps",
+        "num_negatives",
+        "max_nonfinite",
+        "checkpoint_every",
+        "checkpoint_keep",
+        "data.min_interactions",
+        "data.rolling_targets",
+        "data.max_train_targets",
+        "data.validation_users",
+        "data.test_users",
+        "data.eval_negatives",
+        "encoder.max_tokens",
+        "encoder.batch_size",
+        "rewards.choice.max_prompt_tokens",
+        "rewards.choice.max_option_tokens",
+        "train_encoder.num_steps",
+        "train_encoder.query_tokens",
+        "train_encoder.item_tokens",
+        "warm_start.num_steps",
+        "warm_start.batch_size",
+        "warm_start.choice_batch_size",
+        "warm_start.targets",
+        "warm_start.profile_items",
+        "evaluate.bootstrap",
+        "evaluate.batch_size",
+        "log.every",
+        "log.samples_every",
+    ),
+    2: (  # one alone has nothing to be compared with
+        "group_size",
+        "rewards.choice.num_options",
+        "train_encoder.batch_size",
+    ),
+}
+ABOVE_ZERO = (
+    "adam_eps",
+    "grad_clip",
+    "sampling_temperature",
+    "top_p",
+    "evaluate.sampling_temperature",
+    "rewards.embedding.similarity_temperature",
+    "train_encoder.similarity_temperature",
+)
+AT_MOST = {
+    1: ("top_p", "data.max_bad_fraction"),
+    26: ("rewards.choice.num_options",),  # one letter each
+    2**32 - 1: ("seed",),
+}
+BELOW_ONE = ("adam_b1", "adam_b2", "warm_start.adam_b2")
+DTYPES, SCHEDULES = ("float32", "bfloat16"), ("constant", "cosine")
+ONE_OF = {
+    "data.window_policy": ("exclude_window", "include_window", "rolling"),
+    "prompts.style": ("full", "short"),
+    "dtype.params": DTYPES,
+    "dtype.compute": DTYPES,
+    "lr_schedule": SCHEDULES,
+    "train_encoder.lr_schedule": SCHEDULES,
+    "warm_start.lr_schedule": SCHEDULES,
+    "rewards.choice.scoring": ("letters", "likelihood"),
+    "rewards.choice.reader": ("policy", "reference"),
+    # Tuples: every element.
+    "train_encoder.queries": ("history_profile", "history", "profile", "items"),
+    "warm_start.tasks": ("profile", "choice"),
+}
+AXES = ("data", "fsdp", "tensor")  # of the mesh
+BUCKETS = {  # padded lengths -> the longest text they have to hold
+    "prompt_buckets": "max_prompt_tokens",
+    "encoder.buckets": "encoder.max_tokens",
+}
+
+
+# --- from the command line
+
+
+def load(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    """The locked config with its overrides, and the workdir. Raises `UserError`."""
+    first = flags.FlagValues()
+    flags.DEFINE_string("config", "", "", flag_values=first)
+    flags.DEFINE_string("workdir", "", "", flag_values=first)
+    try:
+        rest = first(list(argv), known_only=True)
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    given = {name: str(first[name].value) for name in ("config", "workdir")}
+    for name, example in (("config", "configs/quickstart.py"), ("workdir", "runs/a")):
+        if not given[name]:
+            raise UserError(
+                f"--{name} is missing, as in --{name}={example}; see --help"
+            )
+    config = _load_file(given["config"])
+    _override(config, rest)
+    return config, given["workdir"]
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields as ("rewards.choice.weight", 1.0), in sorted order."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _load_file(argument: str) -> ConfigDict:
+    path, colon, choice = argument.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config={argument}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location("config", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={argument}: {path} is no .py file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(*[choice] if colon else [])
+    except Exception as error:  # a config is a program: anything may come out of it
+        raise UserError(f"--config={argument}: {_where(error, path)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={argument}: get_config() gave no ConfigDict")
+    return config.lock()
+
+
+def _where(error: Exception, path: str) -> str:
+    """What went wrong in the file at `path`, and in which line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == str(Path(path).absolute())]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines or [0])[-1]
+    at = f"line {line}: " if line else ""
+    return f"{at}{type(error).__name__}: {error}"
+
+
+def _override(config: ConfigDict, argv: list[str]) -> None:
+    """Set the fields named by `argv[1:]`, of the types that the config gives them."""
+    kept = argv[:1]
+    known = dict(leaves(config))
+    for argument in argv[1:]:
+        flag, _, value = argument.partition("=")
+        name = re.sub(r"^--?(no)?config\.", "", flag) if "config." in flag else ""
+        added = re.fullmatch(r"evaluate\.profiles\.(\w+)", name)
+        if added and value:  # the one dict that may grow: methods that others bring
+            with config.unlocked():
+                config.update({"evaluate": {"profiles": {added[1]: value}}})
+            continue
+        if name and name not in known:
+            raise UserError(f"{argument}: no such field{_did_you_mean(name, known)}")
+        if name and hasattr(ConfigDict, name.rpartition(".")[2]):
+            _set_shadowed(config, name, argument, type(known[name]), value)
+            continue
+        if isinstance(known.get(name), tuple) and re.fullmatch(r"[a-z][\w,]*", value):
+            argument = f"{flag}={tuple(value.split(','))}"  # a,b: words need no quotes
+        kept.append(argument)
+    flag_values = flags.FlagValues()
+    config_flags.DEFINE_config_dict(
+        "config", config, flag_values=flag_values, sys_argv=kept, lock_config=True
+    )
+    try:
+        rest = flag_values(kept)
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]}: not understood; fields are --config.FIELD=VALUE")
+
+
+def _set_shadowed(
+    config: ConfigDict, name: str, argument: str, kind: type, value: str
+) -> None:
+    """Set a field like data.items, which config_flags takes for a dict's method."""
+    try:
+        tree: Any = kind(value)
+    except ValueError as error:
+        raise UserError(f"{argument}: must be {kind.__name__}") from error
+    for key in reversed(name.split(".")):
+        tree = {key: tree}
+    config.update(tree)
+
+
+def _did_you_mean(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    same_end = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
+    inside = [k for k in known if k.startswith(f"{name}.")]
+    close = inside or same_end or difflib.get_close_matches(name, known, n=1)
+    return f'. Did you mean "{close[0]}"?' if close else "; see --help"
+
+
+# --- checks
+
+
+def check(config: ConfigDict, stages: Sequence[str]) -> list[str]:
+    """The stages to run, in order. Raises `UserError` at the first impossible value."""
+    values = dict(leaves(config))
+    for name, value in values.items():
+        if isinstance(value, int | float) and not name.startswith("mesh."):
+            if not math.isfinite(value):
+                raise UserError(f"{name} is {value}, must be finite")
+            if value < 0:
+                raise UserError(f"{name} is {value}, must be at least 0")
+    for low, names in AT_LEAST.items():
+        for name in names:
+            if _get(values, name) < low:
+                raise UserError(f"{name} is {values[name]}, must be at least {low}")
+    for high, names in AT_MOST.items():
+        for name in names:
+            if _get(values, name) > high:
+                raise UserError(f"{name} is {values[name]}, must be at most {high}")
+    for name in ABOVE_ZERO:
+        if not _get(values, name) > 0:
+            raise UserError(f"{name} is {values[name]}, must be above 0")
+    for name in BELOW_ONE:
+        if not 0 <= _get(values, name) < 1:
+            raise UserError(f"{name} is {values[name]}, must be in [0, 1)")
+    for name, allowed in ONE_OF.items():
+        value = _get(values, name)
+        for element in value if isinstance(value, tuple) else (value,):
+            if element not in allowed:
+                raise UserError(
+                    f"{name} is {value!r}, must be one of {', '.join(allowed)}"
+                )
+    _check_buckets(values)
+    _check_mesh(values)
+    return _check_stages(values, stages)
+
+
+def _get(values: dict[str, Any], name: str) -> Any:
+    if name not in values:
+        raise UserError(
+            f"the config has no field {name}; let it start from configs/base.py"
+        )
+    return values[name]
+
+
+def _check_buckets(values: dict[str, Any]) -> None:
+    for name, longest in BUCKETS.items():
+        buckets, tokens = _get(values, name), _get(values, longest)
+        right = buckets and all(isinstance(b, int) and b > 0 for b in buckets)
+        if not right or list(buckets) != sorted(set(buckets)):
+            raise UserError(f"{name} is {buckets}, must be whole numbers, ascending")
+        if buckets[-1] < tokens:
+            raise UserError(
+                f"{name} is {buckets}, must end with {longest} {tokens} or more"
+            )
+
+
+def _check_mesh(values: dict[str, Any]) -> None:
+    sizes = {f"mesh.{axis}": _get(values, f"mesh.{axis}") for axis in AXES}
+    for name, size in sizes.items():
+        if size != -1 and size < 1:
+            raise UserError(f"{name} is {size}, must be at least 1, or -1 for the rest")
+    if list(sizes.values()).count(-1) > 1:
+        raise UserError(f"{sizes}: at most one of them can be -1")
+
+
+def _check_stages(values: dict[str, Any], stages: Sequence[str]) -> list[str]:
+    alone = _get(values, "stage")
+    chosen = [alone] if alone else list(_get(values, "stages"))
+    for name in chosen:
+        if name not in stages:
+            field = "stage" if alone else "stages"
+            raise UserError(
+                f"{field} has {name!r}, must be of {', '.join(stages)}"
+                + _did_you_mean(name, stages).replace("; see --help", "")
+            )
+    if not chosen:
+        raise UserError(f"stages is empty, must name some of {', '.join(stages)}")
+    return chosen

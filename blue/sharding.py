@@ -1,0 +1,110 @@
+"""The mesh, where parameters and batches live on it, and the way to and from the host.
+
+Axes ("data", "fsdp", "tensor"): replicate parameters, shard parameters, shard heads and
+mlp. Batches are split over data and fsdp.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
+
+# last name of a parameter's path -> axes of its dimensions, the stack of layers left out
+RULES: dict[str, P] = {
+    "embed": P("tensor", "fsdp"),
+    "head": P("tensor", "fsdp"),
+    "q": P("fsdp", "tensor", None),
+    "k": P("fsdp", "tensor", None),
+    "v": P("fsdp", "tensor", None),
+    "o": P("tensor", None, "fsdp"),
+    "gate": P("fsdp", "tensor"),
+    "up": P("fsdp", "tensor"),
+    "down": P("tensor", "fsdp"),
+}
+
+
+def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
+    """A mesh over all devices; one of the sizes may be -1, the devices left."""
+    sizes, devices = [data, fsdp, tensor], jax.devices()
+    if sizes.count(-1) > 1:
+        raise ValueError(f"mesh sizes {tuple(sizes)}: at most one may be -1")
+    known = int(np.prod([s for s in sizes if s != -1]))
+    if -1 in sizes and known > 0 and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
+        raise ValueError(
+            f"mesh (data, fsdp, tensor) = {tuple(sizes)} does not match the "
+            f"{len(devices)} devices; their product must, or one of them may be -1"
+        )
+    return Mesh(np.asarray(devices).reshape(sizes), AXES)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """How many parts a batch is split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = AXES) -> Any:
+    """A sharding for every leaf of params, or of a state that mirrors them, by name.
+
+    Only the given mesh axes are used: ("tensor",) is the decode layout, in which no
+    token needs a gather. An axis that does not divide its dimension is dropped; what
+    has no rule is replicated.
+    """
+
+    def one(path: tuple, leaf: Any) -> NamedSharding:
+        names = [getattr(entry, "key", getattr(entry, "name", "")) for entry in path]
+        rule = RULES.get(str(names[-1]) if names else "", P())
+        by_dim = (None,) * (len(leaf.shape) - len(rule)) + tuple(rule) if rule else ()
+        fits = (
+            axis if axis in axes and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(by_dim, leaf.shape, strict=False)
+        )
+        return NamedSharding(mesh, P(*fits))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, P())
+
+
+def by_batch(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over data and fsdp."""
+    return NamedSharding(mesh, BATCH)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Host arrays -> device arrays. Every host holds the whole array (it is small)."""
+
+    def one(x: Any, sharding: NamedSharding) -> jax.Array:
+        x = np.asarray(x)
+        if jax.process_count() == 1:
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda x: one(x, shardings), tree)
+    return jax.tree.map(one, tree, shardings)
+
+
+def to_host(tree: Any) -> Any:
+    """Device arrays -> numpy, whole, on every host."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """Shapes and dtypes with shardings: what programs are compiled for."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )

@@ -1,0 +1,361 @@
+"""Where a stage takes its data, tokenizers and models from: config + workdir.
+
+A stage takes its profiler and encoder from, in this order: `<role>.checkpoint` if set;
+the last finished earlier stage of this workdir that trained it; the preset with random
+weights (DESIGN 3). Config stops here and at the stages.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from blue import inference, models, programs, prompts, queries
+from blue.checkpoints import Checkpoints, fingerprint
+from blue.data import examples, synthetic, table
+from blue.data.log import Log
+from blue.errors import UserError
+from blue.inference import Embed, Model, Profile
+from blue.models import hf
+from blue.models.decoder import DecoderConfig
+from blue.sharding import batch_shards, param_shardings, put, replicated
+from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+
+__all__ = ["Model", "Profile"]
+logger = logging.getLogger("blue")
+
+TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
+
+
+# --- data
+
+
+def load_log(config: ConfigDict, workdir: str) -> Log:
+    """The interaction log that `config.data` names."""
+    data = config.data
+    if data.name == "synthetic":
+        return synthetic.make(config.seed, **data.synthetic)[0]
+    if data.name == "table":
+        return table.read(
+            data.path,
+            events=data.events,
+            items=data.items,
+            separator=data.separator,
+            columns=dict(data.columns),
+            title_template=data.title_template,
+            item_template=data.item_template,
+            max_bad_fraction=data.max_bad_fraction,
+        )
+    raise UserError(f"data.name is {data.name!r}; known are 'synthetic' and 'table'")
+
+
+def load_examples(config: ConfigDict, log: Log, workdir: str) -> examples.Examples:
+    """The prepared examples, made once in the workdir and reused."""
+    data = config.data
+    return examples.prepare(
+        log,
+        directory=os.path.join(workdir, "data"),
+        seed=config.seed,
+        min_interactions=data.min_interactions,
+        max_interactions=data.max_interactions,
+        window_policy=data.window_policy,
+        window_s=data.window_s,
+        rolling_targets=data.rolling_targets,
+        max_train_targets=data.max_train_targets,
+        validation_users=data.validation_users,
+        test_users=data.test_users,
+        eval_negatives=data.eval_negatives,
+    )
+
+
+# --- text
+
+
+def templates(config: ConfigDict) -> prompts.Templates:
+    """The wording of all prompts."""
+    if config.prompts.style not in prompts.TEMPLATES:
+        raise UserError(
+            f"prompts.style is {config.prompts.style!r}; known are "
+            f"{', '.join(sorted(prompts.TEMPLATES))}"
+        )
+    return prompts.TEMPLATES[config.prompts.style]
+
+
+def query_format(config: ConfigDict, encoder: Model) -> queries.QueryFormat:
+    """How users become encoder queries."""
+    return queries.QueryFormat(
+        templates=templates(config),
+        instruction=config.prompts.instruction,
+        recent_items=config.prompts.recent_items,
+        tokenizer=encoder.tokenizer,
+        max_tokens=config.encoder.max_tokens,
+    )
+
+
+def prompt_format(config: ConfigDict, profiler: Model) -> queries.PromptFormat:
+    """How users become profiler prompts."""
+    return queries.PromptFormat(
+        templates=templates(config),
+        history_items=config.prompts.history_items,
+        tokenizer=profiler.tokenizer,
+        max_tokens=config.max_prompt_tokens,
+    )
+
+
+def load_role_tokenizer(
+    config: ConfigDict, log: Log, workdir: str, role: str
+) -> Tokenizer:
+    """The role's tokenizer; where nothing brings one, one trained on the catalogue."""
+    section = config[role]
+    if section.tokenizer or section.checkpoint:
+        return load_tokenizer(section.tokenizer or section.checkpoint)
+    directory = Path(workdir) / "tokenizer"
+    if not directory.exists():
+        wording = templates(config)
+        rng = np.random.default_rng(config.seed)
+        spoken = [
+            prompts.template_profile(wording, log.titles[i : i + 20], num_items=8, rng=rng)
+            for i in range(0, len(log.titles), 20)
+        ]
+        corpus = [*log.titles, *log.texts, *spoken, *prompts.wordings(wording)]
+        train_tokenizer(corpus, vocab_size=config.tokenizer.vocab_size).save(directory)
+    return load_tokenizer(directory)
+
+
+# --- models
+
+
+def role_seed(seed: int, role: str) -> int:
+    """A seed of its own for each role's random weights."""
+    return zlib.crc32(f"{seed}/{role}".encode())
+
+
+def stage_id(stage: str) -> int:
+    """The number that keys a stage's sampling."""
+    return zlib.crc32(stage.encode())
+
+
+def stage_checkpoints(config: ConfigDict, workdir: str, stage: str) -> Checkpoints:
+    """The checkpoints of one stage of this workdir."""
+    return Checkpoints(
+        os.path.join(workdir, "checkpoints", stage),
+        keep=config.checkpoint_keep,
+        milestone_every=config.checkpoint_milestone_every,
+    )
+
+
+def _load_role(
+    config: ConfigDict,
+    log: Log,
+    workdir: str,
+    mesh: Mesh,
+    role: str,
+    stages: Sequence[str],
+) -> Model:
+    """The role's model: its checkpoint, the first finished of `stages`, or random."""
+    section = config[role]
+    tokenizer = load_role_tokenizer(config, log, workdir, role)
+    dtype = config.dtype.params
+    if section.checkpoint:
+        cfg, params = hf.load(section.checkpoint, dtype=dtype)
+        _check_vocabulary(cfg, tokenizer, section.checkpoint)
+        params = put(params, param_shardings(params, mesh))
+        return Model(cfg, params, tokenizer, section.checkpoint)
+    cfg = models.preset(section.preset)
+    if not section.tokenizer:  # random weights: the head fits the trained tokenizer
+        cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
+    _check_vocabulary(cfg, tokenizer, section.preset)
+    shapes = programs.abstract_params(cfg, mesh, dtype)
+    for stage in stages:
+        checkpoints = stage_checkpoints(config, workdir, stage)
+        if checkpoints.finished() and checkpoints.best():
+            params, meta = checkpoints.restore_best(shapes)
+            name = f"{section.preset} after {stage}"
+            return Model(cfg, params, tokenizer, name, meta["step"])
+    seed = put(np.uint32(role_seed(config.seed, role)), replicated(mesh))
+    params = programs.make_init(cfg, mesh, dtype)(seed)
+    return Model(cfg, params, tokenizer, f"{section.preset}, random weights")
+
+
+def _check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
+    # Gemma 3's tokenizer has one id more than its text models have rows, and
+    # `Tokenizer.encode` never lets it out
+    if tokenizer.vocab_size > cfg.vocab_size + 1:
+        raise UserError(
+            f"{source}: its embedding has {cfg.vocab_size} rows and the tokenizer "
+            f"{tokenizer.vocab_size} ids; take the tokenizer the model was made with"
+        )
+
+
+def _earlier(config: ConfigDict, role: str, stage: str) -> list[str]:
+    """Stages that train the role and run before `stage`, the latest first."""
+    order = list(config.stages)
+    limit = order.index(stage) if stage in order else len(order)
+    trained = [s for s in order[:limit] if s in TRAINED_BY[role] and s != stage]
+    return trained[::-1]
+
+
+def load_profiler(
+    config: ConfigDict,
+    log: Log,
+    workdir: str,
+    mesh: Mesh,
+    which: str,
+    *,
+    stage: str = "profiler",
+) -> Model | None:
+    """The profiler: "base", what stage `stage` starts from, or "trained" by GRPO.
+
+    None where "trained" is asked for and no profiler stage has finished here.
+    """
+    if which == "base":
+        before = _earlier(config, "profiler", stage)
+        return _load_role(config, log, workdir, mesh, "profiler", before)
+    checkpoints = stage_checkpoints(config, workdir, "profiler")
+    if not checkpoints.finished():
+        return None
+    base = load_profiler(config, log, workdir, mesh, "base")
+    assert base is not None
+    shapes = programs.abstract_params(base.cfg, mesh, config.dtype.params)
+    params, meta = checkpoints.restore_best(shapes)
+    name = f"{base.name}, GRPO step {meta['step']}"
+    return base._replace(params=params, name=name, step=meta["step"])
+
+
+def load_encoder(
+    config: ConfigDict, log: Log, workdir: str, mesh: Mesh, *, stage: str = "evaluate"
+) -> Model:
+    """The encoder that `stage` uses."""
+    before = _earlier(config, "encoder", stage)
+    return _load_role(config, log, workdir, mesh, "encoder", before)
+
+
+# --- models as functions of text
+
+
+def make_embed(config: ConfigDict, encoder: Model, mesh: Mesh) -> Embed:
+    """texts -> unit vectors [n, E]: what rewards, evaluation and the item table use."""
+    check_divides(config.encoder.batch_size, "encoder.batch_size", mesh)
+    buckets = tuple(b for b in config.encoder.buckets if b < config.encoder.max_tokens)
+    embed = inference.make_embedder(
+        encoder.cfg,
+        encoder.tokenizer,
+        mesh,
+        buckets=(*buckets, config.encoder.max_tokens),
+        batch_size=config.encoder.batch_size,
+        params_dtype=config.dtype.params,
+        dtype=config.dtype.compute,
+    )
+    return functools.partial(embed, encoder.params)
+
+
+def make_generate_with(
+    config: ConfigDict,
+    profiler: Model,
+    mesh: Mesh,
+    *,
+    temperature: float,
+    stage: str = "evaluate",
+) -> Callable[..., list[Profile]]:
+    """(params, prompts, example ids) -> one profile each.
+
+    Keyed by (seed, stage, example).
+    """
+    check_divides(config.evaluate.batch_size, "evaluate.batch_size", mesh)
+    return inference.make_generator(
+        profiler.cfg,
+        profiler.tokenizer,
+        mesh,
+        batch_size=config.evaluate.batch_size,
+        buckets=config.prompt_buckets,
+        max_tokens=config.max_completion_tokens,
+        temperature=temperature,
+        seed=config.seed,
+        stage_id=stage_id(stage),
+        params_dtype=config.dtype.params,
+        dtype=config.dtype.compute,
+    )
+
+
+def make_generate(
+    config: ConfigDict, profiler: Model, mesh: Mesh, *, temperature: float
+) -> Callable[..., list[Profile]]:
+    """(prompts, example ids) -> one profile each, of this profiler."""
+    generate = make_generate_with(config, profiler, mesh, temperature=temperature)
+    return functools.partial(generate, profiler.params)
+
+
+def make_choice(
+    config: ConfigDict, reader: Model, mesh: Mesh, *, batch_size: int
+) -> Callable[..., np.ndarray]:
+    """(reader params, profiles, options of each) -> scores [n, options]."""
+    choice = config.rewards.choice
+    return inference.make_choice_scorer(
+        reader.cfg,
+        reader.tokenizer,
+        templates(config),
+        mesh,
+        scoring=choice.scoring,
+        shapes=inference.ChoiceShapes(
+            batch_size=batch_size,
+            num_options=choice.num_options,
+            prompt_tokens=choice.max_prompt_tokens,
+            option_tokens=choice.max_option_tokens,
+        ),
+        params_dtype=config.dtype.params,
+        dtype=config.dtype.compute,
+    )
+
+
+def make_choice_scorer(
+    config: ConfigDict, reader: Model, mesh: Mesh
+) -> Callable[[Sequence[str], Sequence[Sequence[str]]], np.ndarray]:
+    """(profiles, options of each) -> scores [n, options], of this reader."""
+    score = make_choice(config, reader, mesh, batch_size=config.evaluate.batch_size)
+    return functools.partial(score, reader.params)
+
+
+def check_divides(batch_size: int, field: str, mesh: Mesh) -> None:
+    """A global batch must split evenly over the mesh."""
+    shards = batch_shards(mesh)
+    if batch_size < 1 or batch_size % shards:
+        raise UserError(
+            f"{field} = {batch_size} must be a positive multiple of {shards}, "
+            "the devices along mesh axes data x fsdp"
+        )
+
+
+def item_table(
+    config: ConfigDict, embed: Embed, log: Log, encoder: Model, workdir: str
+) -> Float[np.ndarray, "items E"]:
+    """Unit vectors of the whole catalogue, computed once and memory-mapped.
+
+    Kept under a fingerprint of encoder weights, tokenizer, dtype and item texts.
+    """
+    digest = hashlib.sha256()
+    weights = fingerprint(encoder.params)
+    digest.update(f"{encoder.cfg} {weights} {encoder.tokenizer.fingerprint}".encode())
+    digest.update(f"{config.dtype.compute} {config.encoder.max_tokens}".encode())
+    for text in log.texts:
+        digest.update(text.encode() + b"\0")
+    path = Path(workdir) / "items" / f"{digest.hexdigest()[:16]}.npy"
+    if not path.exists():
+        logger.info("embedding %d items", len(log.texts))
+        vectors = embed(log.texts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".tmp")
+        with partial.open("wb") as f:
+            np.save(f, vectors)
+        os.replace(partial, path)
+    return np.load(path, mmap_mode="r")
+
+

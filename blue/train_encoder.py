@@ -1,0 +1,185 @@
+"""Stage `encoder`: supervised contrastive fine-tuning of the encoder.
+
+BLUE, https://arxiv.org/abs/2605.06981, the second stage: user text -> next item, in-batch
+negatives over the whole mesh, both towers share the encoder and both get gradients.
+With `train_encoder.profiles` the user texts are history + that profile and the item is
+the example's next item; without, template profiles and every moment of the histories of
+training users serve, which trains an encoder from nothing.
+"""
+
+import logging
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from blue import inference, programs, prompts, queries, session, sources
+from blue.data.examples import Split, batch_indices, history
+from blue.data.log import Log
+from blue.data.profiles import read_profiles
+from blue.errors import UserError
+from blue.optimizers import make_optimizer, make_schedule
+from blue.sharding import by_batch, make_mesh, put
+
+logger = logging.getLogger("blue")
+STAGE = "encoder"
+VIEWS = ("history_profile", "history", "profile", "items")
+FEW_ITEMS = 4  # titles, at most, in a query of view `items`
+PROFILE_HISTORY = 20  # newest items a template profile is written from
+
+
+def query_text(
+    f: queries.QueryFormat,
+    view: str,
+    titles: list[str],
+    profile: str,
+    rng: np.random.Generator,
+) -> str:
+    """The text of one query; a raw history has a random number of recent titles."""
+    if view == "history_profile":
+        return queries.history_profile_query(f, titles, profile)
+    if view == "profile":
+        return queries.profile_query(f, profile)
+    most = FEW_ITEMS if view == "items" else f.recent_items
+    return queries.history_query(f, titles[-int(rng.integers(1, most + 1)) :])
+
+
+def make_pairs(
+    split: Split,
+    indices: np.ndarray,
+    log: Log,
+    f: queries.QueryFormat,
+    *,
+    view: str,
+    profiles: dict[int, str],
+    profile_items: int,
+    rng: np.random.Generator,
+) -> tuple[list[str], np.ndarray]:
+    """Queries [B] and the items they should land near [B]."""
+    texts, targets = [], []
+    for row in indices:
+        items, _ = history(split, int(row))
+        target = int(split.next_item[row])
+        if not profiles:  # any moment of the history is an example
+            items = np.append(items, target)
+            end = int(rng.integers(1, len(items)))
+            items, target = items[:end], int(items[end])
+        titles = [log.titles[i] for i in items]
+        if profiles:
+            profile = profiles[int(split.user[row])]
+        else:
+            words = int(rng.integers(max(1, profile_items // 2), profile_items + 1))
+            profile = prompts.template_profile(
+                f.templates, titles[-PROFILE_HISTORY:], num_items=words, rng=rng
+            )
+        texts.append(query_text(f, view, titles, profile, rng))
+        targets.append(target)
+    return texts, np.array(targets, np.int32)
+
+
+def load_profiles(config: ConfigDict, log: Log, split: Split) -> dict[int, str]:
+    """Profiles of the training users by user index; empty where none are given."""
+    if not config.train_encoder.profiles:
+        return {}
+    users = np.unique(split.user)
+    texts = read_profiles(
+        config.train_encoder.profiles,
+        [log.user_ids[u] for u in users],
+        field="train_encoder.profiles",
+    )
+    return dict(zip(users.tolist(), texts, strict=True))
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Fine-tunes the encoder on (user text, next item) pairs of training users."""
+    if sources.stage_checkpoints(config, workdir, STAGE).finished():
+        logger.info("stage %s is finished already: skipped", STAGE)
+        return
+    section = config.train_encoder
+    unknown = [v for v in section.queries if v not in VIEWS]
+    if unknown or not section.queries:
+        raise UserError(f"train_encoder.queries = {section.queries}: known are {VIEWS}")
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    sources.check_divides(section.batch_size, "train_encoder.batch_size", mesh)
+    log = sources.load_log(config, workdir)
+    examples = sources.load_examples(config, log, workdir)
+    model = sources.load_encoder(config, log, workdir, mesh, stage=STAGE)
+    logger.info("encoder: %s", model.name)
+    query_format = sources.query_format(config, model)
+    profiles = load_profiles(config, log, examples.train)
+
+    schedule = make_schedule(
+        section.lr,
+        kind=section.lr_schedule,
+        warmup_steps=section.lr_warmup_steps,
+        num_steps=section.num_steps,
+    )
+    optimizer = make_optimizer(
+        schedule,
+        b1=config.adam_b1,
+        b2=config.adam_b2,
+        eps=config.adam_eps,
+        grad_clip=config.grad_clip,
+    )
+    buckets = sorted({*(b for b in config.encoder.buckets if b < section.query_tokens)})
+    buckets.append(section.query_tokens)
+    updates = {
+        length: programs.make_encoder_update(
+            model.cfg,
+            mesh,
+            optimizer,
+            schedule,
+            batch_size=section.batch_size,
+            query_tokens=length,
+            item_tokens=section.item_tokens,
+            similarity_temperature=section.similarity_temperature,
+            params_dtype=config.dtype.params,
+            dtype=config.dtype.compute,
+            remat=config.remat,
+        )
+        for length in buckets
+    }
+    pooled = model.tokenizer.pooled
+
+    def fit(text: str, limit: int) -> list[int]:
+        ids = pooled(text)
+        return ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:]
+
+    def next_step(step: int) -> tuple[programs.Program, tuple]:
+        rng = np.random.default_rng([config.seed, sources.stage_id(STAGE), step])
+        indices = batch_indices(
+            len(examples.train.user),
+            batch_size=section.batch_size,
+            seed=config.seed,
+            step=step,
+        )
+        texts, targets = make_pairs(
+            examples.train,
+            indices,
+            log,
+            query_format,
+            view=section.queries[step % len(section.queries)],
+            profiles=profiles,
+            profile_items=config.warm_start.profile_items,
+            rng=rng,
+        )
+        rows = [fit(text, section.query_tokens) for text in texts]
+        length = inference.bucket_for(buckets, max(map(len, rows)))
+        item_rows = [fit(log.texts[i], section.item_tokens) for i in targets]
+        pad = model.tokenizer.pad_id
+        batch = (
+            *inference.pad_left(rows, length, pad),
+            *inference.pad_left(item_rows, section.item_tokens, pad),
+            targets,
+        )
+        return updates[length], put(batch, by_batch(mesh))
+
+    session.train_supervised(
+        config,
+        workdir,
+        stage=STAGE,
+        num_steps=section.num_steps,
+        params=model.params,
+        optimizer=optimizer,
+        mesh=mesh,
+        next_step=next_step,
+    )

@@ -1,0 +1,447 @@
+"""Stage `profiler`: GRPO on the profiler, the paper's algorithm.
+
+BLUE, https://arxiv.org/abs/2605.06981. Start at `run`: its loop is the algorithm box.
+A step reads B users, writes G profiles each, embeds them with the frozen encoder, asks
+the reader for the next item, and moves the profiler towards the better of the G.
+"""
+
+import functools
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from blue import evaluate, health, programs, queries, session, sources
+from blue.advantages import ZERO_STD
+from blue.checkpoints import Checkpoints
+from blue.data.examples import Examples, batch_indices
+from blue.data.log import Log
+from blue.errors import UserError
+from blue.experience import Batch, Experience, gather, make_batch
+from blue.inference import Embed, Model
+from blue.models.decoder import Params, param_count
+from blue.optimizers import TrainState, make_optimizer, make_schedule
+from blue.rewards import RewardInputs
+from blue.sharding import make_mesh, to_host
+from blue.writer import Writer
+
+logger = logging.getLogger("blue")
+STAGE = "profiler"
+PROGRESS = ("reward/total", "policy/kl", "policy/entropy", "rollout/truncated")
+
+
+class StepPrograms(NamedTuple):
+    """The compiled programs of a step, by prompt bucket."""
+
+    sample: dict[int, programs.Program]
+    reference: dict[int, programs.Program]
+    update: dict[int, programs.Program]
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Trains the profiler; leaves checkpoints, metrics, samples, TensorBoard files."""
+    # --- data, models
+    checkpoints = sources.stage_checkpoints(config, workdir, STAGE)
+    if checkpoints.finished():
+        logger.info("stage %s is finished already: skipped", STAGE)
+        return
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    check(config, mesh)
+    log = sources.load_log(config, workdir)
+    examples = sources.load_examples(config, log, workdir)
+    base = sources.load_profiler(config, log, workdir, mesh, "base")
+    assert base is not None
+    encoder = sources.load_encoder(config, log, workdir, mesh, stage=STAGE)
+    embed = sources.make_embed(config, encoder, mesh)
+    items = sources.item_table(config, embed, log, encoder, workdir)
+    prompt_format = sources.prompt_format(config, base)
+    query_format = sources.query_format(config, encoder)
+    logger.info("profiler: %s; encoder: %s", base.name, encoder.name)
+
+    # --- programs: all of them are compiled here
+    schedule = make_schedule(
+        config.lr,
+        kind=config.lr_schedule,
+        warmup_steps=config.lr_warmup_steps,
+        num_steps=config.num_steps,
+    )
+    optimizer = make_optimizer(
+        schedule,
+        b1=config.adam_b1,
+        b2=config.adam_b2,
+        eps=config.adam_eps,
+        grad_clip=config.grad_clip,
+    )
+    shapes = programs.abstract_params(base.cfg, mesh, config.dtype.params)
+    run_on = build_programs(config, base, mesh, optimizer, schedule)
+    write_and_score = functools.partial(
+        gather,
+        relayout=programs.make_relayout(shapes, mesh, config.dtype.compute),
+        sample=run_on.sample,
+        score=make_score(config, mesh, items.shape[1]),
+        choose=sources.make_choice(
+            config, base, mesh, batch_size=config.batch_size * (config.group_size + 1)
+        ),
+        embed=embed,
+        items=items,
+        titles=log.titles,
+        query_format=query_format,
+        tokenizer=base.tokenizer,
+        seed=config.seed,
+        stage_id=sources.stage_id(STAGE),
+        mesh=mesh,
+    )
+    validate = make_validation(
+        config, examples, log, base, mesh, items, embed, query_format, prompt_format
+    )
+
+    # --- state
+    state, first_step = session.start(checkpoints, shapes, optimizer, base.params, mesh)
+    writer = Writer(
+        workdir,
+        stage=STAGE,
+        first_step=first_step,
+        num_steps=config.num_steps,
+        every=config.log.every,
+        tensorboard=config.log.tensorboard,
+        hparams=config.to_dict(),
+    )
+    batch_of = functools.partial(
+        make_batch,
+        examples=examples,
+        log=log,
+        prompt_format=prompt_format,
+        num_negatives=config.num_negatives,
+        num_options=config.rewards.choice.num_options,
+        seed=config.seed,
+    )
+    held_out = np.arange(config.batch_size) % len(examples.validation.user)
+    watched = batch_of(examples.validation, held_out, step=0)
+    frozen_reader = config.rewards.choice.reader == "reference"
+    reader_of = lambda params: base.params if frozen_reader else params
+    num_train = len(examples.train.user)
+    facts = {"data/rows_bad": sum(log.rows_bad.values())}
+
+    # --- the algorithm
+    for step in range(first_step, config.num_steps):
+        started, done = time.monotonic(), step + 1
+        last = done == config.num_steps
+        show = last or step % config.log.samples_every == 0
+        ask = show or config.rewards.choice.weight
+
+        indices = batch_indices(
+            num_train, batch_size=config.batch_size, seed=config.seed, step=step
+        )
+        batch = batch_of(examples.train, indices, step=step)
+        data_s = time.monotonic() - started
+        reader = reader_of(state.params) if ask else None
+        seen = write_and_score(state.params, reader, batch, step)
+        bucket = seen.prompt.shape[1]
+        ref_logprobs = run_on.reference[bucket](
+            base.params, seen.prompt, seen.prompt_mask, seen.rollout.tokens
+        )
+        update_started = time.monotonic()
+        state, info = run_on.update[bucket](
+            state,
+            programs.UpdateBatch(
+                prompt=seen.prompt,
+                prompt_mask=seen.prompt_mask,
+                tokens=seen.rollout.tokens,
+                mask=seen.rollout.mask,
+                sampler_logprobs=seen.rollout.logprobs,
+                ref_logprobs=ref_logprobs,
+                advantages=seen.device_advantages,
+            ),
+        )
+        info = {key: float(value) for key, value in to_host(info).items()}
+        session.stop_if_not_finite(info, step, config.max_nonfinite)
+        now = time.monotonic()
+        metrics = facts | info | step_metrics(config, base, seen, now - started)
+        metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
+        metrics["data/prompts"] = done * config.batch_size
+        metrics["data/epoch"] = done * config.batch_size / num_train
+
+        if config.eval_every and (last or done % config.eval_every == 0):
+            metrics |= validate(state.params)
+            keep_best(checkpoints, done, state, metrics["eval/ndcg@10"])
+        if show and config.log.sample_users:
+            # the same few held-out users every time, through the same programs
+            show_samples(
+                writer,
+                step,
+                watched,
+                write_and_score(state.params, reader_of(state.params), watched, step),
+                log.titles,
+                prompts=[base.tokenizer.decode(p) for p in watched.prompts],
+                count=min(config.log.sample_users, config.batch_size),
+                seed=config.seed,
+            )
+            writer.histogram(step, "reward/total", seen.total)
+            writer.histogram(step, "advantage", seen.advantages)
+            writer.histogram(step, "rollout/length", seen.mask.sum(-1))
+        if writer.due(step):
+            writer.scalars(step, metrics)
+        writer.progress(step, {k: metrics[k] for k in PROGRESS})
+        if last or done % config.checkpoint_every == 0:
+            meta = {"data": examples.fingerprint, "config": config.to_dict()}
+            checkpoints.save(done, state, meta)
+
+    # --- leave
+    if checkpoints.best() is None:  # no validation was asked for
+        keep_best(checkpoints, config.num_steps, state, 0.0)
+    show_projector(writer, config.num_steps, examples, log, items, embed, query_format)
+    writer.close()
+    checkpoints.finish({"steps": config.num_steps})
+    checkpoints.close()
+
+
+def check(config: ConfigDict, mesh: Mesh) -> None:
+    """What the user can get wrong, before anything is compiled."""
+    sources.check_divides(config.batch_size, "batch_size", mesh)
+    micro = config.microbatch_size
+    if micro:
+        sources.check_divides(micro, "microbatch_size", mesh)
+        if config.batch_size % micro:
+            raise UserError(
+                f"batch_size = {config.batch_size} must be a multiple of "
+                f"microbatch_size = {micro}"
+            )
+    if config.group_size < 2:
+        raise UserError(
+            f"group_size = {config.group_size} must be at least 2: advantages are "
+            "relative to the group"
+        )
+    options = config.rewards.choice.num_options
+    if not 2 <= options <= config.num_negatives + 1:
+        raise UserError(
+            f"rewards.choice.num_options = {options} must be between 2 and "
+            f"num_negatives + 1 = {config.num_negatives + 1}"
+        )
+    if config.rewards.choice.reader not in ("policy", "reference"):
+        raise UserError(
+            f"rewards.choice.reader is {config.rewards.choice.reader!r}; known are "
+            "'policy' and 'reference'"
+        )
+    if config.max_prompt_tokens > max(config.prompt_buckets):
+        raise UserError(
+            f"max_prompt_tokens = {config.max_prompt_tokens} is more than the largest "
+            f"of prompt_buckets = {config.prompt_buckets}"
+        )
+
+
+def build_programs(
+    config: ConfigDict, profiler: Model, mesh: Mesh, optimizer: Any, schedule: Any
+) -> StepPrograms:
+    """Compiles sampling, reference pass and update for every prompt bucket."""
+    tokenizer, out = profiler.tokenizer, StepPrograms({}, {}, {})
+    for bucket in config.prompt_buckets:
+        sizes = {
+            "batch_size": config.batch_size,
+            "prompt_tokens": bucket,
+            "group_size": config.group_size,
+            "max_tokens": config.max_completion_tokens,
+            "temperature": config.sampling_temperature,
+            "dtype": config.dtype.compute,
+        }
+        out.sample[bucket] = programs.make_sample(
+            profiler.cfg,
+            mesh,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            end_ids=tokenizer.end_ids,
+            pad_id=tokenizer.pad_id,
+            **sizes,
+        )
+        out.reference[bucket] = programs.make_completion_logprobs(
+            profiler.cfg, mesh, params_dtype=config.dtype.params, **sizes
+        )
+        out.update[bucket] = programs.make_update(
+            profiler.cfg,
+            mesh,
+            optimizer,
+            schedule,
+            microbatch_size=config.microbatch_size,
+            clip_eps=config.clip_eps,
+            kl_coef=config.kl_coef,
+            params_dtype=config.dtype.params,
+            remat=config.remat,
+            **sizes,
+        )
+    return out
+
+
+def make_score(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
+    """Compiles rewards and advantages with the weights of the config."""
+    B, G, M = config.batch_size, config.group_size, config.num_negatives
+    O = config.rewards.choice.num_options  # noqa: E741
+    row = lambda *shape, dtype=np.float32: programs.rows(mesh, shape, dtype)
+    inputs = RewardInputs(
+        history_profile_emb=row(B, G, width),
+        profile_emb=row(B, G, width),
+        next_item_emb=row(B, width),
+        negative_emb=row(B, M, width),
+        negative_mask=row(B, M, dtype=np.bool_),
+        in_batch_mask=row(B, B, dtype=np.bool_),
+        choice_scores=row(B, G, O),
+        choice_answer=row(B, O),
+        finished=row(B, G, dtype=np.bool_),
+        repeated_words=row(B, G),
+    )
+    weights, options = {}, {}
+    for name, fields in config.rewards.items():
+        weights[name] = fields.weight
+        arguments = dict(fields) if name == "embedding" else {}
+        options[name] = {k: v for k, v in arguments.items() if k != "weight"}
+    return programs.make_rewards(mesh, inputs, weights=weights, options=options)
+
+
+def keep_best(
+    checkpoints: Checkpoints, step: int, state: TrainState, value: float
+) -> None:
+    """Replaces `best` where this step's validation is at least as good, or where a
+    resumed run does the same step again."""
+    best = checkpoints.best()
+    if best is None or value > best["value"] or best["step"] >= step:
+        checkpoints.save_best(step, state.params, {}, value)
+
+
+def step_metrics(
+    config: ConfigDict, profiler: Model, seen: Experience, step_s: float
+) -> dict[str, float]:
+    """`reward/*`, `rollout/*`, `speed/*` and `time/*` of one step."""
+    finished = np.array([[p.finished for p in group] for group in seen.profiles])
+    metrics = health.reward_metrics(seen.total, seen.parts, zero_std=ZERO_STD)
+    metrics |= health.rollout_metrics(seen.mask, finished)
+    metrics |= health.speed_metrics(
+        tokens=int(seen.mask.sum()),
+        step_s=step_s,
+        trunk_flops=flops_per_step(config, profiler),
+        compiles=programs.compiles["count"],
+    )
+    return metrics | seen.times | {"time/step_s": step_s}
+
+
+def flops_per_step(config: ConfigDict, profiler: Model) -> float:
+    """2 FLOPs a parameter a token: sampling, reference, and the update's three (four
+    with recomputed layers) passes, over shared prompts. Attention is left out."""
+    tokens = config.batch_size * (
+        config.max_prompt_tokens + config.group_size * config.max_completion_tokens
+    )
+    passes = 2 + (4 if config.remat else 3)
+    return 2.0 * param_count(profiler.cfg) * tokens * passes
+
+
+def hashed(user: str, seed: int) -> str:
+    """A user as samples show them: no identifier leaves the log."""
+    return hashlib.blake2b(f"{seed}/{user}".encode(), digest_size=6).hexdigest()
+
+
+def sample_rows(
+    batch: Batch, experience: Experience, titles: Sequence[str], count: int, seed: int
+) -> list[dict[str, Any]]:
+    """The first profile of the first `count` users, as samples.jsonl shows it."""
+    rows = []
+    for b in range(count):
+        rows.append(
+            {
+                "user": hashed(batch.users[b], seed),
+                "history": batch.histories[b],
+                "next_item": titles[batch.next_item[b]],
+                "profile": experience.profiles[b][0].text,
+                "finished": experience.profiles[b][0].finished,
+                "rewards": {k: float(v[b, 0]) for k, v in experience.parts.items()},
+                "reward": float(experience.total[b, 0]),
+                "advantage": float(experience.advantages[b, 0]),
+            }
+        )
+    return rows
+
+
+def sample_markdown(row: dict[str, Any], prompt: str) -> str:
+    """One sample as a TensorBoard text panel: an indented block is never markup."""
+    rewards = ", ".join(f"{k} {v:.3f}" for k, v in row["rewards"].items())
+    lines = [
+        f"user: {row['user']}",
+        f"prompt: {prompt}",
+        f"history: {'; '.join(row['history'])}",
+        f"next item: {row['next_item']}",
+        f"profile: {row['profile']}",
+        f"rewards: {rewards}; total {row['reward']:.3f}, "
+        f"advantage {row['advantage']:+.3f}",
+    ]
+    return "\n".join("    " + " ".join(line.split()) for line in lines)
+
+
+def show_samples(
+    writer: Writer,
+    step: int,
+    batch: Batch,
+    seen: Experience,
+    titles: Sequence[str],
+    *,
+    prompts: Sequence[str],
+    count: int,
+    seed: int,
+) -> None:
+    """Writes the watched users' first profiles to samples.jsonl and TensorBoard."""
+    rows = sample_rows(batch, seen, titles, count, seed)
+    writer.samples(step, rows)
+    for n, row in enumerate(rows):
+        writer.text(step, f"samples/{n}", sample_markdown(row, prompts[n]))
+
+
+def show_projector(
+    writer: Writer,
+    step: int,
+    examples: Examples,
+    log: Log,
+    items: Float[np.ndarray, "items E"],
+    embed: Embed,
+    query_format: queries.QueryFormat,
+) -> None:
+    """Items and validation users (recent history) as points of one space."""
+    users = evaluate.choose_users(examples.validation, log.titles, limit=500)
+    texts = [queries.recent_query(query_format, h) for h in users.histories]
+    points = np.concatenate([items[:5000], embed(texts)])
+    labels = [f"item: {title}" for title in log.titles[:5000]]
+    labels += [f"user: {'; '.join(h[-3:])}" for h in users.histories]
+    writer.projector(step, "users_and_items", points, labels)
+
+
+def make_validation(
+    config: ConfigDict,
+    examples: Examples,
+    log: Log,
+    base: Model,
+    mesh: Mesh,
+    items: Float[np.ndarray, "items E"],
+    embed: Embed,
+    query_format: queries.QueryFormat,
+    prompt_format: queries.PromptFormat,
+) -> Callable[[Params], dict[str, float]]:
+    """params -> `eval/*` on validation users, with one sample each."""
+    users = evaluate.choose_users(
+        examples.validation, log.titles, limit=config.evaluate.validation_users
+    )
+    generate = sources.make_generate_with(
+        config, base, mesh, temperature=config.evaluate.sampling_temperature
+    )
+
+    def validate(params: Params) -> dict[str, float]:
+        return evaluate.validation_ndcg(
+            users,
+            titles=log.titles,
+            item_table=items,
+            generate=lambda rows, ids: generate(params, rows, ids),
+            embed=embed,
+            query_format=query_format,
+            prompt_format=prompt_format,
+        )
+
+    return validate

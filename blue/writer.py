@@ -1,0 +1,308 @@
+"""What a run tells: metrics.jsonl, samples.jsonl, TensorBoard and the console.
+
+Only process 0 writes; on the others every method does nothing. Files of a resumed run
+are first cut back to the restored step, so each step is told once.
+"""
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import numpy as np
+
+log = logging.getLogger("blue")
+
+LINE_S = 10.0  # seconds between progress lines where there is no terminal
+RATE_WINDOW = 50  # steps over which the rate is measured
+MAX_POINTS = 10_000  # of a projector: what a browser bears
+
+Scalar = float | int | np.generic | np.ndarray | jax.Array
+
+
+class Writer:
+    """One stage's metrics, samples and progress under `workdir`, a local directory.
+
+    `every` is the number of steps between logged steps (`due`); `hparams` is the
+    resolved config, flat or nested. TensorBoard files go to tensorboard/<stage>.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        stage: str,
+        first_step: int,
+        num_steps: int,
+        every: int,
+        tensorboard: bool,
+        hparams: Mapping[str, Any],
+    ):
+        self._stage, self._num_steps, self._every = stage, num_steps, every
+        self._writes = jax.process_index() == 0
+        self._tensorboard: Any = None
+        self._progress = _Progress(stage, first_step=first_step, num_steps=num_steps)
+        if not self._writes:
+            return
+        root = Path(workdir)
+        root.mkdir(parents=True, exist_ok=True)
+        self._metrics = _open_lines(root / "metrics.jsonl", stage, first_step, 0o644)
+        # Profiles are personal data: for the owner's eyes only.
+        self._samples = _open_lines(root / "samples.jsonl", stage, first_step, 0o600)
+        if tensorboard:
+            self._tensorboard = _open_tensorboard(
+                root / "tensorboard" / stage, first_step, hparams
+            )
+
+    def due(self, step: int) -> bool:
+        """True where metrics are logged: every `every` steps and at the last one."""
+        return step % self._every == 0 or step == self._num_steps - 1
+
+    def scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
+        """One line of metrics.jsonl and one point a curve; call once a logged step.
+
+        Values that are not finite become null.
+        """
+        assert not {"step", "stage"} & values.keys(), "reserved keys"
+        if not self._writes:
+            return
+        numbers = {key: _number(value) for key, value in values.items()}
+        _write_line(self._metrics, {"step": step, "stage": self._stage, **numbers})
+        if self._tensorboard is not None:
+            for key, number in numbers.items():
+                if number is not None:
+                    self._tensorboard.add_scalar(key, number, step)
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Lines of samples.jsonl: each row after its step and stage."""
+        if self._writes:
+            for row in rows:
+                line = {"step": step, "stage": self._stage, **row}
+                _write_line(self._samples, _finite(line))
+
+    def histogram(self, step: int, key: str, values: np.ndarray | jax.Array) -> None:
+        """Distribution of the finite `values`."""
+        if self._tensorboard is not None:
+            flat = np.asarray(values, np.float32).ravel()
+            flat = flat[np.isfinite(flat)]
+            if flat.size:
+                self._tensorboard.add_histogram(key, flat, step)
+
+    def text(self, step: int, key: str, markdown: str) -> None:
+        """A text panel; TensorBoard escapes HTML itself."""
+        if self._tensorboard is not None:
+            self._tensorboard.add_text(key, markdown, step)
+
+    def projector(
+        self,
+        step: int,
+        name: str,
+        embeddings: np.ndarray | jax.Array,
+        labels: Sequence[str],
+    ) -> None:
+        """Points [n, E] of TensorBoard's projector, one label each, 10,000 at most."""
+        assert len(embeddings) == len(labels) and re.fullmatch(r"[\w.-]+", name)
+        if self._tensorboard is not None:
+            points = np.asarray(embeddings[:MAX_POINTS], np.float32)
+            clean = [_label(label) for label in labels[:MAX_POINTS]]
+            folder = Path(self._tensorboard.logdir) / f"{step:05d}" / name
+            if not folder.exists():  # a resumed run would list it a second time
+                self._tensorboard.add_embedding(points, clean, None, step, name)
+
+    def progress(self, step: int, values: Mapping[str, Scalar]) -> None:
+        """Tell that `step` is done, with the rate, the time left and `values`.
+
+        A live line on a terminal; elsewhere a log line every ten seconds at most.
+        """
+        if self._writes:
+            self._progress.update(step, values)
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        if self._writes:
+            self._progress.end()
+            self._metrics.close()
+            self._samples.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+
+
+class _Progress:
+    """The line that says where a stage is, on a terminal or in the log."""
+
+    def __init__(self, stage: str, *, first_step: int, num_steps: int):
+        self._stage, self._num_steps = stage, num_steps
+        self._times: deque[tuple[int, float]] = deque(maxlen=RATE_WINDOW)
+        self._last_line = -math.inf
+        self._live = sys.stderr.isatty()
+        self._open = False
+        if first_step:
+            log.info("%s: resumed, goes on with step %d", stage, first_step)
+
+    def update(self, step: int, values: Mapping[str, Scalar]) -> None:
+        now = time.monotonic()
+        self._times.append((step, now))
+        last = step == self._num_steps - 1
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r" + self._line(step, values)[:width].ljust(width))
+            sys.stderr.flush()
+            self._open = True
+        elif last or now - self._last_line >= LINE_S:
+            log.info("%s", self._line(step, values))
+            self._last_line = now
+
+    def end(self) -> None:
+        if self._open:
+            sys.stderr.write("\n")
+
+    def _line(self, step: int, values: Mapping[str, Scalar]) -> str:
+        parts = [f"{self._stage} {step + 1}/{self._num_steps}"]
+        (first, start), (last, end) = self._times[0], self._times[-1]
+        if last > first and end > start:  # the first step, which compiles, is outside
+            rate = (last - first) / (end - start)
+            parts.append(f"{rate:.3g} steps/s")
+            parts.append(f"{_duration((self._num_steps - 1 - step) / rate)} left")
+        parts += [f"{key} {float(value):.4g}" for key, value in values.items()]
+        return "  ".join(parts)
+
+
+def summary_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    """Aligned text; numbers to the right, floats with four digits."""
+    cells = [list(map(str, header))] + [[_cell(x) for x in row] for row in rows]
+    assert all(len(line) == len(header) for line in cells)
+    columns = range(len(header))
+    widths = [max(len(line[i]) for line in cells) for i in columns]
+    right = [
+        bool(rows) and all(isinstance(r[i], int | float) for r in rows) for i in columns
+    ]
+    lines = [
+        "  ".join(
+            line[i].rjust(widths[i]) if right[i] else line[i].ljust(widths[i])
+            for i in columns
+        ).rstrip()
+        for line in cells
+    ]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"
+
+
+# --- lines of JSON
+
+
+def _open_lines(path: Path, stage: str, first_step: int, mode: int) -> IO[str]:
+    """Open for appending, cut back to what a run from `first_step` has not redone."""
+    _cut_back(path, stage, first_step, mode)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+    return os.fdopen(descriptor, "a", encoding="utf-8", newline="\n")
+
+
+def _cut_back(path: Path, stage: str, first_step: int, mode: int) -> None:
+    """Drop this stage's lines from `first_step` on, and lines torn by a crash."""
+    if not path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    # Line by line and as bytes: the file may be large, its torn end not be UTF-8.
+    with path.open("rb") as old, os.fdopen(descriptor, "wb") as new:
+        for line in old:
+            try:
+                row = json.loads(line)
+                keep = row["stage"] != stage or row["step"] < first_step
+            except (ValueError, KeyError, TypeError):
+                log.warning("%s: dropped an unreadable line", path)
+                continue
+            if keep:
+                new.write(line if line.endswith(b"\n") else line + b"\n")
+        new.flush()
+        os.fsync(new.fileno())
+    os.replace(part, path)
+
+
+def _write_line(file: IO[str], row: Mapping[str, Any]) -> None:
+    # ASCII: no separator that some reader takes for a line end, no lone surrogate.
+    file.write(json.dumps(row, allow_nan=False) + "\n")
+    file.flush()
+
+
+def _number(value: Scalar) -> float | int | None:
+    """A plain number, None where it is not finite."""
+    if isinstance(value, int | np.integer):
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _finite(value: Any) -> Any:
+    """`value` with plain numbers and lists throughout, None where not finite."""
+    match value:
+        case str() | bool() | None:
+            return value
+        case Mapping():
+            return {str(key): _finite(x) for key, x in value.items()}
+        case list() | tuple():
+            return [_finite(x) for x in value]
+        case np.ndarray() | jax.Array() if value.ndim:
+            return [_finite(x) for x in np.asarray(value)]
+        case _:
+            return _number(value)
+
+
+# --- TensorBoard
+
+
+def _open_tensorboard(
+    directory: Path, first_step: int, hparams: Mapping[str, Any]
+) -> Any:
+    from tensorboardX import SummaryWriter
+    from tensorboardX.summary import hparams as hparam_summaries
+
+    # purge_step hides what a crashed run wrote after the restored step. The suffix
+    # keeps a run that starts within the same second from overwriting the file.
+    suffix = f".from_{first_step:08d}"
+    writer = SummaryWriter(
+        str(directory), purge_step=first_step, filename_suffix=suffix
+    )
+    if first_step == 0:
+        files: Any = writer.file_writer
+        for summary in hparam_summaries(_flat(hparams), {}):
+            files.add_summary(summary)
+    return writer
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; what is no number or text becomes text."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            plain = isinstance(value, bool | int | float | str)
+            flat[f"{prefix}{key}"] = value if plain else str(value)
+    return flat
+
+
+def _label(label: str) -> str:
+    """One line of the projector's table, which is written unescaped."""
+    # str.split() takes tabs and all line ends; the rest are control characters.
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", label).split())
+    return line.encode("utf-8", "replace").decode()[:200] or "-"

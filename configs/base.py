@@ -1,0 +1,225 @@
+"""Every field of BLUE with its default, its meaning and the paper's value.
+
+Other configs start from `get_config()` here and write only what differs. Values are
+plain data; a field is changed on the command line as `--config.rewards.choice.weight=0`.
+[P] marks a value the paper states (https://arxiv.org/abs/2605.06981); the others are
+the defaults of the framework the paper built on, or ours.
+"""
+
+from ml_collections import ConfigDict
+
+STAGES = ("encoder", "warm_start", "profiler", "evaluate")
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The base config; `arg` is empty or "tiny" (two steps of tiny models)."""
+    c = ConfigDict()
+    c.seed = 0  # the only source of randomness: data split, weights, sampling
+    c.stages = ("profiler", "evaluate")  # stages in order; finished ones are skipped
+    c.stage = ""  # not empty: run this one stage alone
+
+    # --- data: which log, and how examples are cut from it
+    c.data = ConfigDict()
+    c.data.name = "synthetic"  # reader: synthetic | table
+    c.data.path = ""  # directory of the raw files (table)
+    c.data.events = "events.csv"  # events file under data.path (table)
+    c.data.items = "items.csv"  # items file under data.path (table)
+    c.data.separator = ""  # column separator of CSV files; empty: from the header
+    c.data.columns = ConfigDict()  # names the columns have in the files (table)
+    c.data.columns.user_id = "user_id"
+    c.data.columns.item_id = "item_id"  # in the events file
+    c.data.columns.timestamp = "timestamp"  # seconds, milliseconds or ISO text
+    c.data.columns.rating = "rating"  # empty: the log has no ratings
+    c.data.columns.items_item_id = "item_id"  # in the items file
+    c.data.title_template = "{title}"  # a history line; {column} of the items file
+    c.data.item_template = "{title}"  # what the encoder and the options read
+    c.data.min_interactions = 20  # users with fewer are left out [P]
+    c.data.max_interactions = 1000  # users with more are left out [P]
+    c.data.window_policy = "exclude_window"  # or include_window, rolling
+    c.data.window_s = 3600  # seconds before the last event whose items are targets [P]
+    c.data.rolling_targets = 10  # targets a user under window_policy=rolling
+    c.data.max_train_targets = 16  # training examples a user, at most (newest first)
+    c.data.validation_users = 1000  # at most; and at most 10% of the users
+    c.data.test_users = 1000  # at most; and at most 20% of the users
+    c.data.eval_negatives = 99  # candidates beside the target at evaluation [P]
+    c.data.max_bad_fraction = 0.01  # more broken rows than this (and 100): stop
+    c.data.synthetic = ConfigDict()  # the world with a known answer
+    c.data.synthetic.users = 600
+    c.data.synthetic.items = 2000
+    c.data.synthetic.topics = 24  # at most 24; 20 words each
+    c.data.synthetic.noise = 0.4  # share of a history's items that are uniform
+    c.data.synthetic.loyalty = 0.7  # chance of taking the favourite brand
+    c.data.synthetic.drift = 0.5  # chance that one topic is replaced on the way
+    c.data.synthetic.burst = 0.2  # chance that an event follows within the hour
+    c.data.synthetic.min_history = 20
+    c.data.synthetic.max_history = 36
+
+    # --- text: tokenizers and templates
+    c.tokenizer = ConfigDict()  # used where a model brings none: trained on the items
+    c.tokenizer.vocab_size = 2048  # pieces of the freshly trained SentencePiece model
+    c.prompts = ConfigDict()
+    c.prompts.style = "full"  # wording of all templates: full | short (tiny models)
+    c.prompts.history_items = 1000  # newest items shown in the profile prompt
+    c.prompts.recent_items = 10  # items in the history+profile view [P]
+    c.prompts.instruction = (
+        "Given a user's preferences, retrieve the item the user takes next"
+    )  # of encoder queries; empty: none
+
+    # --- models
+    c.profiler = ConfigDict()
+    c.profiler.checkpoint = ""  # Hugging Face directory; empty: preset, random weights
+    c.profiler.preset = "gemma3_1b"  # [P]
+    c.profiler.tokenizer = ""  # directory; empty: the checkpoint's, else a trained one
+    c.encoder = ConfigDict()
+    c.encoder.checkpoint = ""
+    c.encoder.preset = "qwen3_embedding_0_6b"  # [P]
+    c.encoder.tokenizer = ""
+    c.encoder.max_tokens = 512  # longer texts lose their oldest items, then their end
+    c.encoder.buckets = (64, 128, 256, 512)  # padded lengths, tokens, ascending
+    c.encoder.batch_size = 256  # texts a call of the encoder, global
+    c.dtype = ConfigDict()
+    c.dtype.params = "float32"  # parameters and Adam moments of trained models
+    c.dtype.compute = "float32"  # forward and backward; bfloat16 on TPU and GPU
+    c.remat = True  # recompute layers in the backward pass: less memory, more time
+    c.mesh = ConfigDict()  # devices along each axis; -1: all that are left
+    c.mesh.data = 1  # replicates parameters (across slices)
+    c.mesh.fsdp = -1  # shards parameters and the batch
+    c.mesh.tensor = 1  # shards heads and mlp
+
+    # --- stage profiler: GRPO
+    c.batch_size = 64  # users a step, global [P]
+    c.microbatch_size = 0  # users a forward pass of the update; 0: the whole batch
+    c.group_size = 8  # profiles a user [P]
+    c.max_prompt_tokens = 2048  # [P]; whole oldest items go first
+    c.prompt_buckets = (512, 1024, 2048)  # padded prompt lengths, ascending
+    c.max_completion_tokens = 2048  # [P]
+    c.num_steps = 1671  # one epoch of the paper's Clothing data at 64 users a step
+    c.lr = 1e-6  # Adam, constant after lr_warmup_steps [P]
+    c.lr_warmup_steps = 1
+    c.lr_schedule = "constant"  # after the warm-up: constant | cosine (to zero)
+    c.adam_b1 = 0.9
+    c.adam_b2 = 0.95
+    c.adam_eps = 1e-8
+    c.grad_clip = 1.0  # global norm
+    c.kl_coef = 0.01  # weight of the k3 KL to the starting profiler [P]
+    c.clip_eps = 0.2  # inactive with one update a rollout batch
+    c.sampling_temperature = 1.0  # of rollouts in training [P]
+    c.top_k = 0  # 0: off. The update scores the untruncated distribution, so
+    c.top_p = 1.0  # truncation shows up as sampler gap: keep both off in training
+    c.num_negatives = 128  # sampled items an example [P]
+    c.max_nonfinite = 3  # skipped updates in a row before the run stops (exit 70)
+    c.rewards = ConfigDict()
+    c.rewards.embedding = ConfigDict()
+    c.rewards.embedding.weight = 1.0
+    c.rewards.embedding.history_profile = 1.0  # weight of the view history + profile
+    c.rewards.embedding.profile = 1.0  # weight of the view profile alone
+    c.rewards.embedding.u2i = 1.0  # weight of user -> item
+    c.rewards.embedding.i2u = 1.0  # weight of item -> user
+    c.rewards.embedding.similarity_temperature = 0.07  # [P]
+    c.rewards.choice = ConfigDict()
+    c.rewards.choice.weight = 1.0
+    c.rewards.choice.num_options = 4
+    c.rewards.choice.scoring = "letters"  # or likelihood (tiny readers)
+    c.rewards.choice.reader = "policy"  # or reference: the frozen starting profiler
+    c.rewards.choice.max_prompt_tokens = 2560  # profile, options and question
+    c.rewards.choice.max_option_tokens = 16  # title tokens scored (likelihood)
+    c.rewards.unfinished = ConfigDict()  # an addition to the paper:
+    c.rewards.unfinished.weight = 0.0  # -weight for a profile without end token
+    c.rewards.repetition = ConfigDict()  # an addition to the paper:
+    c.rewards.repetition.weight = 0.0  # -weight * share of repeated words
+
+    # --- stage encoder: supervised contrastive
+    c.train_encoder = ConfigDict()
+    c.train_encoder.num_steps = 200
+    c.train_encoder.batch_size = 512  # [P]
+    c.train_encoder.lr = 1e-6  # [P]
+    c.train_encoder.lr_schedule = "constant"
+    c.train_encoder.lr_warmup_steps = 1
+    c.train_encoder.similarity_temperature = 0.07  # [P]
+    c.train_encoder.queries = ("history_profile",)  # views drawn in turn, one a step:
+    #   history_profile [P], history, profile, items (1 to 4 titles)
+    c.train_encoder.profiles = ""  # profiles.jsonl; empty: rule-made template profiles
+    c.train_encoder.query_tokens = 512  # padded length of a query
+    c.train_encoder.item_tokens = 64  # padded length of an item
+
+    # --- stage warm_start: supervised fine-tuning of the profiler
+    c.warm_start = ConfigDict()
+    c.warm_start.num_steps = 500
+    c.warm_start.tasks = ("profile",)  # profile | choice; one a step, in turn
+    c.warm_start.batch_size = 16  # prompts a step of task profile
+    c.warm_start.targets = 6  # template profiles a prompt
+    c.warm_start.choice_batch_size = 64  # profiles a step of task choice
+    c.warm_start.profile_items = 8  # words or phrases in a template profile
+    c.warm_start.lr = 5e-3
+    c.warm_start.lr_schedule = "cosine"
+    c.warm_start.lr_warmup_steps = 20
+    c.warm_start.adam_b2 = 0.98
+    c.warm_start.tie_to_encoder = False  # start from the encoder's token embeddings
+
+    # --- checkpoints, evaluation, logging
+    c.checkpoint_every = 100  # steps
+    c.checkpoint_keep = 3  # newest kept
+    c.checkpoint_milestone_every = 0  # kept forever, every so many steps; 0: none
+    c.eval_every = 100  # steps between validations; 0: never
+    c.evaluate = ConfigDict()
+    c.evaluate.validation_users = 256  # at most, while training
+    c.evaluate.test_users = 0  # 0: all test users
+    c.evaluate.sampling_temperature = 0.7  # of profiles at evaluation [P]
+    c.evaluate.bootstrap = 10000  # resamples of users
+    c.evaluate.batch_size = 64  # users a call
+    c.evaluate.profiles = ConfigDict()  # method name -> profiles.jsonl of others
+    c.log = ConfigDict()
+    c.log.every = 1  # steps between lines of metrics.jsonl
+    c.log.samples_every = 10  # steps between written sample profiles
+    c.log.sample_users = 4  # the same few users every time; 0: no text is written
+    c.log.tensorboard = True
+
+    if arg == "tiny":
+        make_tiny(c)
+    elif arg:
+        raise ValueError(f"config argument {arg!r} is not known; the only one is 'tiny'")
+    return c
+
+
+def make_tiny(c: ConfigDict) -> ConfigDict:
+    """Change `c` in place to fake data, tiny models and two steps on a laptop."""
+    c.data.name = "synthetic"
+    c.data.synthetic.users = 120
+    c.data.synthetic.items = 300
+    c.data.min_interactions = 10
+    c.data.window_policy = "exclude_window"
+    c.data.title_template = c.data.item_template = "{title}"
+    c.prompts.style = "short"
+    c.prompts.history_items = 8
+    c.prompts.recent_items = 4
+    c.prompts.instruction = ""
+    c.tokenizer.vocab_size = 1024
+    c.profiler.checkpoint = c.encoder.checkpoint = ""
+    c.profiler.tokenizer = c.encoder.tokenizer = ""
+    c.profiler.preset, c.encoder.preset = "tiny_gemma3", "tiny_qwen3"
+    c.encoder.max_tokens, c.encoder.buckets = 64, (64,)
+    c.encoder.batch_size = 32
+    c.dtype.compute = "float32"
+    c.remat = False
+    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, -1, 1
+    c.batch_size, c.microbatch_size, c.group_size = 8, 0, 4
+    c.max_prompt_tokens, c.prompt_buckets = 96, (96,)
+    c.max_completion_tokens = 12
+    c.num_steps = 2
+    c.lr = 1e-3
+    c.num_negatives = 16
+    c.rewards.choice.scoring = "likelihood"
+    c.rewards.choice.max_prompt_tokens = 48
+    c.rewards.choice.max_option_tokens = 8
+    c.train_encoder.num_steps = 2
+    c.train_encoder.batch_size = 16
+    c.train_encoder.query_tokens, c.train_encoder.item_tokens = 64, 16
+    c.warm_start.num_steps = 2
+    c.warm_start.batch_size, c.warm_start.choice_batch_size = 8, 8
+    c.warm_start.targets = 2
+    c.warm_start.profile_items = 3
+    c.checkpoint_every, c.eval_every = 1, 2
+    c.evaluate.validation_users, c.evaluate.test_users = 8, 16
+    c.evaluate.bootstrap, c.evaluate.batch_size = 200, 8
+    c.log.samples_every = 1
+    return c

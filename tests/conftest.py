@@ -1,0 +1,19 @@
+"""Every test runs on eight CPU devices, without network, with strict ranks."""
+
+import os
+
+DEVICES = "--xla_force_host_platform_device_count=8"
+
+
+def pytest_configure(config):
+    """Before the first import of jax; subprocesses of tests inherit it all."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # The second run of the tests, and subprocesses, need not compile again.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+    import jax
+
+    jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,53 @@
+"""What our decoder answers: the same quantities as `torch_models.answers`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blue.models import decoder, encoder
+from blue.models.decoder import DecoderConfig, Params
+
+
+def logprobs(params: Params, cfg: DecoderConfig, tokens: Any, mask: Any) -> Any:
+    """Log-probabilities of every next token, [B T V]."""
+    hidden = decoder.forward(params, cfg, tokens, mask)
+    return jax.nn.log_softmax(hidden @ decoder.head(params).T)
+
+
+def greedy(
+    params: Params, cfg: DecoderConfig, tokens: Any, mask: Any, *, new_tokens: int
+) -> Any:
+    """The likeliest completions [B C], decoded with the cache."""
+    layers = [decoder.layer_params(params, n) for n in range(cfg.num_layers)]
+    best = lambda hidden: jnp.argmax(hidden @ decoder.head(params).T, axis=-1)
+    hidden, kept = decoder.prefill(params, cfg, tokens, mask)
+    cache = decoder.init_cache(cfg, tokens.shape[0], 1, new_tokens)
+
+    def step(carry: Any, slot: Any) -> Any:
+        token, cache = carry
+        hidden, cache = decoder.decode_step(
+            params, layers, cfg, token, slot, mask, kept, cache
+        )
+        return (best(hidden), cache), token
+
+    first = best(hidden)[:, None]  # [B 1]: a group of one
+    _, chosen = jax.lax.scan(step, (first, cache), jnp.arange(new_tokens))
+    return chosen[:, :, 0].T
+
+
+def answers(
+    params: Params, cfg: DecoderConfig, tokens: Any, mask: Any, *, new_tokens: int
+) -> dict[str, np.ndarray]:
+    """Log-probabilities [B T V], embeddings [B D] and greedy completions [B C]."""
+
+    @jax.jit
+    def run(params: Params, tokens: Any, mask: Any) -> dict[str, Any]:
+        return {
+            "logprobs": logprobs(params, cfg, tokens, mask),
+            "embeddings": encoder.embed(params, cfg, tokens, mask),
+            "greedy": greedy(params, cfg, tokens, mask, new_tokens=new_tokens),
+        }
+
+    return jax.device_get(run(params, tokens, mask))

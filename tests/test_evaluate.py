@@ -1,0 +1,431 @@
+"""The evaluation stage over a real little world, with models that are rules.
+
+The "encoder" is a bag of words, as is the "reader"; the "profilers" write words of the
+history (trained) or of the catalogue (base).
+"""
+
+import functools
+import json
+import logging
+import stat
+import zlib
+
+import numpy as np
+import pytest
+
+from blue import evaluate, metrics, prompts, queries, sources
+from blue.data import examples as examples_lib
+from blue.data import synthetic
+from blue.data.examples import history
+from blue.errors import UserError
+from blue.inference import Model, Profile
+from blue.tokenizer import train_tokenizer
+from configs import base as base_config
+
+METHODS = [
+    *("random", "popular", "mean_items", "empty", "all_history", "10_history"),
+    *("base", "10h+base", "shuffled_base"),
+    *("blue", "10h+blue", "shuffled_blue", "10h+shuffled_blue"),
+]
+REQUIRED_DIFFERENCES = [
+    *(("blue", "base"), ("blue", "shuffled_blue"), ("base", "shuffled_base")),
+    *(("base", "empty"), ("10h+blue", "10h+base"), ("10h+blue", "10_history")),
+    ("10h+blue", "10h+shuffled_blue"),
+]
+WORLD = dict(users=240, items=300, topics=16, noise=0.1, loyalty=0.7, drift=0.0)
+WORLD |= dict(burst=0.2, min_history=12, max_history=20)
+
+
+@functools.cache
+def word_vector(word):
+    rng = np.random.default_rng(zlib.crc32(word.encode()))
+    return rng.normal(size=64).astype(np.float32)
+
+
+def embed(texts):
+    """Unit vectors of bags of words; texts without words share one direction."""
+    rows = [
+        sum(map(word_vector, metrics.words(f"{t} the")), np.zeros(64)) for t in texts
+    ]
+    vectors = np.stack(rows)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def choose(profiles, options):
+    """Scores by the cosine of the bags of words of option and profile."""
+    rows = [
+        embed(row) @ embed([p])[0] for p, row in zip(profiles, options, strict=True)
+    ]
+    return np.stack(rows)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    log, _ = synthetic.make(0, **WORLD)
+    examples = examples_lib.prepare(
+        log,
+        directory=tmp_path_factory.mktemp("examples"),
+        seed=0,
+        min_interactions=10,
+        max_interactions=1000,
+        window_policy="exclude_window",
+        window_s=3600,
+        rolling_targets=10,
+        max_train_targets=4,
+        validation_users=20,
+        test_users=48,
+        eval_negatives=99,
+    )
+    return log, examples, train_tokenizer(log.titles, vocab_size=640)
+
+
+def make_generate(log, examples, which):
+    """A profiler by rule, keyed by example id; checks that prompts and ids agree."""
+    rows = {}
+    for split in (examples.validation, examples.test):
+        rows |= {int(i): (split, row) for row, i in enumerate(split.ids)}
+
+    def generate(prompt_ids, example_ids):
+        profiles = []
+        for prompt, example_id in zip(prompt_ids, example_ids, strict=True):
+            titles = [log.titles[i] for i in history(*rows[example_id])[0]]
+            source = log.titles if which == "base" else titles
+            rng = np.random.default_rng([example_id, len(prompt)])
+            text = prompts.template_profile(
+                prompts.TEMPLATES["short"], source, num_items=6, rng=rng
+            )
+            profiles.append(Profile(text, len(text.split()), which == "trained"))
+        return profiles
+
+    return generate
+
+
+def run_stage(world, workdir, *, trained=True, **fields):
+    """The result of evaluate.run with rules in place of models; `fields` of config."""
+    log, examples, tokenizer = world
+    config = base_config.get_config("tiny")
+    config.evaluate.test_users = 0
+    config.evaluate.bootstrap = 500
+    config.max_prompt_tokens = 400
+    config.update_from_flattened_dict(fields)
+
+    def load_profiler(config, log, workdir, mesh, which):
+        if which == "trained" and not trained:
+            return None
+        return Model(None, {}, tokenizer, which, step=7 * (which == "trained"))
+
+    encoder = Model(None, {}, tokenizer, "words", step=0)
+    rules = dict(
+        load_log=lambda config, workdir: log,
+        load_examples=lambda config, log, workdir: examples,
+        load_profiler=load_profiler,
+        load_encoder=lambda config, log, workdir, mesh: encoder,
+        make_embed=lambda config, encoder, mesh: embed,
+        item_table=lambda config, embed, log, encoder, workdir: embed(log.texts),
+        make_generate=lambda config, profiler, mesh, *, temperature: make_generate(
+            log, examples, profiler.name
+        ),
+        make_choice_scorer=lambda config, reader, mesh: choose,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, rule in rules.items():
+            patch.setattr(sources, name, rule)
+        evaluate.run(config, str(workdir))
+    return json.loads((workdir / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """(result, workdir) of a run that the tests only read."""
+    workdir = tmp_path_factory.mktemp("finished")
+    more = {"prompts.recent_items": 16, "warm_start.profile_items": 12}
+    return run_stage(world, workdir, **more), workdir
+
+
+def find(result, a, b, metric="ndcg@10"):
+    (found,) = (
+        d
+        for d in result["differences"]
+        if (d["a"], d["b"], d["metric"]) == (a, b, metric)
+    )
+    return found
+
+
+def test_evaluation_json_has_the_promised_shape(finished, world):
+    result, _ = finished
+    assert result["dataset"] == "synthetic" and result["seed"] == 0
+    assert result["users"] == len(world[1].test.user)
+    assert list(result["methods"]) == METHODS
+    for protocols in result["methods"].values():
+        assert set(protocols) == {"1+99"}
+        assert set(protocols["1+99"]) == {"ndcg@10", "recall@10", "mrr"}
+        for values in protocols["1+99"].values():
+            assert set(values) == {"mean", "low", "high"}
+            assert 0 <= values["low"] <= values["mean"] <= values["high"] <= 1
+    for a, b in REQUIRED_DIFFERENCES:
+        for metric in ("ndcg@10", "recall@10", "mrr"):
+            d = find(result, a, b, metric)
+            assert d["protocol"] == "1+99"
+            means = [result["methods"][m]["1+99"][metric]["mean"] for m in (a, b)]
+            assert d["mean"] == pytest.approx(means[0] - means[1])
+            assert d["low"] <= d["mean"] <= d["high"]
+    assert result["protocols"]["1+99"]["candidates"] == 100
+    assert result["protocols"]["1+99"]["chance"]["ndcg@10"] == pytest.approx(
+        0.0454, abs=5e-5
+    )
+    assert result["profile_stats"]["blue"]["finished"] == 1.0
+    assert result["profile_stats"]["base"]["finished"] == 0.0
+    in_history = [result["profile_stats"][m]["in_history"] for m in ("base", "blue")]
+    assert in_history[0] < 0.9 < in_history[1] == 1.0
+    assert result["ties"]["1+99"]["random"] == 0.0
+
+
+def test_evaluation_finds_what_was_built_in(finished):
+    result, _ = finished
+    ndcg = {m: v["1+99"]["ndcg@10"] for m, v in result["methods"].items()}
+    assert find(result, "blue", "base")["low"] > 0
+    assert find(result, "blue", "shuffled_blue")["low"] > 0
+    assert ndcg["all_history"]["low"] > 3 * 0.0454
+    for method in ("random", "empty", "shuffled_base"):
+        assert ndcg[method]["low"] < 0.08  # chance is .045
+    assert result["reader"]["low"] > result["reader"]["chance"] == 0.25
+    assert result["reader"]["note"] == ""
+
+
+def test_profiles_file_is_private_and_complete(finished, world):
+    path = finished[1] / "evaluation_profiles.jsonl"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    log, examples, _ = world
+    users = [log.user_ids[u] for u in examples.test.user]
+    for method, which, step in (("base", "base", 0), ("blue", "trained", 7)):
+        own = [row for row in rows if row["method"] == method]
+        assert [row["user_id"] for row in own] == users
+        assert {row["step"] for row in own} == {step}
+        assert {row["model"] for row in own} == {which}
+        assert all(row["finished"] == (method == "blue") for row in own)
+        assert all(row["num_tokens"] == len(row["profile"].split()) for row in own)
+    keys = {"user_id", "profile", "num_tokens", "finished", "step", "model", "method"}
+    assert all(set(row) == keys for row in rows) and len(rows) == 2 * len(users)
+
+
+def test_page_and_printed_table(world, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="blue"):
+        result = run_stage(world, tmp_path, **{"log.sample_users": 2})
+    page = (tmp_path / "evaluation.md").read_text()
+    for method in METHODS:
+        assert f"\n| {method} |" in page
+        assert method in caplog.text
+    assert f"{result['methods']['blue']['1+99']['mrr']['mean']:.3f}" in caplog.text
+    assert "On NDCG@10, blue " in page and "On NDCG@10, 10h+blue " in page
+    assert "picks the next item with accuracy" in page
+    assert "### User 2" in page and "### User 3" not in page
+    assert page.count("Profile, base:") == page.count("Profile, blue:") == 2
+
+
+def test_no_text_of_users_where_the_config_asks_for_none(world, tmp_path):
+    run_stage(world, tmp_path, **{"log.sample_users": 0, "evaluate.test_users": 4})
+    assert "### User" not in (tmp_path / "evaluation.md").read_text()
+
+
+def test_same_config_gives_the_same_bytes(world, tmp_path):
+    names = ("evaluation.json", "evaluation.md", "evaluation_profiles.jsonl")
+    few = {"evaluate.test_users": 12}
+    run_stage(world, tmp_path, **few)
+    first = [(tmp_path / name).read_bytes() for name in names]
+    run_stage(world, tmp_path, **few)  # over the files of the first run
+    assert first == [(tmp_path / name).read_bytes() for name in names]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+    run_stage(world, tmp_path, seed=1, **few)
+    assert first[0] != (tmp_path / names[0]).read_bytes()
+
+
+def test_without_a_trained_profiler_only_base_is_evaluated(world, tmp_path):
+    result = run_stage(world, tmp_path, trained=False)
+    assert list(result["methods"]) == METHODS[:9]
+    assert result["models"] == {"base": "base"}
+    assert result["reader"]["model"] == "base"
+    assert find(result, "base", "popular") and find(result, "10h+base", "10_history")
+    assert "On NDCG@10, base " in (tmp_path / "evaluation.md").read_text()
+
+
+def test_reader_is_the_one_the_config_rewards_with(world, tmp_path):
+    few = {"evaluate.test_users": 12}
+    policy = few | {"rewards.choice.reader": "policy"}
+    assert run_stage(world, tmp_path, **policy)["reader"]["model"] == "trained"
+    frozen = few | {"rewards.choice.reader": "reference"}
+    assert run_stage(world, tmp_path, **frozen)["reader"]["model"] == "base"
+
+
+def test_other_methods_profiles_come_from_files(world, tmp_path):
+    log, examples, _ = world
+    path = tmp_path / "rlpf.jsonl"
+    users = [log.user_ids[u] for u in examples.test.user]
+    targets = [log.titles[i] for i in examples.test.next_item]
+    with path.open("w") as file:
+        for user, title in reversed(list(zip(users, targets, strict=True))):
+            file.write(
+                json.dumps({"user_id": user, "profile": f"likes {title}"}) + "\n"
+            )
+    other = {"evaluate.profiles": {"oracle": str(path)}}
+    result = run_stage(world, tmp_path, **other)
+    assert list(result["methods"]) == [*METHODS, "oracle", "10h+oracle"]
+    assert result["methods"]["oracle"]["1+99"]["recall@10"]["mean"] > 0.95
+    assert find(result, "blue", "oracle")["high"] < 0
+    assert find(result, "10h+oracle", "10h+base")["low"] > 0
+    assert "finished" not in result["profile_stats"]["oracle"]
+    rows = (tmp_path / "evaluation_profiles.jsonl").read_text().splitlines()
+    assert {json.loads(row)["method"] for row in rows} == {"base", "blue"}
+
+    path.write_text(path.read_text().split("\n", 1)[1])  # one user goes
+    with pytest.raises(UserError, match=f"oracle=.*rlpf.jsonl.*{users[-1]}"):
+        run_stage(world, tmp_path, **other)
+
+
+@pytest.mark.parametrize("name", ["base", "blue", "popular", "10h+x", "shuffled_x"])
+def test_other_methods_may_not_take_our_names(world, tmp_path, name):
+    with pytest.raises(
+        UserError, match=f"evaluate.profiles.{name}".replace("+", r"\+")
+    ):
+        run_stage(world, tmp_path, **{"evaluate.profiles": {name: "nowhere"}})
+
+
+def test_too_few_users_or_negatives_stop_before_models_load(world, tmp_path):
+    with pytest.raises(UserError, match="evaluate.test_users=1 .*at least 2"):
+        run_stage(world, tmp_path, **{"evaluate.test_users": 1})
+    with pytest.raises(UserError, match="num_options - 1 = 100"):
+        run_stage(world, tmp_path, **{"rewards.choice.num_options": 101})
+
+
+def test_chosen_users_are_spread_evenly(world):
+    log, examples, _ = world
+    split = examples.test
+    everyone = evaluate.choose_users(split, log.titles, limit=0)
+    assert everyone.rows.tolist() == list(range(len(split.user)))
+    few = evaluate.choose_users(split, log.titles, limit=4)
+    assert np.diff(few.rows).tolist() == [len(split.user) // 4] * 3
+    assert (few.candidates[:, 0] == split.next_item[few.rows]).all()
+    assert (few.candidates[:, 1:] == split.negatives[few.rows]).all()
+    assert few.histories[1] == everyone.histories[few.rows[1]]
+    more = evaluate.choose_users(split, log.titles, limit=10**6)
+    assert len(more.rows) == len(split.user)
+
+
+def test_random_scores_belong_to_the_user_not_to_the_selection(world):
+    log, examples, _ = world
+    counts = examples.item_counts
+    everyone = evaluate.choose_users(examples.test, log.titles, limit=0)
+    few = evaluate.choose_users(examples.test, log.titles, limit=5)
+    scores = evaluate.trivial_scores(everyone, counts, seed=0)
+    picked = evaluate.trivial_scores(few, counts, seed=0)
+    np.testing.assert_array_equal(picked["random"], scores["random"][few.rows])
+    assert scores["popular"][3, 0] == counts[everyone.candidates[3, 0]]
+    assert (
+        scores["random"] != evaluate.trivial_scores(everyone, counts, seed=1)["random"]
+    ).all()
+
+
+def test_cosine_scores_by_loop_and_over_chunks():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(3, 300, 8)).astype(np.float32) / 8
+    table = rng.normal(size=(40, 8)).astype(np.float32) / 8
+    candidates = rng.integers(40, size=(300, 5))
+    scores = evaluate.cosine_scores(vectors, table, candidates)
+    for r, u, i in ((0, 0, 0), (1, 127, 4), (2, 128, 2), (0, 299, 1)):
+        expected = vectors[r, u] @ table[candidates[u, i]]
+        assert scores[r, u, i] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_collapsed_encoder_ranks_last_not_first():
+    """Every text gets the same vector, up to the noise of its batch."""
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=64)
+    one /= np.linalg.norm(one)
+    noise = rng.normal(size=(50, 64)) * 1e-9
+    table = (one + noise).astype(np.float32)
+    vectors = np.broadcast_to(one.astype(np.float32), (1, 20, 64))
+    candidates = rng.integers(50, size=(20, 30))
+    (scores,) = evaluate.cosine_scores(vectors, table, candidates)
+    assert metrics.rank_of_target(scores).tolist() == [30] * 20
+    assert metrics.tie_share(scores) == 1.0
+
+
+def test_equal_texts_are_embedded_once():
+    calls = []
+
+    def counting(texts):
+        calls.append(list(texts))
+        return embed(texts)
+
+    vectors = evaluate.embed_texts(counting, {"a": ["x", "y"], "b": ["y", "x"]})
+    assert calls == [["x", "y"]]
+    np.testing.assert_array_equal(vectors[0], vectors[1, ::-1])
+
+
+def test_validation_is_the_mean_over_its_users(world):
+    log, examples, tokenizer = world
+    query_format = queries.QueryFormat(prompts.TEMPLATES["short"], "", 4, tokenizer, 99)
+    prompt_format = queries.PromptFormat(prompts.TEMPLATES["short"], 8, tokenizer, 400)
+    cohort = evaluate.choose_users(examples.validation, log.titles, limit=12)
+    generate = make_generate(log, examples, "trained")
+    table = embed(log.texts)
+    values = evaluate.validation_ndcg(
+        cohort,
+        titles=log.titles,
+        item_table=table,
+        generate=generate,
+        embed=embed,
+        query_format=query_format,
+        prompt_format=prompt_format,
+    )
+    both, alone = [], []
+    prompt_ids = queries.profile_prompts(
+        prompt_format, cohort.split, cohort.rows, log.titles
+    )
+    profiles = generate(prompt_ids, cohort.example_ids.tolist())
+    for u, profile in enumerate(profiles):
+        recent = ", ".join(cohort.histories[u][-4:])
+        for ranks, text in ((both, f"{recent} {profile.text}"), (alone, profile.text)):
+            scores = embed([text]) @ table[cohort.candidates[u]].T
+            ranks.append(int(metrics.rank_of_target(np.round(scores, 6))[0]))
+    ndcg = lambda ranks: np.mean([1 / np.log2(r + 1) * (r <= 10) for r in ranks])
+    assert values == pytest.approx(
+        {
+            "eval/ndcg@10": ndcg(both),
+            "eval/recall@10": np.mean([r <= 10 for r in both]),
+            "eval/mrr": np.mean([1 / r for r in both]),
+            "eval/profile_ndcg@10": ndcg(alone),
+            "eval/finished": 1.0,
+        }
+    )
+
+
+def test_reader_accuracy_says_when_it_is_no_result():
+    profiles = ["tent"] * 100
+    right = [["tent", "a", "b", "c"]] * 100
+    result = evaluate.reader_accuracy(choose, profiles=profiles, options=right)
+    assert result["accuracy"] == 1.0 and result["low"] > 0.95 and result["note"] == ""
+    quarter = [["tent", "a", "b", "c"]] * 25 + [["a", "tent", "b", "c"]] * 75
+    result = evaluate.reader_accuracy(choose, profiles=profiles, options=quarter)
+    assert result["accuracy"] == result["chance"] == 0.25 and result["n"] == 100
+    assert result["note"] == "reader at chance: not a result"
+    tied = [["tent", "tent", "b", "c"]] * 100  # two right answers: no answer
+    result = evaluate.reader_accuracy(choose, profiles=profiles, options=tied)
+    assert result["accuracy"] == 0.0
+
+
+def test_reader_reads_the_kind_of_text_it_knows(world):
+    log, examples, _ = world
+    cohort = evaluate.choose_users(examples.test, log.titles, limit=3)
+    config = base_config.get_config("tiny")
+    config.rewards.choice.scoring = "likelihood"
+    written = evaluate.history_profiles(config, cohort)
+    assert all(text.startswith("The user likes ") for text in written)
+    for text, titles in zip(written, cohort.histories, strict=True):
+        stats = prompts.profile_word_stats(text, titles[-4:])
+        assert stats["words"] == 3 and stats["in_history"] == 1.0
+    config.rewards.choice.scoring = "letters"
+    for text, titles in zip(
+        evaluate.history_profiles(config, cohort), cohort.histories, strict=True
+    ):
+        assert all(title in text for title in titles[-4:])

@@ -1,0 +1,178 @@
+"""The sampler against the trainer, against the distribution, and its stopping rules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from blue import losses, programs, rollout
+from blue.models import decoder, gemma3, qwen3
+from blue.models.decoder import DecoderConfig
+
+TINY = DecoderConfig(
+    vocab_size=13, width=16, mlp_width=32, num_layers=2, num_heads=4, num_kv_heads=2,
+    head_size=8,
+)  # fmt: skip
+
+
+def make_model(cfg, group, length, seed=0, sharpen=1.0):
+    params = decoder.init_params(cfg, jax.random.key(seed))
+    params["embed"] = params["embed"] * sharpen
+    sizes = {"group": group, "length": length, "dtype": jnp.float32}
+    return params, programs.sampler_model(params, cfg, **sizes)
+
+
+def prompts(cfg, B, P, seed=0):
+    rng = np.random.default_rng(seed)
+    tokens = jnp.asarray(rng.integers(0, cfg.vocab_size, (B, P)), jnp.int32)
+    lengths = rng.integers(1, P + 1, B)
+    return tokens, jnp.arange(P)[None] >= P - jnp.asarray(lengths)[:, None]
+
+
+def sample(cfg, model, prompt, mask, ids=None, key=0, **options):
+    defaults = {
+        "group_size": 3,
+        "max_tokens": 6,
+        "temperature": 1.0,
+        "end_ids": (1,),
+        "pad_id": 0,
+    }
+    ids = jnp.arange(prompt.shape[0]) if ids is None else ids
+    run = jax.jit(
+        lambda p, m, k, i: rollout.sample(model, p, m, k, i, **(defaults | options))
+    )
+    return run(prompt, mask, jax.random.key(key), ids)
+
+
+@pytest.mark.parametrize("family", [gemma3.tiny_gemma3, qwen3.tiny_qwen3])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_sampler_and_trainer_agree(family, temperature):
+    import dataclasses
+
+    cfg = dataclasses.replace(family(), vocab_size=64, window=4)
+    params, model = make_model(cfg, 3, 6, sharpen=2.0)
+    prompt, mask = prompts(cfg, 4, 7)
+    r = sample(cfg, model, prompt, mask, temperature=temperature)
+    hidden = decoder.group_forward(params, cfg, prompt, mask, r.tokens)
+    scores = losses.token_logprobs(
+        hidden, r.tokens, decoder.head(params), temperature=temperature, chunk=4
+    )
+    gap = jnp.where(r.mask, jnp.abs(scores.logprobs - r.logprobs), 0)
+    assert gap.max() < 1e-4
+    assert jnp.where(r.mask, scores.logprobs, 0).min() < -1.0  # not a trivial case
+
+
+def test_greedy_with_cache_equals_greedy_without():
+    params, model = make_model(TINY, 1, 5, sharpen=5.0)
+    prompt, mask = prompts(TINY, 3, 6)
+    r = sample(
+        TINY, model, prompt, mask, group_size=1, max_tokens=5, temperature=0.0,
+        end_ids=(99,),
+    )  # fmt: skip
+    tokens, seen = prompt, mask
+    for t in range(5):
+        hidden = decoder.forward(params, TINY, tokens, seen)[:, -1]
+        best = jnp.argmax(hidden @ params["embed"].T, axis=-1)
+        np.testing.assert_array_equal(r.tokens[:, 0, t], best)
+        tokens = jnp.concatenate([tokens, best[:, None]], 1)
+        seen = jnp.concatenate([seen, jnp.ones((3, 1), bool)], 1)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.5}, {"top_k": 4}, {"top_p": 0.6}], ids=str
+)
+def test_sampled_frequencies_match_the_distribution(options):
+    """Chi-square of 6,000 first tokens, and of second tokens after the commonest."""
+    n = 6000
+    params, model = make_model(TINY, n, 2, sharpen=3.0)
+    prompt, mask = prompts(TINY, 1, 5)
+    options = {"temperature": 1.0} | options
+    r = sample(
+        TINY, model, prompt, mask, group_size=n, max_tokens=2, end_ids=(99,), **options
+    )
+    first, second = np.asarray(r.tokens[0, :, 0]), np.asarray(r.tokens[0, :, 1])
+    common = np.bincount(first).argmax()
+
+    def expected(tokens, seen):
+        hidden = decoder.forward(params, TINY, tokens, seen)[0, -1]
+        logits = hidden @ params["embed"].T / options["temperature"]
+        p = np.asarray(jax.nn.softmax(logits), np.float64)
+        order = np.argsort(-p)
+        if "top_k" in options:
+            p[order[options["top_k"] :]] = 0
+        if "top_p" in options:
+            p[order[np.cumsum(p[order]) - p[order] >= options["top_p"]]] = 0
+        return p / p.sum()
+
+    longer = jnp.concatenate([prompt, jnp.full((1, 1), common, jnp.int32)], 1)
+    after = jnp.concatenate([mask, jnp.ones((1, 1), bool)], 1)
+    checks = ((first, (prompt, mask)), (second[first == common], (longer, after)))
+    for drawn, context in checks:
+        p = expected(*context)
+        counts = np.bincount(drawn, minlength=TINY.vocab_size)
+        assert counts[p == 0].sum() == 0
+        kept = p * len(drawn) >= 5
+        chi2 = ((counts - p * len(drawn))[kept] ** 2 / (p * len(drawn))[kept]).sum()
+        df = kept.sum() - 1
+        assert df >= 1 and chi2 < df + 4.5 * np.sqrt(2 * df) + 4  # p about 1e-4
+        logprob = np.asarray(r.logprobs[0, :, 0 if context[0] is prompt else 1])
+        if context[0] is prompt:
+            np.testing.assert_allclose(logprob, np.log(p[drawn]), atol=1e-4)
+
+
+def test_end_token_is_kept_and_nothing_follows():
+    _, model = make_model(TINY, 50, 8)
+    prompt, mask = prompts(TINY, 2, 4)
+    r = sample(TINY, model, prompt, mask, group_size=50, max_tokens=8, end_ids=(3, 5))
+    tokens, kept = np.asarray(r.tokens), np.asarray(r.mask)
+    stopped = 0
+    for row, keep in zip(tokens.reshape(-1, 8), kept.reshape(-1, 8), strict=True):
+        ends = np.flatnonzero(np.isin(row, (3, 5)))
+        length = ends[0] + 1 if len(ends) else 8
+        stopped += len(ends) > 0
+        assert keep.sum() == length and keep[:length].all()
+        assert (row[length:] == 0).all()
+    assert 0 < stopped < 100
+    assert (np.asarray(r.logprobs)[~kept] == 0).all()
+
+
+def test_loop_ends_when_all_rows_have():
+    """With every token an end token, the cache beyond slot 0 is never written."""
+    steps = []
+    _, model = make_model(TINY, 2, 6)
+
+    def step(tokens, slot, state):
+        jax.debug.callback(lambda s: steps.append(int(s)), slot)
+        return model.step(tokens, slot, state)
+
+    prompt, mask = prompts(TINY, 2, 4)
+    r = sample(
+        TINY, model._replace(step=step), prompt, mask, group_size=2,
+        end_ids=tuple(range(TINY.vocab_size)),
+    )  # fmt: skip
+    jax.effects_barrier()
+    assert np.asarray(r.mask).sum() == 4 and steps == [0]
+
+
+def test_results_do_not_depend_on_batching():
+    _, model = make_model(TINY, 3, 6)
+    prompt, mask = prompts(TINY, 4, 5)
+    ids = jnp.array([11, 7, 300, 42])
+    whole = sample(TINY, model, prompt, mask, ids=ids)
+    order = jnp.array([2, 0])
+    part = sample(TINY, model, prompt[order], mask[order], ids=ids[order])
+    np.testing.assert_array_equal(whole.tokens[order], part.tokens)
+    other = sample(TINY, model, prompt, mask, ids=ids, key=1)
+    assert (np.asarray(other.tokens) != np.asarray(whole.tokens)).any()
+    # rollouts of one user differ
+    assert (np.asarray(whole.tokens[:, 0]) != np.asarray(whole.tokens[:, 1])).any()
+
+
+def test_padding_more_changes_no_sample():
+    _, model = make_model(TINY, 3, 6)
+    prompt, mask = prompts(TINY, 3, 5)
+    pad = lambda a: jnp.pad(a, ((0, 0), (4, 0)))
+    a = sample(TINY, model, prompt, mask)
+    b = sample(TINY, model, pad(prompt), pad(mask))
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
