@@ -109,7 +109,7 @@ def make_embedder(
     limit = max(buckets)
 
     def embed(params: Params, texts: Sequence[str]) -> np.ndarray:
-        encoded = [tokenizer.pooled(text) for text in texts]
+        encoded = tokenizer.pooled_batch(list(texts))
         encoded = [e if len(e) <= limit else e[: limit - 1] + e[-1:] for e in encoded]
         out = np.zeros((len(texts), cfg.width), np.float32)
         by_bucket: dict[int, list[int]] = {length: [] for length in buckets}
@@ -293,7 +293,7 @@ def _letter_scorer(
 
 def title_target(tokenizer: Tokenizer, title: str, max_tokens: int) -> list[int]:
     """What a likelihood reader is trained on and scored with: title, end token."""
-    return tokenizer.encode(title)[: max_tokens - 1] + [tokenizer.end_ids[0]]
+    return tokenizer.encode(title)[: max_tokens - 1] + [tokenizer.turn_end_id]
 
 
 def _likelihood_scorer(

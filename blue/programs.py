@@ -57,8 +57,8 @@ def compile_program(
     return jitted.lower(*args).compile()
 
 
-def rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    """An abstract batch, its leading axis split over the mesh."""
+def rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An abstract batch, its leading axis split over the mesh; stands for an array."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=by_batch(mesh))
 
 

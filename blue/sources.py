@@ -48,7 +48,7 @@ def load_log(config: ConfigDict, workdir: str) -> Log:
         return table.read(
             data.path,
             events=data.events,
-            items=data.items,
+            items=data["items"],  # `.items` is a method of every config section
             separator=data.separator,
             columns=dict(data.columns),
             title_template=data.title_template,
@@ -187,9 +187,7 @@ def _load_role(
 
 
 def _check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
-    # Gemma 3's tokenizer has one id more than its text models have rows, and
-    # `Tokenizer.encode` never lets it out
-    if tokenizer.vocab_size > cfg.vocab_size + 1:
+    if tokenizer.vocab_size > cfg.vocab_size:
         raise UserError(
             f"{source}: its embedding has {cfg.vocab_size} rows and the tokenizer "
             f"{tokenizer.vocab_size} ids; take the tokenizer the model was made with"

@@ -280,17 +280,18 @@ def make_score(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
     """Compiles rewards and advantages with the weights of the config."""
     B, G, M = config.batch_size, config.group_size, config.num_negatives
     O = config.rewards.choice.num_options  # noqa: E741
-    row = lambda *shape, dtype=np.float32: programs.rows(mesh, shape, dtype)
+    row = lambda *shape: programs.rows(mesh, shape, np.float32)
+    flags = lambda *shape: programs.rows(mesh, shape, np.bool_)
     inputs = RewardInputs(
         history_profile_emb=row(B, G, width),
         profile_emb=row(B, G, width),
         next_item_emb=row(B, width),
         negative_emb=row(B, M, width),
-        negative_mask=row(B, M, dtype=np.bool_),
-        in_batch_mask=row(B, B, dtype=np.bool_),
+        negative_mask=flags(B, M),
+        in_batch_mask=flags(B, B),
         choice_scores=row(B, G, O),
         choice_answer=row(B, O),
-        finished=row(B, G, dtype=np.bool_),
+        finished=flags(B, G),
         repeated_words=row(B, G),
     )
     weights, options = {}, {}

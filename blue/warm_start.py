@@ -51,7 +51,7 @@ def short_profile(
     """Tokens of a template profile with its end token, shortened until it fits."""
     while True:
         text = prompts.template_profile(templates, titles, num_items=num_items, rng=rng)
-        ids = model.tokenizer.encode(text) + [model.tokenizer.end_ids[0]]
+        ids = model.tokenizer.encode(text) + [model.tokenizer.turn_end_id]
         if len(ids) <= max_tokens or num_items == 1:
             return ids[:max_tokens]
         num_items -= 1

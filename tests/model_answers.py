@@ -40,14 +40,14 @@ def greedy(
 def answers(
     params: Params, cfg: DecoderConfig, tokens: Any, mask: Any, *, new_tokens: int
 ) -> dict[str, np.ndarray]:
-    """Log-probabilities [B T V], embeddings [B D] and greedy completions [B C]."""
+    """Log-probabilities [B T V], embeddings [B D] and greedy completions [B C].
 
-    @jax.jit
-    def run(params: Params, tokens: Any, mask: Any) -> dict[str, Any]:
-        return {
-            "logprobs": logprobs(params, cfg, tokens, mask),
-            "embeddings": encoder.embed(params, cfg, tokens, mask),
-            "greedy": greedy(params, cfg, tokens, mask, new_tokens=new_tokens),
-        }
-
-    return jax.device_get(run(params, tokens, mask))
+    Not jitted: tiny models compile faster one operation at a time.
+    """
+    params = jax.tree.map(jnp.asarray, params)
+    found = {
+        "logprobs": logprobs(params, cfg, tokens, mask),
+        "embeddings": encoder.embed(params, cfg, tokens, mask),
+        "greedy": greedy(params, cfg, tokens, mask, new_tokens=new_tokens),
+    }
+    return jax.device_get(found)

@@ -159,7 +159,7 @@ def test_examples_of_a_log_by_hand(tmp_path):
     for i, user in enumerate(train.user):
         items, ratings = examples.history(train, i)
         assert items.tolist() == [10 * user, 10 * user + 1, 10 * user + 2]
-        assert ratings.tolist() == [1, 2, 3] if user % 2 == 0 else ratings[0] == 1
+        assert ratings.tolist() == [1, 2, 3]
         assert examples.own(train, i).tolist() == list(range(10 * user, 10 * user + 5))
     by_user = train.next_item.reshape(7, 2) % 10
     assert (by_user == [4, 3]).all()  # newest first
@@ -312,7 +312,7 @@ def test_nobody_with_a_history(tmp_path):
     assert "none of 2 users" in str(error.value)
     assert "2 have fewer than data.min_interactions=5" in str(error.value)
     assert "longest log has 4" in str(error.value)
-    with pytest.raises(ValueError, match="1 no history .* 'exclude_window'"):
+    with pytest.raises(ValueError, match="1 no history .*='exclude_window'"):
         prepare(log, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,7 @@
 """The decoder: sizes, causality, padding, and its four passes against each other."""
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -27,7 +28,11 @@ GEMMA = dataclasses.replace(
     rope_factor=8.0,
 )
 QWEN = dataclasses.replace(qwen3.tiny_qwen3(), **SMALL, num_layers=2, tied=False)
+TWO_LAYERS = dataclasses.replace(GEMMA, num_layers=2)
 FAMILIES = pytest.mark.parametrize("cfg", [GEMMA, QWEN], ids=["gemma3", "qwen3"])
+SHALLOW = pytest.mark.parametrize("cfg", [TWO_LAYERS, QWEN], ids=["gemma3", "qwen3"])
+# these run once: compiling is what takes the time
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def random_params(cfg, seed=0):
@@ -112,10 +117,10 @@ def gradient_to_inputs(cfg, length, at):
         hidden = decoder.forward(params | {"embed": embed}, cfg, tokens, mask)
         return hidden[0, at] @ weights
 
-    return np.abs(jax.jit(jax.grad(state))(params["embed"]))[:length].max(axis=-1)
+    return np.abs(jit(jax.grad(state))(params["embed"]))[:length].max(axis=-1)
 
 
-@FAMILIES
+@SHALLOW
 def test_no_gradient_reaches_later_tokens(cfg):
     sizes = gradient_to_inputs(cfg, length=10, at=6)
     assert (sizes[7:] == 0).all()
@@ -128,27 +133,25 @@ def test_a_local_layer_sees_its_window_only():
     assert (np.flatnonzero(sizes) == [5, 6, 7, 8]).all()  # window 4
 
 
-@FAMILIES
+@SHALLOW
 def test_padding_changes_nothing(cfg):
     params, lengths = random_params(cfg), [7, 3]
-    run = jax.jit(lambda t, m: decoder.forward(params, cfg, t, m))
+    run = jit(lambda t, m: decoder.forward(params, cfg, t, m))
     tokens, mask = random_tokens(cfg, (2, 7)), right_aligned(lengths, 7)
     more = jnp.concatenate([random_tokens(cfg, (2, 5), seed=1), tokens], axis=1)
     expected = run(tokens, mask)
     found = run(more, right_aligned(lengths, 12))[:, 5:]
-    alone = run(tokens[1:, 4:], jnp.ones((1, 3), bool))
-    real = mask[..., None]
-    np.testing.assert_allclose(found * real, expected * real, atol=2e-6)
-    np.testing.assert_allclose(found[1:, 4:], alone, atol=2e-6)
+    np.testing.assert_allclose(found[mask], expected[mask], atol=1e-5)
 
 
 def test_embeddings_have_unit_length_in_float32():
     params = random_params(QWEN)
     tokens, mask = random_tokens(QWEN, (3, 6)), right_aligned([6, 4, 1], 6)
-    found = encoder.embed(params, QWEN, tokens, mask, dtype=jnp.bfloat16)
+    embed = functools.partial(encoder.embed, dtype=jnp.bfloat16)
+    found = jit(lambda p: embed(p, QWEN, tokens, mask))(params)
     assert found.dtype == jnp.float32 and found.shape == (3, QWEN.width)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
-    hidden = decoder.forward(params, QWEN, tokens, mask)[:, -1]
+    hidden = jit(lambda p: decoder.forward(p, QWEN, tokens, mask)[:, -1])(params)
     cosine = jnp.sum(found * hidden, -1) / jnp.linalg.norm(hidden, axis=-1)
     np.testing.assert_allclose(cosine, 1, atol=1e-3)  # bfloat16
 
@@ -176,18 +179,17 @@ def tiled_forward(params, cfg, prompt, mask, completions):
     return hidden.reshape(B, G, P + C, -1)[:, :, P - 1 : -1]
 
 
-def value_and_grad(function, params, cfg, *, remat=None):
+def value_and_grad(function, params, cfg):
     """Hidden states, and the gradient of a random projection of them."""
-    options = {} if remat is None else {"remat": remat}
     shape = (len(LENGTHS), G, C, cfg.width)
     weights = jax.random.normal(jax.random.key(4), shape)
 
     def loss(params):
-        hidden = function(params, cfg, *group_batch(cfg), **options)
+        hidden = function(params, cfg, *group_batch(cfg))
         return jnp.sum(hidden * weights), hidden
 
-    (_, hidden), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return hidden, grads
+    (_, hidden), grads = jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return hidden, {k: v for k, v in grads.items() if k != "head"}  # not used: 0
 
 
 def assert_trees_close(found, expected, *, relative):
@@ -205,26 +207,28 @@ def assert_trees_close(found, expected, *, relative):
 @FAMILIES
 def test_sharing_the_prompt_equals_tiling_it(cfg):
     params = random_params(cfg)
-    hidden, grads = value_and_grad(decoder.group_forward, params, cfg)
-    tiled_hidden, tiled_grads = value_and_grad(tiled_forward, params, cfg)
-    np.testing.assert_allclose(hidden, tiled_hidden, atol=5e-6)
-    used = lambda tree: {k: v for k, v in tree.items() if k != "head"}
-    assert_trees_close(used(grads), used(tiled_grads), relative=1e-5)
+    expected, expected_grads = value_and_grad(tiled_forward, params, cfg)
+    found, grads = value_and_grad(decoder.group_forward, params, cfg)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_trees_close(grads, expected_grads, relative=1e-5)
 
-    hidden, grads = value_and_grad(decoder.group_forward, params, cfg, remat=True)
-    np.testing.assert_allclose(hidden, tiled_hidden, atol=5e-6)
-    assert_trees_close(used(grads), used(tiled_grads), relative=1e-5)
+
+def test_remat_changes_nothing():
+    params = random_params(QWEN)
+    expected, expected_grads = value_and_grad(decoder.group_forward, params, QWEN)
+    remat = functools.partial(decoder.group_forward, remat=True)
+    found, grads = value_and_grad(remat, params, QWEN)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_trees_close(grads, expected_grads, relative=1e-5)
 
 
 @FAMILIES
 def test_decoding_with_the_cache_equals_teacher_forcing(cfg):
     params = random_params(cfg)
     prompt, mask, completions = group_batch(cfg)
-    expected = jax.jit(
-        lambda p: decoder.group_forward(p, cfg, prompt, mask, completions)
-    )
+    expected = jit(lambda p: decoder.group_forward(p, cfg, prompt, mask, completions))
 
-    @jax.jit
+    @jit
     def decode(params):
         layers = [decoder.layer_params(params, n) for n in range(cfg.num_layers)]
         last, kept = decoder.prefill(params, cfg, prompt, mask)
@@ -249,6 +253,7 @@ def test_decoding_with_the_cache_equals_teacher_forcing(cfg):
 
 def fixture(name):
     cfg, params = hf.load(FIXTURES / name)
+    params = jax.tree.map(jnp.asarray, params)
     with np.load(FIXTURES / name / "answers.npz") as answers:
         return cfg, params, dict(answers)
 
@@ -284,7 +289,8 @@ def test_the_fixtures_notice_every_field(name, change):
     """The test above can fail: a wrong field is far outside its tolerance."""
     cfg, params, expected = fixture(name)
     cfg = dataclasses.replace(cfg, **change)
-    run = jax.jit(lambda p, t, m: model_answers.logprobs(p, cfg, t, m))
-    found = run(params, expected["tokens"], expected["mask"])
+    tokens, mask = expected["tokens"], expected["mask"]
+    # not jitted: the nine share their compiled operations
+    found = model_answers.logprobs(params, cfg, tokens, mask)
     gap = np.abs(found - expected["logprobs"])[expected["mask"]]
     assert gap.max() > 1e-2

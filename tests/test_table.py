@@ -205,7 +205,7 @@ def test_broken_items_are_counted(tmp_path):
     assert len(log.item_ids) == 4 and log.titles[0] == "Apple"
     assert log.rows_bad == {
         "items: duplicate item": 1,
-        "items: empty text": 2,
+        "items: empty title": 2,
         "items: missing field": 1,
     }
 

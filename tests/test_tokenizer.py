@@ -228,24 +228,19 @@ def test_decode_leaves_out_control_and_unknown_ids(real):
     )
 
 
-def test_saved_real_tokenizer_is_the_same(real, tmp_path):
-    name, tokenizer, _, _ = real
-    if name == "gemma3":
-        pytest.skip("Qwen's cover it in a tenth of the time")
-    tokenizer.save(tmp_path)
-    again = load_tokenizer(tmp_path)
-    assert again.fingerprint == tokenizer.fingerprint
-    assert again.vocab_size == tokenizer.vocab_size
-    assert again.chat("Hi <think>") == tokenizer.chat("Hi <think>")
-    assert again.pooled("Hi") == tokenizer.pooled("Hi")
-    assert control_ids(again) == control_ids(tokenizer)
-
-
-def test_fingerprints_of_real_tokenizers_differ():
-    directory = data_directory()
-    names = ("qwen3", "qwen3_embedding")
-    prints = [load_tokenizer(directory / name).fingerprint for name in names]
-    assert len(set(prints)) == 2
+def test_saved_real_tokenizers_are_the_same(tmp_path):
+    prints = set()
+    for name in ("qwen3", "qwen3_embedding"):
+        tokenizer = load_tokenizer(data_directory() / name)
+        tokenizer.save(tmp_path / name)
+        again = load_tokenizer(tmp_path / name)
+        assert again.fingerprint == tokenizer.fingerprint
+        assert again.vocab_size == tokenizer.vocab_size
+        assert again.chat("Hi <think>") == tokenizer.chat("Hi <think>")
+        assert again.pooled("Hi") == tokenizer.pooled("Hi")
+        assert control_ids(again) == control_ids(tokenizer)
+        prints.add(again.fingerprint)
+    assert len(prints) == 2
 
 
 # --- the trained one
@@ -258,10 +253,9 @@ def test_frequent_words_are_one_piece(trained, words):
 
 
 def test_profile_splits_into_words_and_punctuation(trained):
-    text = "The user likes {}, {} and tea.".format(*("bababa", "tutotu"))
-    parts = [trained.decode([i]) for i in trained.encode("The user likes tea, tea.")]
-    assert parts == ["The", "user", "likes", "tea", ",", "tea", "."]
-    assert trained.decode(trained.encode(text)) == text
+    text = "The user likes tea, tea and tea."
+    parts = [trained.decode([i]) for i in trained.encode(text)]
+    assert parts == ["The", "user", "likes", "tea", ",", "tea", "and", "tea", "."]
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,7 @@ def sample_negatives(
     items = np.zeros((len(indices), num), np.int32)
     mask = np.zeros((len(indices), num), bool)
     for row, i in enumerate(indices):
-        rng = generator(seed, "negatives", step, split.ids[i])
+        rng = generator(seed, "negatives", step, int(split.ids[i]))
         drawn = _draw_negatives(rng, split, i, pool, title_group, num)
         items[row, : len(drawn)] = drawn
         mask[row, : len(drawn)] = True

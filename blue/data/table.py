@@ -156,7 +156,7 @@ def _read_items(
         if not reason:
             title = clean_line(_fill(title_pieces, cells))
             text = clean_line(_fill(text_pieces, cells), _MAX_TEXT)
-            reason = "" if title and text else "empty title" if text else "empty text"
+            reason = "" if title and text else "empty text" if title else "empty title"
         if reason:
             bad.add(reason, row.line, row.lines)
             continue

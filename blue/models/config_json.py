@@ -30,8 +30,10 @@ def only(config: Mapping[str, Any], **supported: Any) -> None:
             raise UserError(f"{key} is {found!r}; only {value!r} is supported")
 
 
-def rope(*parts: Mapping[str, Any] | None, theta: float) -> tuple[float, float]:
+def rope(*parts: Mapping[str, Any] | None, theta: Any) -> tuple[float, float]:
     """Base and linear factor of a rotary embedding; later parts win, None is empty.
+
+    theta: the base where no part has one, as it stands in the file.
 
     Raises `UserError` for any scaling but the linear one (positions / factor).
     """
