@@ -332,7 +332,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     reader_result = reader_accuracy(
         sources.make_choice_scorer(config, reader, mesh),
         profiles=history_profiles(config, cohort),
-        options=[[log.texts[i] for i in row] for row in options.tolist()],
+        options=[[log.titles[i] for i in row] for row in options.tolist()],
     )
     reader_result["model"] = reader.name
     del profiler, reader  # their memory is the encoder's now

@@ -158,7 +158,7 @@ def make_generator(
             temperature=temperature,
             top_k=0,
             top_p=1.0,
-            end_ids=tokenizer.end_ids,
+            end_ids=tuple(tokenizer.end_ids),
             pad_id=tokenizer.pad_id,
             dtype=dtype,
         )
@@ -272,7 +272,7 @@ def _letter_scorer(
         mesh,
         batch_size=shapes.batch_size,
         prompt_tokens=shapes.prompt_tokens,
-        letter_ids=tokenizer.letter_ids(shapes.num_options),
+        letter_ids=tuple(tokenizer.letter_ids(shapes.num_options)),
         params_dtype=params_dtype,
         dtype=dtype,
     )

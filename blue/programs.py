@@ -1,12 +1,18 @@
 """Every jitted program, built in one place with its shardings; nothing else is jitted.
 
-A builder takes shapes (abstract arrays) and returns a compiled executable, so a stage
-compiles all it needs before its first step and nothing can recompile in the loop.
-Arguments lie on the mesh as `sharding` says: parameters by rule, batches by rows.
+A builder takes shapes (abstract arrays) and returns an executable, so a stage compiles
+all it needs before its first step and nothing can recompile in the loop. Compilations
+run side by side; `wait` is the barrier before the loop. Inference programs are shared by
+the stages of a process. Arguments lie on the mesh as `sharding` says: parameters by rule,
+batches by rows.
 """
 
+import functools
 import logging
-from collections.abc import Callable, Sequence
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -49,12 +55,27 @@ class UpdateBatch(NamedTuple):
     advantages: Float[Array, "B G"]
 
 
+_pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
+_pending: list[Future] = []
+
+
 def compile_program(
     fn: Callable, args: tuple, *, out_shardings: Any = None, donate: tuple = ()
 ) -> Program:
-    """Compiles fn for abstract arguments that carry their shardings."""
+    """Starts to compile fn for abstract arguments that carry their shardings."""
     jitted = jax.jit(fn, out_shardings=out_shardings, donate_argnums=donate)
-    return jitted.lower(*args).compile()
+    compiled = _pool.submit(lambda: jitted.lower(*args).compile())
+    _pending.append(compiled)
+    return lambda *arguments: compiled.result()(*arguments)
+
+
+def wait() -> None:
+    """Returns when all programs are compiled; raises what one of them raised."""
+    started, count = time.monotonic(), len(_pending)
+    while _pending:
+        _pending.pop().result()
+    seconds = time.monotonic() - started
+    log.info("waited %.1f s for the last of %d programs to compile", seconds, count)
 
 
 def rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -89,6 +110,7 @@ def _head_chunk(cfg: DecoderConfig, row_count: int, mesh: Mesh) -> int:
 # --- parameters
 
 
+@functools.cache
 def make_init(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Program:
     """(key data) -> random parameters, born on their shards."""
     shapes = abstract_params(cfg, mesh, dtype)
@@ -150,6 +172,7 @@ def sampler_model(params: Params, cfg: DecoderConfig, **sizes: Any) -> rollout.M
     return rollout.Model(prefill, step, logits)
 
 
+@functools.cache
 def make_sample(
     cfg: DecoderConfig,
     mesh: Mesh,
@@ -161,7 +184,7 @@ def make_sample(
     temperature: float,
     top_k: int,
     top_p: float,
-    end_ids: Sequence[int],
+    end_ids: tuple[int, ...],
     pad_id: int,
     dtype: str,
 ) -> Program:
@@ -219,6 +242,7 @@ def _completion_scores(
     )
 
 
+@functools.cache
 def make_completion_logprobs(
     cfg: DecoderConfig,
     mesh: Mesh,
@@ -251,13 +275,14 @@ def make_completion_logprobs(
     return compile_program(run, args, out_shardings=by_batch(mesh))
 
 
+@functools.cache
 def make_letter_logits(
     cfg: DecoderConfig,
     mesh: Mesh,
     *,
     batch_size: int,
     prompt_tokens: int,
-    letter_ids: Sequence[int],
+    letter_ids: tuple[int, ...],
     params_dtype: str,
     dtype: str,
 ) -> Program:
@@ -442,6 +467,7 @@ def _finish_supervised(
 # --- the encoder
 
 
+@functools.cache
 def make_embed(
     cfg: DecoderConfig,
     mesh: Mesh,

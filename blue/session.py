@@ -79,6 +79,7 @@ def train_supervised(
         tensorboard=config.log.tensorboard,
         hparams=config.to_dict(),
     )
+    programs.wait()
     for step in range(first_step, num_steps):
         started = time.monotonic()
         update, batch = next_step(step)

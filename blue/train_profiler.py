@@ -128,6 +128,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     num_train = len(examples.train.user)
     facts = {"data/rows_bad": sum(log.rows_bad.values())}
 
+    programs.wait()
+    save_s = 0.0
+
     # --- the algorithm
     for step in range(first_step, config.num_steps):
         started, done = time.monotonic(), step + 1
@@ -164,6 +167,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         now = time.monotonic()
         metrics = facts | info | step_metrics(config, base, seen, now - started)
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
+        metrics["time/checkpoint_s"] = save_s  # of the newest save: lines come first
         metrics["data/prompts"] = done * config.batch_size
         metrics["data/epoch"] = done * config.batch_size / num_train
 
@@ -190,7 +194,9 @@ def run(config: ConfigDict, workdir: str) -> None:
         writer.progress(step, {k: metrics[k] for k in PROGRESS})
         if last or done % config.checkpoint_every == 0:
             meta = {"data": examples.fingerprint, "config": config.to_dict()}
+            saving = time.monotonic()
             checkpoints.save(done, state, meta)
+            save_s = time.monotonic() - saving
 
     # --- leave
     if checkpoints.best() is None:  # no validation was asked for
@@ -254,7 +260,7 @@ def build_programs(
             mesh,
             top_k=config.top_k,
             top_p=config.top_p,
-            end_ids=tokenizer.end_ids,
+            end_ids=tuple(tokenizer.end_ids),
             pad_id=tokenizer.pad_id,
             **sizes,
         )

@@ -25,19 +25,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.max_prompt_tokens, c.prompt_buckets = 104, (104,)
     c.max_completion_tokens = 24
 
-    c.train_encoder.num_steps = 500
-    c.train_encoder.batch_size = 128
+    c.train_encoder.num_steps = 400
+    c.train_encoder.batch_size = 256
     c.train_encoder.lr, c.train_encoder.lr_schedule = 2e-3, "cosine"
     c.train_encoder.lr_warmup_steps = 20
-    c.train_encoder.queries = ("items", "profile", "items", "profile", "history_profile")
+    c.train_encoder.queries = 4 * ("items", "profile") + ("history_profile",)
     c.train_encoder.query_tokens, c.train_encoder.item_tokens = 80, 8
 
-    c.warm_start.num_steps = 600
+    c.warm_start.num_steps = 450
     c.warm_start.tasks = ("profile", "profile", "choice")
     c.warm_start.tie_to_encoder = True
 
     c.batch_size = 16
-    c.num_steps = 200
+    c.num_steps = 160
     c.lr = 7e-4
     c.kl_coef = 0.03
     c.rewards.unfinished.weight = 1.0  # an addition to the paper

@@ -25,16 +25,14 @@ def greedy(
     hidden, kept = decoder.prefill(params, cfg, tokens, mask)
     cache = decoder.init_cache(cfg, tokens.shape[0], 1, new_tokens)
 
-    def step(carry: Any, slot: Any) -> Any:
-        token, cache = carry
+    token, chosen = best(hidden)[:, None], []  # [B 1]: a group of one
+    for slot in jnp.arange(new_tokens):
+        chosen.append(token)
         hidden, cache = decoder.decode_step(
             params, layers, cfg, token, slot, mask, kept, cache
         )
-        return (best(hidden), cache), token
-
-    first = best(hidden)[:, None]  # [B 1]: a group of one
-    _, chosen = jax.lax.scan(step, (first, cache), jnp.arange(new_tokens))
-    return chosen[:, :, 0].T
+        token = best(hidden)
+    return jnp.concatenate(chosen, axis=1)
 
 
 def answers(
@@ -42,9 +40,9 @@ def answers(
 ) -> dict[str, np.ndarray]:
     """Log-probabilities [B T V], embeddings [B D] and greedy completions [B C].
 
-    Not jitted: tiny models compile faster one operation at a time.
+    Not jitted: tiny models run sooner than they compile.
     """
-    params = jax.tree.map(jnp.asarray, params)
+    params, tokens, mask = jax.tree.map(jnp.asarray, (params, tokens, mask))
     found = {
         "logprobs": logprobs(params, cfg, tokens, mask),
         "embeddings": encoder.embed(params, cfg, tokens, mask),

@@ -36,14 +36,18 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 
 def random_params(cfg, seed=0):
-    """Initial weights, with norms that differ from one another."""
-    params = decoder.init_params(cfg, jax.random.key(seed))
+    """Norms that differ from one another, and matrices that let through what comes."""
     rng = np.random.default_rng(seed)
-    noise = lambda path, leaf: (
-        leaf
-        + 0.3 * rng.normal(size=leaf.shape).astype("f") * (path[-1].key == "weight")
+    shapes = jax.eval_shape(
+        lambda key: decoder.init_params(cfg, key), jax.random.key(0)
     )
-    return jax.tree_util.tree_map_with_path(noise, params)
+
+    def leaf(path, shape):
+        norm = path[-1].key == "weight"
+        center = 0.0 if cfg.norm_plus_one or not norm else 1.0
+        return jnp.asarray(rng.normal(center, 0.25, shape.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def random_tokens(cfg, shape, seed=0):
@@ -179,7 +183,8 @@ def tiled_forward(params, cfg, prompt, mask, completions):
     return hidden.reshape(B, G, P + C, -1)[:, :, P - 1 : -1]
 
 
-def value_and_grad(function, params, cfg):
+@functools.cache
+def value_and_grad(function, cfg):
     """Hidden states, and the gradient of a random projection of them."""
     shape = (len(LENGTHS), G, C, cfg.width)
     weights = jax.random.normal(jax.random.key(4), shape)
@@ -188,7 +193,7 @@ def value_and_grad(function, params, cfg):
         hidden = function(params, cfg, *group_batch(cfg))
         return jnp.sum(hidden * weights), hidden
 
-    (_, hidden), grads = jit(jax.value_and_grad(loss, has_aux=True))(params)
+    (_, hidden), grads = jit(jax.value_and_grad(loss, has_aux=True))(random_params(cfg))
     return hidden, {k: v for k, v in grads.items() if k != "head"}  # not used: 0
 
 
@@ -206,18 +211,16 @@ def assert_trees_close(found, expected, *, relative):
 
 @FAMILIES
 def test_sharing_the_prompt_equals_tiling_it(cfg):
-    params = random_params(cfg)
-    expected, expected_grads = value_and_grad(tiled_forward, params, cfg)
-    found, grads = value_and_grad(decoder.group_forward, params, cfg)
+    expected, expected_grads = value_and_grad(tiled_forward, cfg)
+    found, grads = value_and_grad(decoder.group_forward, cfg)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert_trees_close(grads, expected_grads, relative=1e-5)
 
 
 def test_remat_changes_nothing():
-    params = random_params(QWEN)
-    expected, expected_grads = value_and_grad(decoder.group_forward, params, QWEN)
+    expected, expected_grads = value_and_grad(decoder.group_forward, QWEN)
     remat = functools.partial(decoder.group_forward, remat=True)
-    found, grads = value_and_grad(remat, params, QWEN)
+    found, grads = value_and_grad(remat, QWEN)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert_trees_close(grads, expected_grads, relative=1e-5)
 
@@ -255,7 +258,7 @@ def fixture(name):
     cfg, params = hf.load(FIXTURES / name)
     params = jax.tree.map(jnp.asarray, params)
     with np.load(FIXTURES / name / "answers.npz") as answers:
-        return cfg, params, dict(answers)
+        return cfg, params, {key: jnp.asarray(answers[key]) for key in answers}
 
 
 @pytest.mark.parametrize("name", ["gemma3", "qwen3", "qwen3_untied"])

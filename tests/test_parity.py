@@ -16,7 +16,7 @@ LINEAR = {"rope_type": "linear", "factor": 4.0}
 GEMMA3, QWEN3 = torch_models.random_gemma3, torch_models.random_qwen3
 MODELS = {
     "gemma3": (GEMMA3, {}),
-    "gemma3 scanned": (GEMMA3, {"num_hidden_layers": 14, "hidden_size": 16}),
+    "gemma3 scanned": (GEMMA3, {"num_hidden_layers": 13, "hidden_size": 16}),
     "gemma3 other pattern": (
         GEMMA3,
         {"sliding_window_pattern": 2, "num_hidden_layers": 5},
@@ -30,9 +30,17 @@ MODELS = {
     ),
     "gemma3 one key": (
         GEMMA3,
-        {"num_key_value_heads": 1, "head_dim": 16, "rope_scaling": LINEAR},
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "rope_scaling": LINEAR,
+            "num_hidden_layers": 6,
+        },
     ),
-    "gemma3 own scale": (GEMMA3, {"query_pre_attn_scalar": 40, "rms_norm_eps": 1e-3}),
+    "gemma3 own scale": (
+        GEMMA3,
+        {"query_pre_attn_scalar": 40, "rms_norm_eps": 1e-3, "num_hidden_layers": 2},
+    ),
     "gemma3 bases": (
         GEMMA3,
         {"rope_theta": 5e3, "rope_local_base_freq": 50.0, "num_hidden_layers": 6},

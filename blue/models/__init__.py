@@ -9,6 +9,7 @@ PRESETS = (
     gemma3.gemma3_1b,
     gemma3.gemma3_4b,
     gemma3.tiny_gemma3,
+    gemma3.small_gemma3,
     qwen3.qwen3_0_6b,
     qwen3.qwen3_1_7b,
     qwen3.qwen3_embedding_0_6b,

@@ -43,7 +43,7 @@ def qwen3_embedding_0_6b() -> DecoderConfig:
 def tiny_qwen3() -> DecoderConfig:
     """The quickstart's encoder."""
     return DecoderConfig(
-        vocab_size=1024, width=64, mlp_width=192, num_layers=2, num_heads=4,
+        vocab_size=1024, width=64, mlp_width=128, num_layers=2, num_heads=4,
         num_kv_heads=2, head_size=16, rope_theta=1e4,
     )  # fmt: skip
 

@@ -1,0 +1,197 @@
+"""Jitted programs: the same step on any mesh, micro-batches, no late compilation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from blue import programs
+from blue.models import gemma3, qwen3
+from blue.optimizers import make_optimizer, make_schedule
+from blue.sharding import AXES, by_batch, put, to_host
+
+B, G, P, C = 8, 3, 12, 6
+MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4)]
+
+
+def mesh_of(shape):
+    count = int(np.prod(shape))
+    return Mesh(np.asarray(jax.devices()[:count]).reshape(shape), AXES)
+
+
+def small(family):
+    return dataclasses.replace(
+        family(), vocab_size=64, width=32, mlp_width=48, head_size=8, window=5,
+        num_layers=2, pattern=family().pattern[-2:],
+    )  # fmt: skip
+
+
+def make_run(cfg, mesh, micro=0):
+    """State and update program on a mesh, from the same seed."""
+    schedule = make_schedule(1e-3, kind="constant", warmup_steps=0, num_steps=5)
+    optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
+    params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
+    shapes = programs.abstract_params(cfg, mesh, "float32")
+    state = programs.make_init_state(shapes, optimizer, mesh)(params)
+    update = programs.make_update(
+        cfg, mesh, optimizer, schedule, batch_size=B, microbatch_size=micro,
+        prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0, clip_eps=0.2,
+        kl_coef=0.05, params_dtype="float32", dtype="float32", remat=True,
+    )  # fmt: skip
+    return params, state, update
+
+
+def batch_on(mesh, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, C + 1, (B, G))
+    prompt_lengths = rng.integers(3, P + 1, B)
+    host = programs.UpdateBatch(
+        prompt=rng.integers(0, 64, (B, P)).astype(np.int32),
+        prompt_mask=np.arange(P)[None] >= P - prompt_lengths[:, None],
+        tokens=rng.integers(0, 64, (B, G, C)).astype(np.int32),
+        mask=np.arange(C) < lengths[..., None],
+        sampler_logprobs=-rng.random((B, G, C)).astype(np.float32),
+        ref_logprobs=-4 * rng.random((B, G, C)).astype(np.float32),
+        advantages=rng.normal(size=(B, G)).astype(np.float32),
+    )
+    return put(host, by_batch(mesh))
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    out = {}
+    for family in (gemma3.tiny_gemma3, qwen3.tiny_qwen3):
+        mesh = mesh_of((1, 1, 1))
+        _, state, update = make_run(small(family), mesh)
+        out[family] = to_host(update(state, batch_on(mesh)))
+    return out
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_one_step_is_the_same_on_any_mesh(shape, one_device):
+    family = gemma3.tiny_gemma3 if shape[2] > 1 else qwen3.tiny_qwen3
+    mesh = mesh_of(shape)
+    _, state, update = make_run(small(family), mesh)
+    if mesh.shape["fsdp"] > 1:  # parameters really are split
+        q = state.params["layers"]["q"]
+        assert q.addressable_shards[0].data.size < q.size
+    new, info = to_host(update(state, batch_on(mesh)))
+    want, want_info = one_device[family]
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+    jax.tree.map(close, new.params, want.params)
+    jax.tree.map(close, new.opt_state, want.opt_state)  # the gradients, exactly
+    jax.tree.map(close, info, want_info)
+    assert info["optim/grad_norm"] > 1e-3
+
+
+@pytest.mark.parametrize("micro", [1, 4])
+def test_micro_batches_add_up(micro, one_device):
+    mesh = mesh_of((1, 1, 1))
+    _, state, update = make_run(small(qwen3.tiny_qwen3), mesh, micro=micro)
+    new, info = to_host(update(state, batch_on(mesh)))
+    want, want_info = one_device[qwen3.tiny_qwen3]
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+    jax.tree.map(close, new.params, want.params)
+    jax.tree.map(close, info, want_info)
+
+
+def test_sampling_and_encoding_are_the_same_on_any_mesh():
+    cfg = small(gemma3.tiny_gemma3)
+    results = []
+    for shape in ((1, 1, 1), (2, 2, 2)):
+        mesh = mesh_of(shape)
+        params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
+        shapes = programs.abstract_params(cfg, mesh, "float32")
+        sample = programs.make_sample(
+            cfg, mesh, batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C,
+            temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0,
+            dtype="float32",
+        )  # fmt: skip
+        embed = programs.make_embed(
+            cfg, mesh, batch_size=B, tokens=P, params_dtype="float32", dtype="float32"
+        )
+        relayout = programs.make_relayout(shapes, mesh, "float32")
+        batch = batch_on(mesh)
+        ids = put(np.arange(B, dtype=np.int32), by_batch(mesh))
+        seeds = np.array([0, 1, 2], np.uint32)
+        rollout = sample(relayout(params), batch.prompt, batch.prompt_mask, ids, seeds)
+        vectors = embed(params, batch.prompt, batch.prompt_mask)
+        results.append(to_host((rollout, vectors)))
+    (a, u), (b, v) = results
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+    np.testing.assert_allclose(u, v, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(u, axis=1), 1.0, atol=1e-5)
+
+
+def test_encoder_update_sees_the_whole_mesh_as_one_batch():
+    cfg = small(qwen3.tiny_qwen3)
+    results = []
+    for shape in ((1, 1, 1), (2, 4, 1)):
+        mesh = mesh_of(shape)
+        schedule = make_schedule(1e-3, kind="constant", warmup_steps=0, num_steps=5)
+        optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
+        params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
+        shapes = programs.abstract_params(cfg, mesh, "float32")
+        state = programs.make_init_state(shapes, optimizer, mesh)(params)
+        update = programs.make_encoder_update(
+            cfg, mesh, optimizer, schedule, batch_size=B, query_tokens=P,
+            item_tokens=P, similarity_temperature=0.07, params_dtype="float32",
+            dtype="float32", remat=False,
+        )  # fmt: skip
+        batch = batch_on(mesh)
+        other = batch_on(mesh, seed=5)
+        items = put(np.array([0, 1, 2, 3, 0, 5, 6, 7], np.int32), by_batch(mesh))
+        results.append(
+            to_host(
+                update(
+                    state, batch.prompt, batch.prompt_mask,
+                    other.prompt, other.prompt_mask, items,
+                )  # fmt: skip
+            )
+        )
+    (a, info_a), (b, info_b) = results
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+    jax.tree.map(close, a.params, b.params)
+    close(info_a["policy/loss"], info_b["policy/loss"])
+
+
+def test_non_finite_advantage_leaves_every_bit():
+    mesh = mesh_of((1, 1, 1))
+    cfg = small(qwen3.tiny_qwen3)
+    _, state, update = make_run(cfg, mesh)
+    before = to_host(state)
+    batch = batch_on(mesh)
+    bad = np.asarray(batch.advantages).copy()
+    bad[0, 0] = np.nan
+    state, info = update(state, batch._replace(advantages=put(bad, by_batch(mesh))))
+    after = to_host(state)
+    same = lambda a, b: np.testing.assert_array_equal(a, b)
+    jax.tree.map(same, after.params, before.params)
+    jax.tree.map(same, after.opt_state, before.opt_state)
+    assert (after.step, after.skipped, info["skipped_in_row"]) == (1, 1, 1)
+
+
+def test_the_start_survives_the_donated_state():
+    mesh = mesh_of((1, 1, 1))
+    params, state, update = make_run(small(qwen3.tiny_qwen3), mesh)
+    start = to_host(params)
+    leaf = state.params["embed"]
+    state, _ = update(state, batch_on(mesh))
+    assert leaf.is_deleted()  # its memory was reused
+    jax.tree.map(np.testing.assert_array_equal, to_host(params), start)
+
+
+def test_programs_do_not_compile_again():
+    mesh = mesh_of((1, 1, 1))
+    _, state, update = make_run(small(qwen3.tiny_qwen3), mesh)
+    programs.wait()
+    state, _ = update(state, batch_on(mesh))
+    before = programs.compiles["count"]
+    for seed in range(3):
+        state, _ = update(state, batch_on(mesh, seed))
+    assert programs.compiles["count"] == before
+    assert before > 0 and jnp.isfinite(state.params["embed"]).all()

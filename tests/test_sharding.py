@@ -1,0 +1,60 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from blue import programs, sharding
+from blue.models import gemma3
+
+
+def test_mesh_fills_in_what_is_left():
+    assert dict(sharding.make_mesh(2, -1, 2).shape) == {
+        "data": 2,
+        "fsdp": 2,
+        "tensor": 2,
+    }
+    assert sharding.batch_shards(sharding.make_mesh(2, 2, 2)) == 4
+
+
+@pytest.mark.parametrize("sizes", [(3, -1, 1), (1, 4, 1), (-1, -1, 1), (0, -1, 1)])
+def test_a_mesh_that_does_not_match_is_told_with_its_numbers(sizes):
+    with pytest.raises(ValueError, match="8 devices|at most one"):
+        sharding.make_mesh(*sizes)
+
+
+def test_large_parameters_of_the_real_model_are_split_everywhere():
+    mesh = sharding.make_mesh(1, 8, 1)
+    shapes = programs.abstract_params(gemma3.gemma3_1b(), mesh, "float32")
+    a_chip = sum(
+        int(np.prod(x.sharding.shard_shape(x.shape))) for x in jax.tree.leaves(shapes)
+    )
+    assert a_chip < 1.01 * 999_885_952 / 8  # only the norms are whole on each chip
+
+
+def test_decode_layout_uses_the_tensor_axis_alone():
+    mesh = sharding.make_mesh(1, 4, 2)
+    shapes = programs.abstract_params(gemma3.gemma3_4b(), mesh, "float32")
+    decode = programs.abstract_decode_params(shapes, mesh, "bfloat16")
+    assert shapes["layers"]["q"].sharding.spec == PartitionSpec(
+        None, "fsdp", "tensor", None
+    )
+    assert decode["layers"]["q"].sharding.spec == PartitionSpec(
+        None, None, "tensor", None
+    )
+    assert decode["layers"]["q"].dtype == "bfloat16"
+
+
+def test_an_axis_that_does_not_divide_is_dropped():
+    mesh = sharding.make_mesh(1, 4, 2)  # Gemma3-1B has one key/value head
+    shapes = programs.abstract_params(gemma3.gemma3_1b(), mesh, "float32")
+    assert shapes["layers"]["k"].sharding.spec == PartitionSpec(
+        None, "fsdp", None, None
+    )
+
+
+def test_to_the_devices_and_back():
+    mesh = sharding.make_mesh(2, 2, 2)
+    x = np.arange(32, dtype=np.float32).reshape(8, 4)
+    placed = sharding.put({"x": x}, sharding.by_batch(mesh))
+    assert placed["x"].addressable_shards[0].data.shape == (2, 4)
+    np.testing.assert_array_equal(sharding.to_host(placed)["x"], x)

@@ -1,0 +1,165 @@
+"""The whole command on a tiny world: what it leaves, resume to the bit, compile counts."""
+
+import json
+import stat
+
+import jax
+import numpy as np
+import pytest
+
+from blue import session, train_encoder, train_profiler, warm_start, writer
+from blue.sources import stage_checkpoints
+from configs import quickstart
+
+RUN = {"encoder": train_encoder, "warm_start": warm_start, "profiler": train_profiler}
+STEPS = 4
+
+
+def make_config():
+    c = quickstart.get_config("tiny")
+    c.num_steps = c.train_encoder.num_steps = c.warm_start.num_steps = STEPS
+    c.warm_start.tasks = ("profile", "choice")
+    c.checkpoint_every, c.eval_every = 2, 4
+    c.lr_warmup_steps = 0
+    c.train_encoder.lr, c.warm_start.lr_warmup_steps = 1e-3, 1
+    return c
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A workdir in which three stages ran without a break."""
+    workdir = tmp_path_factory.mktemp("whole")
+    for module in RUN.values():
+        module.run(make_config(), str(workdir))
+    return workdir
+
+
+def lines(workdir, stage, name="metrics.jsonl"):
+    rows = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    return [row for row in rows if row["stage"] == stage]
+
+
+def final_state(workdir, stage):
+    saved = sorted((workdir / "checkpoints" / stage).glob("[0-9]*"))[-1]
+    from orbax.checkpoint import v1 as ocp
+
+    return saved.name, jax.tree.leaves(ocp.load(saved / "state"))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+def test_resume_is_bitwise(whole, tmp_path, monkeypatch):
+    """Killed in the third step of every stage, after its line and before its save."""
+    progress = writer.Writer.progress
+
+    def die(self, step, values):
+        if step == 2:
+            raise Killed
+        progress(self, step, values)
+
+    for stage, module in RUN.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(writer.Writer, "progress", die)
+            with pytest.raises(Killed):
+                module.run(make_config(), str(tmp_path))
+        assert [row["step"] for row in lines(tmp_path, stage)] == [0, 1, 2]
+        module.run(make_config(), str(tmp_path))
+
+        ours, theirs = lines(tmp_path, stage), lines(whole, stage)
+        assert [row["step"] for row in ours] == list(range(STEPS))
+        keep = lambda row: {
+            k: v for k, v in row.items() if not k.startswith(("time/", "speed/"))
+        }
+        assert [keep(row) for row in ours] == [keep(row) for row in theirs]
+        (step_a, a), (step_b, b) = final_state(tmp_path, stage), final_state(whole, stage)
+        assert step_a == step_b == str(STEPS) and len(a) == len(b) > 10
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+    samples = "samples.jsonl"
+    assert lines(tmp_path, "profiler", samples) == lines(whole, "profiler", samples)
+
+
+def test_metrics_have_the_promised_keys(whole):
+    rows = lines(whole, "profiler")
+    promised = """
+        reward/total reward/total_std reward/embedding reward/embedding_std
+        reward/choice reward/choice_std reward/frac_zero_std reward/invalid
+        reward/corr_embedding_choice policy/loss policy/kl policy/entropy
+        policy/clip_fraction policy/sampler_gap_mean policy/sampler_gap_max
+        rollout/length_mean rollout/length_max rollout/truncated rollout/empty
+        optim/lr optim/grad_norm optim/skipped time/step_s time/rollout_s
+        time/reward_s time/update_s time/checkpoint_s time/data_s speed/tokens_per_s
+        speed/mfu speed/hbm_gb speed/compiles data/rows_bad data/epoch data/prompts
+    """.split()
+    assert set(promised) <= set().union(*rows)
+    assert {"eval/ndcg@10", "eval/recall@10", "eval/mrr"} <= set(rows[-1])
+    assert max(row["policy/sampler_gap_max"] for row in rows) < 1e-4
+    assert rows[0]["policy/kl"] < 1e-6 < rows[-1]["policy/kl"]  # it moved
+
+
+def test_nothing_compiles_after_the_first_step(whole):
+    for stage in RUN:
+        counts = {row["speed/compiles"] for row in lines(whole, stage)}
+        assert len(counts) == 1, (stage, counts)
+
+
+def test_samples_show_the_same_users_and_no_identifier(whole):
+    rows = lines(whole, "profiler", "samples.jsonl")
+    by_step = {}
+    for row in rows:
+        by_step.setdefault(row["step"], []).append(row["user"])
+    assert len(by_step) == STEPS
+    assert len({tuple(users) for users in by_step.values()}) == 1
+    assert all(len(user) == 12 for user in rows[0]["user"].split())
+    keys = {"history", "next_item", "profile", "rewards", "advantage"}
+    assert keys <= set(rows[0])
+    mode = stat.S_IMODE((whole / "samples.jsonl").stat().st_mode)
+    assert mode == 0o600
+
+
+def test_finished_stages_are_skipped_and_leave_a_result(whole):
+    before = (whole / "metrics.jsonl").read_text()
+    for stage, module in RUN.items():
+        module.run(make_config(), str(whole))
+        checkpoints = stage_checkpoints(make_config(), str(whole), stage)
+        assert checkpoints.finished() and checkpoints.best()["step"] <= STEPS
+    assert (whole / "metrics.jsonl").read_text() == before
+
+
+def test_tensorboard_has_scalars_text_histograms_and_points(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = whole / "tensorboard" / "profiler"
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert "reward/total" in tags["scalars"]
+    assert any(tag.startswith("samples/0") for tag in tags["tensors"])
+    assert "advantage" in tags["histograms"]
+    assert list(folder.rglob("tensors.tsv")) and list(folder.rglob("metadata.tsv"))
+
+
+def test_too_many_non_finite_updates_stop_the_run():
+    info = {"skipped_in_row": 2.0, "policy/loss": 1.0}
+    session.stop_if_not_finite(dict(info), 7, 3)
+    with pytest.raises(session.NonFinite, match="step 7: 3 updates"):
+        session.stop_if_not_finite(info | {"skipped_in_row": 3.0}, 7, 3)
+
+
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("batch_size", 12, "batch_size = 12 must be a positive multiple of 8"),
+        ("microbatch_size", 3, "microbatch_size = 3 must be a positive multiple of 8"),
+        ("group_size", 1, "group_size = 1 must be at least 2"),
+        ("max_prompt_tokens", 500, "max_prompt_tokens = 500 is more than the largest"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(field, value, words, tmp_path):
+    c = make_config()
+    c[field] = value
+    with pytest.raises(ValueError, match=words):
+        train_profiler.run(c, str(tmp_path))
+    assert not (tmp_path / "metrics.jsonl").exists()
