@@ -113,10 +113,11 @@ def reward_inputs(
     embed: inference.Embed,
     items: Float[np.ndarray, "items E"],
     choose: Callable[[list[str], list[list[str]]], np.ndarray] | None,
-    titles: Sequence[str],
+    titles: list[str],
     query_format: queries.QueryFormat,
+    mesh: Mesh,
 ) -> RewardInputs:
-    """Embeds the profiles in both views and asks the reader, once."""
+    """Embeds the profiles in both views and asks the reader, once; on the devices."""
     B, G = len(profiles), len(profiles[0])
     pairs = [(b, p.text) for b, group in enumerate(profiles) for p in group]
     both = [
@@ -131,7 +132,7 @@ def reward_inputs(
         scores = choose([text for _, text in pairs], shown)
     stats = [prompts.profile_word_stats(text, []) for _, text in pairs]
     words = [1.0 - s["distinct"] if s["words"] else 0.0 for s in stats]
-    return RewardInputs(
+    inputs = dict(
         history_profile_emb=vectors[0],
         profile_emb=vectors[1],
         next_item_emb=np.asarray(items[batch.next_item]),
@@ -143,6 +144,7 @@ def reward_inputs(
         finished=np.array([[p.finished for p in group] for group in profiles]),
         repeated_words=np.array(words, np.float32).reshape(B, G),
     )
+    return RewardInputs(**put(inputs, by_batch(mesh)))
 
 
 def gather(
@@ -157,7 +159,7 @@ def gather(
     choose: Choose,
     embed: inference.Embed,
     items: Float[np.ndarray, "items E"],
-    titles: Sequence[str],
+    titles: list[str],
     query_format: queries.QueryFormat,
     tokenizer: Tokenizer,
     seed: int,
@@ -191,8 +193,9 @@ def gather(
         choose=None if reader is None else lambda p, o: choose(reader, p, o),
         titles=titles,
         query_format=query_format,
+        mesh=mesh,
     )
-    advantages, total, parts = score(put(inputs, by_batch(mesh)))
+    advantages, total, parts = score(inputs)
     host_advantages, host_total, host_parts = to_host((advantages, total, parts))
     if reader is None:
         host_parts.pop("choice")

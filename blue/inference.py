@@ -74,7 +74,7 @@ def bucket_for(buckets: Sequence[int], length: int) -> int:
 def decode_profile(
     tokenizer: Tokenizer, tokens: np.ndarray, mask: np.ndarray
 ) -> Profile:
-    """Text of one completion [C]; ids beyond the tokenizer's (padded heads) drop out."""
+    """Text of one completion [C]; ids the tokenizer lacks (padded heads) drop out."""
     ids = tokens[mask].tolist()
     finished = bool(ids) and ids[-1] in tokenizer.end_ids
     known = [i for i in ids if i < tokenizer.vocab_size]

@@ -65,7 +65,7 @@ def k3(
 
     exp(d) - d - 1 with d = log ref - log policy; http://joschu.net/blog/kl-approx.html.
     """
-    d = jnp.clip(ref_logprobs - logprobs, -20.0, 20.0)  # exp(20) is no estimate any more
+    d = jnp.clip(ref_logprobs - logprobs, -20.0, 20.0)  # beyond: no estimate
     return jnp.exp(d) - d - 1.0
 
 

@@ -2,9 +2,9 @@
 
 A builder takes shapes (abstract arrays) and returns an executable, so a stage compiles
 all it needs before its first step and nothing can recompile in the loop. Compilations
-run side by side; `wait` is the barrier before the loop. Inference programs are shared by
-the stages of a process. Arguments lie on the mesh as `sharding` says: parameters by rule,
-batches by rows.
+run side by side; `wait` is the barrier before the loop. Inference programs are shared
+by the stages of a process. Arguments lie on the mesh as `sharding` says: parameters by
+rule, batches by rows.
 """
 
 import functools
@@ -34,10 +34,10 @@ Program = Callable[..., Any]
 compiles = {"count": 0, "seconds": 0.0}  # of the whole process, for `speed/compiles`
 
 
-def _count_compile(event: str, seconds: float, **_: Any) -> None:
+def _count_compile(event: str, duration_secs: float, **kwargs: str | int) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         compiles["count"] += 1
-        compiles["seconds"] += seconds
+        compiles["seconds"] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_count_compile)

@@ -1,7 +1,8 @@
 """Rewards: one pure function each over arrays the stage has computed once.
 
-Every reward is [B, G], larger is better. Their weights, and whatever else they take, are
-in the config under `rewards.<name>`; adding one is a function here and a config line.
+Every reward is [B, G], larger is better. Their weights, and whatever else they take,
+are in the config under `rewards.<name>`; adding one is a function here and a config
+line.
 
 BLUE, https://arxiv.org/abs/2605.06981: the embedding-space reward, the text-space
 next-item reward, and their unweighted sum. `unfinished` and `repetition` are additions
@@ -113,8 +114,8 @@ def combine(
 ) -> tuple[Float[Array, "B G"], dict[str, Float[Array, "B G"]]]:
     """The weighted sum, and each reward before its weight.
 
-    weights: {name of a function above: weight}; options: its keyword arguments. A reward
-    of weight 0 is still computed, to be logged, but adds nothing.
+    weights: {name of a function above: weight}; options: its keyword arguments. A
+    reward of weight 0 is still computed, to be logged, but adds nothing.
     """
     parts = {name: globals()[name](x, **options[name]) for name in weights}
     total = jnp.zeros(x.finished.shape)

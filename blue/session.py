@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from blue import programs, sources
-from blue.checkpoints import Checkpoints, fingerprint
+from blue.checkpoints import Checkpoints
 from blue.errors import NonFinite
 from blue.models.decoder import Params
 from blue.optimizers import TrainState
@@ -35,7 +35,7 @@ def start(
         logger.info("resumed at step %d", meta["step"])
         return state, meta["step"]
     state = programs.make_init_state(shapes, optimizer, mesh)(params)
-    fingerprint(state)  # compiles what the first checkpoint needs
+    checkpoints.save(0, state, {})  # the first save compiles what all of them need
     return state, 0
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 
-# last name of a parameter's path -> axes of its dimensions, the stack of layers left out
+# last name of a parameter's path -> axes of its dimensions, but the stack of layers
 RULES: dict[str, P] = {
     "embed": P("tensor", "fsdp"),
     "head": P("tensor", "fsdp"),

@@ -123,7 +123,9 @@ def load_role_tokenizer(
         wording = templates(config)
         rng = np.random.default_rng(config.seed)
         spoken = [
-            prompts.template_profile(wording, log.titles[i : i + 20], num_items=8, rng=rng)
+            prompts.template_profile(
+                wording, log.titles[i : i + 20], num_items=8, rng=rng
+            )
             for i in range(0, len(log.titles), 20)
         ]
         corpus = [*log.titles, *log.texts, *spoken, *prompts.wordings(wording)]
@@ -355,5 +357,3 @@ def item_table(
             np.save(f, vectors)
         os.replace(partial, path)
     return np.load(path, mmap_mode="r")
-
-

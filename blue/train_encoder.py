@@ -1,7 +1,7 @@
 """Stage `encoder`: supervised contrastive fine-tuning of the encoder.
 
-BLUE, https://arxiv.org/abs/2605.06981, the second stage: user text -> next item, in-batch
-negatives over the whole mesh, both towers share the encoder and both get gradients.
+BLUE, https://arxiv.org/abs/2605.06981, the second stage: user text -> next item,
+in-batch negatives over the whole mesh; both towers share the encoder and get gradients.
 With `train_encoder.profiles` the user texts are history + that profile and the item is
 the example's next item; without, template profiles and every moment of the histories of
 training users serve, which trains an encoder from nothing.

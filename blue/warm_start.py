@@ -1,9 +1,9 @@
 """Stage `warm_start`: supervised fine-tuning of a profiler that starts from nothing.
 
-Real models write profiles when asked; a tiny one from random weights must be shown how.
-Task `profile`: the prompt -> plain template profiles of its history. Task `choice`: such
-a profile -> the title the user took next, which makes it a likelihood reader. Both are
-taken from training users' observed interactions only (DESIGN 6).
+Real models write profiles when asked; a tiny one from random weights must be shown.
+Task `profile`: the prompt -> plain template profiles of its history. Task `choice`:
+such a profile -> the title the user took next, which makes it a likelihood reader. Both
+are taken from training users' observed interactions only (DESIGN 6).
 """
 
 import logging
@@ -124,7 +124,9 @@ def choice_batch(
         )
         profile = "" if rng.random() < 1 / 8 else profile
         make = lambda p: prompts.title_message(templates, p)
-        rows.append(inference.fit_message(model.tokenizer, make, profile, prompt_tokens))
+        rows.append(
+            inference.fit_message(model.tokenizer, make, profile, prompt_tokens)
+        )
         title = log.titles[next_item]
         goals.append(inference.title_target(model.tokenizer, title, title_tokens))
     return rows, goals

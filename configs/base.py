@@ -1,7 +1,7 @@
 """Every field of BLUE with its default, its meaning and the paper's value.
 
 Other configs start from `get_config()` here and write only what differs. Values are
-plain data; a field is changed on the command line as `--config.rewards.choice.weight=0`.
+plain data; on the command line a field is `--config.rewards.choice.weight=0`.
 [P] marks a value the paper states (https://arxiv.org/abs/2605.06981); the others are
 the defaults of the framework the paper built on, or ours.
 """
@@ -61,9 +61,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.prompts.style = "full"  # wording of all templates: full | short (tiny models)
     c.prompts.history_items = 1000  # newest items shown in the profile prompt
     c.prompts.recent_items = 10  # items in the history+profile view [P]
-    c.prompts.instruction = (
-        "Given a user's preferences, retrieve the item the user takes next"
-    )  # of encoder queries; empty: none
+    # of encoder queries; empty: none
+    c.prompts.instruction = "Given what a user likes, retrieve the item taken next"
 
     # --- models
     c.profiler = ConfigDict()
@@ -177,7 +176,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if arg == "tiny":
         make_tiny(c)
     elif arg:
-        raise ValueError(f"config argument {arg!r} is not known; the only one is 'tiny'")
+        raise ValueError(
+            f"config argument {arg!r} is not known; the only one is 'tiny'"
+        )
     return c
 
 

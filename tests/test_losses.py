@@ -22,7 +22,11 @@ def test_chunked_logprobs_equal_full_logits_and_gradients():
 
     for chunk in (1, 3, 7, 100):
         run = lambda h, w: losses.token_logprobs(  # noqa: B023
-            h, targets, w, temperature=0.7, chunk=chunk  # noqa: B023
+            h,
+            targets,
+            w,
+            temperature=0.7,
+            chunk=chunk,  # noqa: B023
         )
         got, want = run(hidden, head), full(hidden, head)
         np.testing.assert_allclose(got.logprobs, want[0], atol=1e-5)
@@ -104,8 +108,8 @@ def test_supervised_contrastive():
     )
     s = np.asarray(u @ e.T, np.float64) / 0.5
     lp = lambda x: x - np.log(np.exp(x).sum(1, keepdims=True))
-    one_way = lambda p: -np.mean(
-        [(p[0, 0] + p[0, 1]) / 2, (p[1, 0] + p[1, 1]) / 2, p[2, 2]]
+    one_way = lambda p: (
+        -np.mean([(p[0, 0] + p[0, 1]) / 2, (p[1, 0] + p[1, 1]) / 2, p[2, 2]])
     )
     np.testing.assert_allclose(got, (one_way(lp(s)) + one_way(lp(s.T))) / 2, rtol=1e-5)
 

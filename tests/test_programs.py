@@ -148,8 +148,12 @@ def test_encoder_update_sees_the_whole_mesh_as_one_batch():
         results.append(
             to_host(
                 update(
-                    state, batch.prompt, batch.prompt_mask,
-                    other.prompt, other.prompt_mask, items,
+                    state,
+                    batch.prompt,
+                    batch.prompt_mask,
+                    other.prompt,
+                    other.prompt_mask,
+                    items,
                 )  # fmt: skip
             )
         )

@@ -1,4 +1,4 @@
-"""The README is checked against the code: commands, concept table, file map, configs."""
+"""The README against the code: commands, concept table, file map, configs."""
 
 import ast
 import re

@@ -20,6 +20,7 @@ Parameters are a plain dict; those of the layers are stacked, [L, ...].
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -86,8 +87,12 @@ class RMSNorm(nn.Module):
         init = nn.initializers.constant(1.0 - offset)
         weight = self.param("weight", init, (x.shape[-1],))
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.cfg.norm_eps)
-        y = y * (offset + weight.astype(jnp.float32)).reshape((1,) * (x.ndim - 1) + (-1,))
+        y = y * jax.lax.rsqrt(
+            jnp.mean(y * y, axis=-1, keepdims=True) + self.cfg.norm_eps
+        )
+        y = y * (offset + weight.astype(jnp.float32)).reshape(
+            (1,) * (x.ndim - 1) + (-1,)
+        )
         return y.astype(x.dtype)
 
 
@@ -101,7 +106,9 @@ def rope(
     """Rotary position embedding, halves convention (as the released checkpoints)."""
     half = x.shape[-1] // 2
     inverse = theta ** -(jnp.arange(half, dtype=jnp.float32) / half) / factor
-    angle = positions[..., None, None].astype(jnp.float32) * inverse[None, None, None, :]
+    angle = (
+        positions[..., None, None].astype(jnp.float32) * inverse[None, None, None, :]
+    )
     sin, cos = jnp.sin(angle), jnp.cos(angle)  # [B T 1 H/2]
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     y = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
@@ -217,7 +224,8 @@ def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Param
     attend = self_attention(cfg, jnp.ones((1, 1, 1), bool))
 
     def init_layer(key: Array) -> Params:
-        return Block(cfg, GLOBAL).init(key, x, positions, attend)["params"]
+        variables: Any = Block(cfg, GLOBAL).init(key, x, positions, attend)
+        return variables["params"]
 
     # inputs of the first layer start small beside what the layers add
     embed_std = 0.1 * (cfg.width**-0.5 if cfg.scale_embedding else 1.0)
@@ -252,10 +260,16 @@ def final_norm(params: Params, cfg: DecoderConfig, x: Array) -> Array:
 
 
 def run_block(
-    cfg: DecoderConfig, layer: Params, kind: str, x: Array, positions: Array, attend: Any
+    cfg: DecoderConfig,
+    layer: Params,
+    kind: str,
+    x: Array,
+    positions: Array,
+    attend: Any,
 ) -> tuple[Array, Any]:
     """One layer with the given (unstacked) parameters."""
-    return Block(cfg, kind).apply({"params": layer}, x, positions, attend)
+    apply: Any = Block(cfg, kind).apply  # its type knows nothing of __call__
+    return apply({"params": layer}, x, positions, attend)
 
 
 def scan_layers(
@@ -310,9 +324,7 @@ def window_of(cfg: DecoderConfig, kind: str) -> int:
     return cfg.window if kind == LOCAL else 0
 
 
-def prompt_attention(
-    cfg: DecoderConfig, kind: str, mask: Bool[Array, "B T"]
-) -> Attend:
+def prompt_attention(cfg: DecoderConfig, kind: str, mask: Bool[Array, "B T"]) -> Attend:
     """Causal attention over right-aligned tokens, blind to padding."""
     positions = positions_of(mask)
     see = causal_mask(positions, positions, window=window_of(cfg, kind))
@@ -416,6 +428,25 @@ def init_cache(
     return [KV(zeros(), zeros()) for _ in range(cfg.num_layers)]
 
 
+def _decode_attention(
+    cfg: DecoderConfig,
+    slot: Array,
+    prompt_kv: KV,
+    cache: KV,
+    see_prompt: Array,
+    see_own: Array,
+    q: Array,
+    kv: KV,
+) -> tuple[Array, KV]:
+    """Attention of one new token a row; keeps the cache with its slot written."""
+    write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+        old, new[:, :, None].astype(old.dtype), slot, axis=2
+    )
+    own = KV(write(cache.k, kv.k), write(cache.v, kv.v))
+    out = group_attention(cfg, q[:, :, None], prompt_kv, own, see_prompt, see_own)
+    return out[:, :, 0], own
+
+
 def decode_step(
     params: Params,
     layers: Sequence[Params],
@@ -445,16 +476,15 @@ def decode_step(
         see_prompt = causal_mask(position, at, window=window) & prompt_mask[:, None, :]
         see_own = causal_mask(slot[None], slots, window=window)[None, None]
 
-        def attend(q: Array, kv: KV) -> tuple[Array, KV]:
-            write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
-                old, new[:, :, None].astype(old.dtype), slot, axis=2
-            )
-            own = KV(write(cache[n].k, kv.k), write(cache[n].v, kv.v))  # noqa: B023
-            out = group_attention(
-                cfg, q[:, :, None], prompt_kv[n], own, see_prompt[:, :, None], see_own  # noqa: B023
-            )
-            return out[:, :, 0], own
-
+        attend = functools.partial(
+            _decode_attention,
+            cfg,
+            slot,
+            prompt_kv[n],
+            cache[n],
+            see_prompt[:, :, None],
+            see_own,
+        )
         x, own = run_block(cfg, layer, kind, x, position, attend)
         new_cache.append(own)
     return final_norm(params, cfg, x), new_cache
