@@ -19,7 +19,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from blue import metrics, prompts, queries, report, sharding, sources, writer
+from blue import metrics, prompts, queries, report, sharding, sources
 from blue.data.examples import Examples, Split, history
 from blue.data.log import Log
 from blue.data.profiles import read_profiles
@@ -394,6 +394,5 @@ def run(config: ConfigDict, workdir: str) -> None:
         write_file(folder / "evaluation.md", report.markdown(result, shown))
         numbers = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
         write_file(folder / "evaluation.json", numbers + "\n")
-    header = ["method", *report.METRICS.values()]
-    table = writer.summary_table(report.method_rows(result, protocol), header)
-    logger.info("%s on %d test users\n%s", protocol, len(user_ids), table)
+    closing = report.closing(result, shown)
+    logger.info("evaluation on %d test users\n\n%s\n", len(user_ids), closing)

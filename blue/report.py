@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from blue import metrics, prompts
+from blue.writer import summary_table
 
 METRICS = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"}
 RAW_METHODS = ("all_history", "10_history", "mean_items", "popular")
@@ -217,6 +218,28 @@ def user_section(number: int, user: User) -> str:
     for method, profile in user.profiles.items():
         lines += [f"Profile, {method}:", "", f"> {escape(profile) or '(empty)'}", ""]
     return "\n".join(lines)
+
+
+def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
+    """What a terminal shows at the end: methods, differences, verdict, profiles."""
+    trained = "blue" if "blue" in result["methods"] else "base"
+    parts = []
+    for protocol in result["protocols"]:
+        header = [protocol, *METRICS.values()]
+        parts.append(summary_table(method_rows(result, protocol), header))
+        header[0] = "difference"
+        parts.append(summary_table(difference_rows(result, protocol), header))
+        methods = (trained, f"10h+{trained}")
+        parts += [verdict(result, method, protocol) for method in methods]
+    parts.append(
+        summary_table(profile_rows(result), ["profiles of", *STATISTICS.values()])
+    )
+    parts.append(reader_sentence(result["reader"]))
+    for user in users:
+        lines = [f"next item: {' '.join(user.next_title.split())}"]
+        lines += [f"  {m}: {' '.join(p.split())}" for m, p in user.profiles.items()]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:

@@ -7,12 +7,14 @@ the reader for the next item, and moves the profiler towards the better of the G
 
 import functools
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
@@ -29,10 +31,25 @@ from blue.models.decoder import Params, param_count
 from blue.optimizers import TrainState, make_optimizer, make_schedule
 from blue.rewards import RewardInputs
 from blue.sharding import make_mesh, to_host
-from blue.writer import Writer
+from blue.writer import Writer, summary_table
 
 logger = logging.getLogger("blue")
 STAGE = "profiler"
+SUMMARY = (
+    "reward/total",
+    "reward/embedding",
+    "reward/choice",
+    "reward/frac_zero_std",
+    "policy/kl",
+    "policy/entropy",
+    "policy/sampler_gap_max",
+    "rollout/length_mean",
+    "rollout/truncated",
+    "optim/grad_norm",
+    "optim/skipped",
+    "eval/ndcg@10",
+    "time/step_s",
+)
 PROGRESS = ("reward/total", "policy/kl", "policy/entropy", "rollout/truncated")
 
 
@@ -205,6 +222,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     writer.close()
     checkpoints.finish({"steps": config.num_steps})
     checkpoints.close()
+    logger.info("GRPO, %d steps\n\n%s\n", config.num_steps, summary(workdir))
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -306,6 +324,22 @@ def make_score(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
         arguments = dict(fields) if name == "embedding" else {}
         options[name] = {k: v for k, v in arguments.items() if k != "weight"}
     return programs.make_rewards(mesh, inputs, weights=weights, options=options)
+
+
+def summary(workdir: str) -> str:
+    """The run in one table: each curve's mean over its first and its last tenth."""
+    text = (epath.Path(workdir) / "metrics.jsonl").read_text()
+    rows = [r for r in map(json.loads, text.splitlines()) if r["stage"] == STAGE]
+    tenth = max(1, len(rows) // 10)
+
+    def mean(part: list[dict[str, Any]], key: str) -> str:
+        values = [row[key] for row in part if row.get(key) is not None]
+        return f"{np.mean(values):.4g}" if values else "-"
+
+    table = [
+        [key, mean(rows[:tenth], key), mean(rows[-tenth:], key)] for key in SUMMARY
+    ]
+    return summary_table(table, ["mean of", "first tenth", "last tenth"])
 
 
 def keep_best(

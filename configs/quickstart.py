@@ -13,16 +13,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c = base.get_config()
     c.stages = ("encoder", "warm_start", "profiler", "evaluate")
     c.data.synthetic.users = 4000  # about 3000 train, 200 validation, 800 test
-    c.data.window_policy = "include_window"
     c.data.validation_users = 200
     c.prompts.style = "short"
-    c.prompts.history_items = 20
+    c.prompts.history_items = 16
     c.prompts.instruction = ""
     c.profiler.preset, c.encoder.preset = "tiny_gemma3", "tiny_qwen3"
     c.encoder.max_tokens, c.encoder.buckets = 80, (24, 80)
     c.encoder.batch_size = 128
     c.remat = False
-    c.max_prompt_tokens, c.prompt_buckets = 104, (104,)
+    c.max_prompt_tokens, c.prompt_buckets = 84, (84,)
     c.max_completion_tokens = 24
 
     c.train_encoder.num_steps = 400
@@ -32,23 +31,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.train_encoder.queries = 4 * ("items", "profile") + ("history_profile",)
     c.train_encoder.query_tokens, c.train_encoder.item_tokens = 80, 8
 
-    c.warm_start.num_steps = 450
+    c.warm_start.num_steps = 540
     c.warm_start.tasks = ("profile", "profile", "choice")
     c.warm_start.tie_to_encoder = True
 
     c.batch_size = 16
-    c.num_steps = 160
+    c.num_steps = 130
     c.lr = 7e-4
     c.kl_coef = 0.03
     c.rewards.unfinished.weight = 1.0  # an addition to the paper
     c.rewards.repetition.weight = 0.5  # an addition to the paper
     c.rewards.choice.scoring = "likelihood"
     c.rewards.choice.reader = "reference"
-    c.rewards.choice.weight = 0.0
+    c.rewards.choice.weight = 0.25
     c.rewards.choice.max_prompt_tokens = 40
     c.rewards.choice.max_option_tokens = 8
     c.checkpoint_every = 100
-    c.eval_every = 50
+    c.eval_every = 65
     c.log.samples_every = 20
     if arg == "tiny":
         base.make_tiny(c)

@@ -175,3 +175,14 @@ def test_profile_statistics_by_hand():
     assert stats["distinct_words"] == pytest.approx((2 / 4 + 4 / 4) / 2)
     assert stats["copied"] == pytest.approx((0 + 4 / 6) / 2)
     assert stats["repeated_3grams"] == 0.0
+
+
+def test_terminal_shows_tables_verdict_reader_and_users_on_one_line_each():
+    result = make_result()
+    users = [report.User(["red tent"], "blue tent", {"base": "a\nb", "blue": "c"})]
+    text = report.closing(result, users)
+    assert report.verdict(result, "blue", "1+19") in text
+    assert report.reader_sentence(result["reader"]) in text
+    assert "next item: blue tent\n  base: a b\n  blue: c" in text
+    for row in report.method_rows(result, "1+19"):
+        assert row[1] in text

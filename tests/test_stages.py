@@ -167,3 +167,8 @@ def test_mistakes_are_told_before_anything_runs(field, value, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         train_profiler.run(c, str(tmp_path))
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_the_stage_ends_with_a_table(whole):
+    table = train_profiler.summary(str(whole))
+    assert "reward/embedding" in table and "last tenth" in table

@@ -22,7 +22,7 @@ Parameters are a plain dict; those of the layers are stacked, [L, ...].
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -256,7 +256,8 @@ def embed_tokens(
 
 def final_norm(params: Params, cfg: DecoderConfig, x: Array) -> Array:
     """The norm before the head."""
-    return RMSNorm(cfg).apply({"params": params["final_norm"]}, x)
+    norm = cast(Any, RMSNorm(cfg))  # the type of apply knows nothing of __call__
+    return norm.apply({"params": params["final_norm"]}, x)
 
 
 def run_block(
@@ -268,8 +269,8 @@ def run_block(
     attend: Any,
 ) -> tuple[Array, Any]:
     """One layer with the given (unstacked) parameters."""
-    apply: Any = Block(cfg, kind).apply  # its type knows nothing of __call__
-    return apply({"params": layer}, x, positions, attend)
+    block = cast(Any, Block(cfg, kind))
+    return block.apply({"params": layer}, x, positions, attend)
 
 
 def scan_layers(
