@@ -23,6 +23,7 @@ from blue.data.examples import (
     sample_negatives,
 )
 from blue.data.log import Log
+from blue.errors import UserError
 from blue.inference import Profile
 from blue.models.decoder import Params
 from blue.rewards import RewardInputs
@@ -83,6 +84,11 @@ def make_batch(
     negatives, negative_mask = sample_negatives(
         split, indices, examples.pool, groups, num=num_negatives, seed=seed, step=step
     )
+    if not negative_mask[:, : num_options - 1].all():
+        raise UserError(
+            f"rewards.choice.num_options = {num_options}: an example has fewer than "
+            f"{num_options - 1} items to choose among that its user never touched"
+        )
     next_item = split.next_item[indices]
     options = np.concatenate([next_item[:, None], negatives[:, : num_options - 1]], 1)
     ids = split.ids[indices]
