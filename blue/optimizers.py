@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from blue.errors import UserError
+
 
 class TrainState(NamedTuple):
     """Everything a training stage carries from step to step; all of it is saved."""
@@ -27,7 +29,7 @@ def make_schedule(
     elif kind == "cosine":
         after = optax.cosine_decay_schedule(lr, max(1, num_steps - warmup_steps))
     else:
-        raise ValueError(f"lr_schedule is {kind!r}; known are 'constant' and 'cosine'")
+        raise UserError(f"lr_schedule is {kind!r}; known are 'constant' and 'cosine'")
     warmup = optax.linear_schedule(0.0, lr, max(1, warmup_steps))
     return optax.join_schedules([warmup, after], [warmup_steps])
 

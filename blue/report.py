@@ -4,6 +4,7 @@ Titles and profiles come from strangers and from a policy, so they are escaped: 
 can neither break a table nor bring links, images or HTML into the page.
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -234,7 +235,7 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
     parts.append(
         summary_table(profile_rows(result), ["profiles of", *STATISTICS.values()])
     )
-    parts.append(reader_sentence(result["reader"]))
+    parts.append(html.unescape(reader_sentence(result["reader"])))
     for user in users:
         lines = [f"next item: {' '.join(user.next_title.split())}"]
         lines += [f"  {m}: {' '.join(p.split())}" for m, p in user.profiles.items()]

@@ -11,6 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from blue.errors import UserError
+
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 
@@ -32,12 +34,12 @@ def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
     """A mesh over all devices; one of the sizes may be -1, the devices left."""
     sizes, devices = [data, fsdp, tensor], jax.devices()
     if sizes.count(-1) > 1:
-        raise ValueError(f"mesh sizes {tuple(sizes)}: at most one may be -1")
+        raise UserError(f"mesh sizes {tuple(sizes)}: at most one may be -1")
     known = int(np.prod([s for s in sizes if s != -1]))
     if -1 in sizes and known > 0 and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
-        raise ValueError(
+        raise UserError(
             f"mesh (data, fsdp, tensor) = {tuple(sizes)} does not match the "
             f"{len(devices)} devices; their product must, or one of them may be -1"
         )

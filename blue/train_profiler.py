@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -416,7 +417,8 @@ def sample_markdown(row: dict[str, Any], prompt: str) -> str:
         f"rewards: {rewards}; total {row['reward']:.3f}, "
         f"advantage {row['advantage']:+.3f}",
     ]
-    return "\n".join("    " + " ".join(line.split()) for line in lines)
+    wrapped = (textwrap.wrap(" ".join(line.split()), 110) for line in lines)
+    return "\n".join("    " + "\n        ".join(line) for line in wrapped)
 
 
 def show_samples(

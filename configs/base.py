@@ -173,13 +173,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.log.sample_users = 4  # the same few users every time; 0: no text is written
     c.log.tensorboard = True
 
-    if arg == "tiny":
-        make_tiny(c)
-    elif arg:
-        raise ValueError(
-            f"config argument {arg!r} is not known; the only one is 'tiny'"
-        )
-    return c
+    return with_argument(c, arg)
+
+
+def with_argument(c: ConfigDict, arg: str | None) -> ConfigDict:
+    """`c` as the part after the colon of --config asks: "tiny", or nothing."""
+    if arg not in (None, "", "tiny"):
+        raise ValueError(f"config argument {arg!r} is not known; there is only 'tiny'")
+    return make_tiny(c) if arg else c
 
 
 def make_tiny(c: ConfigDict) -> ConfigDict:

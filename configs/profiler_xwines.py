@@ -67,7 +67,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.warm_start.profile_items = 4
 
     c.batch_size, c.group_size = 8, 4
-    c.num_steps = 100
+    c.num_steps = 50
     c.lr = 7e-4
     c.kl_coef = 0.03
     c.rewards.unfinished.weight = 1.0  # an addition to the paper
@@ -81,6 +81,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.eval_every = 50
     c.log.samples_every = 25
     c.log.sample_users = 6
-    if arg == "tiny":
-        base.make_tiny(c)
-    return c
+    return base.with_argument(c, arg)

@@ -50,6 +50,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.checkpoint_every = 100
     c.eval_every = 65
     c.log.samples_every = 20
-    if arg == "tiny":
-        base.make_tiny(c)
-    return c
+    return base.with_argument(c, arg)

@@ -1,7 +1,9 @@
 """The README against the code: commands, concept table, file map, configs."""
 
 import ast
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,11 @@ def test_stages_configs_and_fields_exist():
 def test_links_to_files_exist():
     for path in re.findall(r"`((?:experiments|tests|tools|blue)/[\w./]+)`", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_results_are_the_recorded_ones():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import readme_results
+
+    path = ROOT / "experiments/quickstart/results.json"
+    assert readme_results.block(json.loads(path.read_text())) in README

@@ -182,7 +182,7 @@ def test_terminal_shows_tables_verdict_reader_and_users_on_one_line_each():
     users = [report.User(["red tent"], "blue tent", {"base": "a\nb", "blue": "c"})]
     text = report.closing(result, users)
     assert report.verdict(result, "blue", "1+19") in text
-    assert report.reader_sentence(result["reader"]) in text
+    assert "accuracy 0.400 [0.350, 0.450] (200 users, chance 0.250)." in text
     assert "next item: blue tent\n  base: a b\n  blue: c" in text
     for row in report.method_rows(result, "1+19"):
         assert row[1] in text

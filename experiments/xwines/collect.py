@@ -13,8 +13,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 sys.path.insert(0, str(Path(__file__).parents[2]))  # BLUE from this clone
-from blue import report
+from blue import evaluate, report, sources
 
 HERE = Path(__file__).parent
 MARKS = ("<!-- results -->", "<!-- end of results -->")
@@ -92,25 +94,27 @@ def kl_sentence(rows: list[dict]) -> str:
     )
 
 
-def examples(samples: list[dict], count: int = 6) -> list[str]:
-    """The watched validation users: profiles of the first and of the last step."""
-    steps = sorted({row["step"] for row in samples})
-    before, after = (
-        [row for row in samples if row["step"] == step][:count]
-        for step in (steps[0], steps[-1])
-    )
+def examples(workdir: Path, count: int = 6) -> list[str]:
+    """The first test users with their profiles before and after GRPO."""
+    config = ConfigDict(json.loads((workdir / "config.json").read_text())["config"])
+    log = sources.load_log(config, str(workdir))
+    split = sources.load_examples(config, log, str(workdir)).test
+    cohort = evaluate.choose_users(split, log.titles, limit=config.evaluate.test_users)
+    written: dict[str, list[str]] = {}
+    for row in read_lines(workdir / "evaluation_profiles.jsonl"):
+        written.setdefault(row["method"], []).append(row["profile"])
     parts = []
-    for n, (old, new) in enumerate(zip(before, after, strict=True), 1):
+    for n in range(count):
         user = report.User(
-            recent_titles=old["history"][-10:],
-            next_title=old["next_item"],
-            profiles={"before": old["profile"], "after": new["profile"]},
+            recent_titles=cohort.histories[n][-config.prompts.recent_items :],
+            next_title=log.titles[int(cohort.candidates[n, 0])],
+            profiles={name: texts[n] for name, texts in written.items()},
         )
-        parts.append(report.user_section(n, user))
+        parts.append(report.user_section(n + 1, user))
     return parts
 
 
-def sections(result: dict, rows: list[dict], samples: list[dict]) -> str:
+def sections(result: dict, rows: list[dict], shown: list[str]) -> str:
     """The generated part of README.md."""
     (protocol,) = result["protocols"]
     header = list(report.METRICS.values())
@@ -132,9 +136,8 @@ def sections(result: dict, rows: list[dict], samples: list[dict]) -> str:
         "### Cost",
         cost_table(rows),
         "## Example profiles",
-        f"Watched validation users at temperature 1, step {samples[0]['step'] + 1} and "
-        f"step {samples[-1]['step'] + 1}; `/` stands where titles have a bar.",
-        *examples(samples),
+        "The first six test users: profiles before (base) and after (blue) GRPO.",
+        *shown,
     ]
     return "\n\n".join(part.strip() for part in parts)
 
@@ -145,7 +148,7 @@ def main(workdir: Path) -> None:
     shutil.copy(workdir / "evaluation.json", HERE / "results.json")
     write_curves(rows)
     result = json.loads((HERE / "results.json").read_text())
-    generated = sections(result, rows, read_lines(workdir / "samples.jsonl"))
+    generated = sections(result, rows, examples(workdir))
     text = (HERE / "README.md").read_text()
     head, rest = text.split(MARKS[0])
     tail = rest.split(MARKS[1])[1]
