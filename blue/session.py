@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -14,11 +15,32 @@ from blue import programs, sources
 from blue.checkpoints import Checkpoints
 from blue.errors import NonFinite
 from blue.models.decoder import Params
-from blue.optimizers import TrainState
+from blue.optimizers import TrainState, make_optimizer, make_schedule
 from blue.sharding import to_host
 from blue.writer import Writer
 
 logger = logging.getLogger("blue")
+
+
+def optimizer_of(
+    config: ConfigDict, section: ConfigDict, *, b2: float
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The schedule of `section` (lr, lr_schedule, lr_warmup_steps, num_steps), and
+    Adam under it."""
+    schedule = make_schedule(
+        section.lr,
+        kind=section.lr_schedule,
+        warmup_steps=section.lr_warmup_steps,
+        num_steps=section.num_steps,
+    )
+    optimizer = make_optimizer(
+        schedule,
+        b1=config.adam_b1,
+        b2=b2,
+        eps=config.adam_eps,
+        grad_clip=config.grad_clip,
+    )
+    return schedule, optimizer
 
 
 def start(

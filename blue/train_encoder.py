@@ -17,7 +17,6 @@ from blue.data.examples import Split, batch_indices, history
 from blue.data.log import Log
 from blue.data.profiles import read_profiles
 from blue.errors import UserError
-from blue.optimizers import make_optimizer, make_schedule
 from blue.sharding import by_batch, make_mesh, put
 
 logger = logging.getLogger("blue")
@@ -107,19 +106,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     query_format = sources.query_format(config, model)
     profiles = load_profiles(config, log, examples.train)
 
-    schedule = make_schedule(
-        section.lr,
-        kind=section.lr_schedule,
-        warmup_steps=section.lr_warmup_steps,
-        num_steps=section.num_steps,
-    )
-    optimizer = make_optimizer(
-        schedule,
-        b1=config.adam_b1,
-        b2=config.adam_b2,
-        eps=config.adam_eps,
-        grad_clip=config.grad_clip,
-    )
+    schedule, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
     buckets = sorted({*(b for b in config.encoder.buckets if b < section.query_tokens)})
     buckets.append(section.query_tokens)
     updates = {

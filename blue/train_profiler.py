@@ -29,7 +29,7 @@ from blue.errors import UserError
 from blue.experience import Batch, Experience, gather, make_batch
 from blue.inference import Embed, Model
 from blue.models.decoder import Params, param_count
-from blue.optimizers import TrainState, make_optimizer, make_schedule
+from blue.optimizers import TrainState
 from blue.rewards import RewardInputs
 from blue.sharding import make_mesh, to_host
 from blue.writer import Writer, summary_table
@@ -83,19 +83,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     logger.info("profiler: %s; encoder: %s", base.name, encoder.name)
 
     # --- programs: all of them are compiled here
-    schedule = make_schedule(
-        config.lr,
-        kind=config.lr_schedule,
-        warmup_steps=config.lr_warmup_steps,
-        num_steps=config.num_steps,
-    )
-    optimizer = make_optimizer(
-        schedule,
-        b1=config.adam_b1,
-        b2=config.adam_b2,
-        eps=config.adam_eps,
-        grad_clip=config.grad_clip,
-    )
+    schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
     shapes = programs.abstract_params(base.cfg, mesh, config.dtype.params)
     run_on = build_programs(config, base, mesh, optimizer, schedule)
     write_and_score = functools.partial(

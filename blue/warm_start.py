@@ -20,7 +20,6 @@ from blue.data.log import Log
 from blue.errors import UserError
 from blue.inference import Model
 from blue.models.decoder import Params
-from blue.optimizers import make_optimizer, make_schedule
 from blue.sharding import by_batch, make_mesh, put
 
 logger = logging.getLogger("blue")
@@ -169,19 +168,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         tied = tie_to_encoder(params, encoder, model)
         params = params | {"embed": put(tied["embed"], params["embed"].sharding)}
 
-    schedule = make_schedule(
-        section.lr,
-        kind=section.lr_schedule,
-        warmup_steps=section.lr_warmup_steps,
-        num_steps=section.num_steps,
-    )
-    optimizer = make_optimizer(
-        schedule,
-        b1=config.adam_b1,
-        b2=section.adam_b2,
-        eps=config.adam_eps,
-        grad_clip=config.grad_clip,
-    )
+    schedule, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
     prompt_format = sources.prompt_format(config, model)
     choice = config.rewards.choice
     shapes = {  # of a task's batch: rows, prompt tokens, targets a row, target tokens

@@ -15,7 +15,7 @@ class Log(NamedTuple):
     user_ids: list[str]  # sorted; every user has at least one event
     item_ids: list[str]  # the whole catalogue, also items without events
     titles: list[str]  # an item's line in a history: one clean line, not empty
-    texts: list[str]  # what the encoder and the options read of an item
+    texts: list[str]  # what the encoder reads of an item
     user: Int32[np.ndarray, " n"]  # index into user_ids
     item: Int32[np.ndarray, " n"]  # index into item_ids
     timestamp: Int64[np.ndarray, " n"]  # seconds since 1970, UTC
