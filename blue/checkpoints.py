@@ -15,6 +15,7 @@ beside the steps that has no commit file.
 
 import json
 import logging
+import os
 import uuid
 import zlib
 from collections.abc import Mapping
@@ -100,6 +101,9 @@ class Checkpoints:
 
     def __init__(self, directory: epath.PathLike, *, keep: int, milestone_every: int):
         assert keep >= 1 and milestone_every >= 0
+        directory = os.fspath(directory)
+        if "://" not in directory:  # Orbax takes no relative path
+            directory = os.path.abspath(directory)
         self._directory = epath.Path(directory)
         self._keep = keep
         self._milestone_every = milestone_every

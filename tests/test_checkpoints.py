@@ -303,3 +303,12 @@ def test_meta_is_plain_json_on_disk(saved):
     record = json.loads((directory / "20" / "meta" / "data.json").read_text())
     assert record["meta"]["seed"] == 7
     assert record["fingerprint"] == fingerprint(make_state(20))
+
+
+def test_a_relative_directory_is_as_good(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints("runs/a", keep=1, milestone_every=0)
+    checkpoints.save(3, make_state(3), {})
+    monkeypatch.chdir("/")
+    assert checkpoints.latest_step() == 3
+    assert (tmp_path / "runs/a/3").is_dir()
