@@ -6,51 +6,31 @@ the reader for the next item, and moves the profiler towards the better of the G
 """
 
 import functools
-import hashlib
-import json
 import logging
-import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import evaluate, health, programs, queries, session, sources
-from blue.advantages import ZERO_STD
+from blue import evaluate, programs, queries, session, sources, watch
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples, batch_indices
 from blue.data.log import Log
 from blue.errors import UserError
-from blue.experience import Batch, Experience, gather, make_batch
+from blue.experience import gather, make_batch
 from blue.inference import Embed, Model
-from blue.models.decoder import Params, param_count
+from blue.models.decoder import Params
 from blue.optimizers import TrainState
 from blue.rewards import RewardInputs
 from blue.sharding import make_mesh, to_host
-from blue.writer import Writer, summary_table
+from blue.writer import Writer
 
 logger = logging.getLogger("blue")
 STAGE = "profiler"
-SUMMARY = (
-    "reward/total",
-    "reward/embedding",
-    "reward/choice",
-    "reward/frac_zero_std",
-    "policy/kl",
-    "policy/entropy",
-    "policy/sampler_gap_max",
-    "rollout/length_mean",
-    "rollout/truncated",
-    "optim/grad_norm",
-    "optim/skipped",
-    "eval/ndcg@10",
-    "time/step_s",
-)
 PROGRESS = ("reward/total", "policy/kl", "policy/entropy", "rollout/truncated")
 
 
@@ -171,7 +151,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         info = {key: float(value) for key, value in to_host(info).items()}
         session.stop_if_not_finite(info, step, config.max_nonfinite)
         now = time.monotonic()
-        metrics = facts | info | step_metrics(config, base, seen, now - started)
+        metrics = facts | info | watch.step_metrics(config, base, seen, now - started)
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
         metrics["time/checkpoint_s"] = save_s  # of the newest save: lines come first
         metrics["data/prompts"] = done * config.batch_size
@@ -182,7 +162,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             keep_best(checkpoints, done, state, metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
             # the same few held-out users every time, through the same programs
-            show_samples(
+            watch.show_samples(
                 writer,
                 step,
                 watched,
@@ -207,11 +187,15 @@ def run(config: ConfigDict, workdir: str) -> None:
     # --- leave
     if checkpoints.best() is None:  # no validation was asked for
         keep_best(checkpoints, config.num_steps, state, 0.0)
-    show_projector(writer, config.num_steps, examples, log, items, embed, query_format)
+    watch.show_projector(
+        writer, config.num_steps, examples, log, items, embed, query_format
+    )
     writer.close()
     checkpoints.finish({"steps": config.num_steps})
     checkpoints.close()
-    logger.info("GRPO, %d steps\n\n%s\n", config.num_steps, summary(workdir))
+    logger.info(
+        "GRPO, %d steps\n\n%s\n", config.num_steps, watch.summary(workdir, STAGE)
+    )
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -315,22 +299,6 @@ def make_score(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
     return programs.make_rewards(mesh, inputs, weights=weights, options=options)
 
 
-def summary(workdir: str) -> str:
-    """The run in one table: each curve's mean over its first and its last tenth."""
-    text = (epath.Path(workdir) / "metrics.jsonl").read_text()
-    rows = [r for r in map(json.loads, text.splitlines()) if r["stage"] == STAGE]
-    tenth = max(1, len(rows) // 10)
-
-    def mean(part: list[dict[str, Any]], key: str) -> str:
-        values = [row[key] for row in part if row.get(key) is not None]
-        return f"{np.mean(values):.4g}" if values else "-"
-
-    table = [
-        [key, mean(rows[:tenth], key), mean(rows[-tenth:], key)] for key in SUMMARY
-    ]
-    return summary_table(table, ["mean of", "first tenth", "last tenth"])
-
-
 def keep_best(
     checkpoints: Checkpoints, step: int, state: TrainState, value: float
 ) -> None:
@@ -339,110 +307,6 @@ def keep_best(
     best = checkpoints.best()
     if best is None or value > best["value"] or best["step"] >= step:
         checkpoints.save_best(step, state.params, {}, value)
-
-
-def step_metrics(
-    config: ConfigDict, profiler: Model, seen: Experience, step_s: float
-) -> dict[str, float]:
-    """`reward/*`, `rollout/*`, `speed/*` and `time/*` of one step."""
-    finished = np.array([[p.finished for p in group] for group in seen.profiles])
-    metrics = health.reward_metrics(seen.total, seen.parts, zero_std=ZERO_STD)
-    metrics |= health.rollout_metrics(seen.mask, finished)
-    metrics |= health.speed_metrics(
-        tokens=int(seen.mask.sum()),
-        step_s=step_s,
-        trunk_flops=flops_per_step(config, profiler),
-        compiles=programs.compiles["count"],
-    )
-    return metrics | seen.times | {"time/step_s": step_s}
-
-
-def flops_per_step(config: ConfigDict, profiler: Model) -> float:
-    """2 FLOPs a parameter a token: sampling, reference, and the update's three (four
-    with recomputed layers) passes, over shared prompts. Attention is left out."""
-    tokens = config.batch_size * (
-        config.max_prompt_tokens + config.group_size * config.max_completion_tokens
-    )
-    passes = 2 + (4 if config.remat else 3)
-    return 2.0 * param_count(profiler.cfg) * tokens * passes
-
-
-def hashed(user: str, seed: int) -> str:
-    """A user as samples show them: no identifier leaves the log."""
-    return hashlib.blake2b(f"{seed}/{user}".encode(), digest_size=6).hexdigest()
-
-
-def sample_rows(
-    batch: Batch, experience: Experience, titles: Sequence[str], count: int, seed: int
-) -> list[dict[str, Any]]:
-    """The first profile of the first `count` users, as samples.jsonl shows it."""
-    rows = []
-    for b in range(count):
-        rows.append(
-            {
-                "user": hashed(batch.users[b], seed),
-                "history": batch.histories[b],
-                "next_item": titles[batch.next_item[b]],
-                "profile": experience.profiles[b][0].text,
-                "finished": experience.profiles[b][0].finished,
-                "rewards": {k: float(v[b, 0]) for k, v in experience.parts.items()},
-                "reward": float(experience.total[b, 0]),
-                "advantage": float(experience.advantages[b, 0]),
-            }
-        )
-    return rows
-
-
-def sample_markdown(row: dict[str, Any], prompt: str) -> str:
-    """One sample as a TensorBoard text panel: an indented block is never markup."""
-    rewards = ", ".join(f"{k} {v:.3f}" for k, v in row["rewards"].items())
-    lines = [
-        f"user: {row['user']}",
-        f"prompt: {prompt}",
-        f"history: {'; '.join(row['history'])}",
-        f"next item: {row['next_item']}",
-        f"profile: {row['profile']}",
-        f"rewards: {rewards}; total {row['reward']:.3f}, "
-        f"advantage {row['advantage']:+.3f}",
-    ]
-    wrapped = (textwrap.wrap(" ".join(line.split()), 110) for line in lines)
-    return "\n".join("    " + "\n        ".join(line) for line in wrapped)
-
-
-def show_samples(
-    writer: Writer,
-    step: int,
-    batch: Batch,
-    seen: Experience,
-    titles: Sequence[str],
-    *,
-    prompts: Sequence[str],
-    count: int,
-    seed: int,
-) -> None:
-    """Writes the watched users' first profiles to samples.jsonl and TensorBoard."""
-    rows = sample_rows(batch, seen, titles, count, seed)
-    writer.samples(step, rows)
-    for n, row in enumerate(rows):
-        writer.text(step, f"samples/{n}", sample_markdown(row, prompts[n]))
-
-
-def show_projector(
-    writer: Writer,
-    step: int,
-    examples: Examples,
-    log: Log,
-    items: Float[np.ndarray, "items E"],
-    embed: Embed,
-    query_format: queries.QueryFormat,
-) -> None:
-    """Items and validation users (recent history) as points of one space."""
-    users = evaluate.choose_users(examples.validation, log.titles, limit=500)
-    texts = [queries.recent_query(query_format, h) for h in users.histories]
-    points = np.concatenate([items[:5000], embed(texts)])
-    labels = [f"item: {title}" for title in log.titles[:5000]]
-    labels += [f"user: {'; '.join(h[-3:])}" for h in users.histories]
-    writer.projector(step, "users_and_items", points, labels)
 
 
 def make_validation(

@@ -10,6 +10,7 @@ LAYERS = [
     {"main"},
     {"settings", "usage", "record"},  # the command line
     {"train_profiler", "train_encoder", "warm_start"},  # stages
+    {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share
     {"sources"},  # config and workdir -> data, tokenizers, models
     {"inference", "queries", "report"},

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from blue import session, train_encoder, train_profiler, warm_start, writer
+from blue import session, train_encoder, train_profiler, warm_start, watch, writer
 from blue.sources import stage_checkpoints
 from configs import quickstart
 
@@ -170,5 +170,5 @@ def test_mistakes_are_told_before_anything_runs(field, value, words, tmp_path):
 
 
 def test_the_stage_ends_with_a_table(whole):
-    table = train_profiler.summary(str(whole))
+    table = watch.summary(str(whole), "profiler")
     assert "reward/embedding" in table and "last tenth" in table

@@ -1,0 +1,160 @@
+"""What people see of the profiler stage: metrics, samples of the same users, tables.
+
+Nothing here changes the run; no user identifier leaves the log.
+"""
+
+import hashlib
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from blue import evaluate, health, programs, queries
+from blue.advantages import ZERO_STD
+from blue.data.examples import Examples
+from blue.data.log import Log
+from blue.experience import Batch, Experience
+from blue.inference import Embed, Model
+from blue.models.decoder import param_count
+from blue.writer import Writer, summary_table
+
+SUMMARY = (
+    "reward/total",
+    "reward/embedding",
+    "reward/choice",
+    "reward/frac_zero_std",
+    "policy/kl",
+    "policy/entropy",
+    "policy/sampler_gap_max",
+    "rollout/length_mean",
+    "rollout/truncated",
+    "optim/grad_norm",
+    "optim/skipped",
+    "eval/ndcg@10",
+    "time/step_s",
+)
+
+
+def step_metrics(
+    config: ConfigDict, profiler: Model, seen: Experience, step_s: float
+) -> dict[str, float]:
+    """`reward/*`, `rollout/*`, `speed/*` and `time/*` of one step."""
+    finished = np.array([[p.finished for p in group] for group in seen.profiles])
+    metrics = health.reward_metrics(seen.total, seen.parts, zero_std=ZERO_STD)
+    metrics |= health.rollout_metrics(seen.mask, finished)
+    metrics |= health.speed_metrics(
+        tokens=int(seen.mask.sum()),
+        step_s=step_s,
+        trunk_flops=flops_per_step(config, profiler),
+        compiles=programs.compiles["count"],
+    )
+    return metrics | seen.times | {"time/step_s": step_s}
+
+
+def flops_per_step(config: ConfigDict, profiler: Model) -> float:
+    """2 FLOPs a parameter a token: sampling, reference, and the update's three (four
+    with recomputed layers) passes, over shared prompts. Attention is left out."""
+    tokens = config.batch_size * (
+        config.max_prompt_tokens + config.group_size * config.max_completion_tokens
+    )
+    passes = 2 + (4 if config.remat else 3)
+    return 2.0 * param_count(profiler.cfg) * tokens * passes
+
+
+def summary(workdir: str, stage: str) -> str:
+    """The run in one table: each curve's mean over its first and its last tenth."""
+    text = (epath.Path(workdir) / "metrics.jsonl").read_text()
+    rows = [r for r in map(json.loads, text.splitlines()) if r["stage"] == stage]
+    tenth = max(1, len(rows) // 10)
+
+    def mean(part: list[dict[str, Any]], key: str) -> str:
+        values = [row[key] for row in part if row.get(key) is not None]
+        return f"{np.mean(values):.4g}" if values else "-"
+
+    table = [
+        [key, mean(rows[:tenth], key), mean(rows[-tenth:], key)] for key in SUMMARY
+    ]
+    return summary_table(table, ["mean of", "first tenth", "last tenth"])
+
+
+def hashed(user: str, seed: int) -> str:
+    """A user as samples show them: no identifier leaves the log."""
+    return hashlib.blake2b(f"{seed}/{user}".encode(), digest_size=6).hexdigest()
+
+
+def sample_rows(
+    batch: Batch, experience: Experience, titles: Sequence[str], count: int, seed: int
+) -> list[dict[str, Any]]:
+    """The first profile of the first `count` users, as samples.jsonl shows it."""
+    rows = []
+    for b in range(count):
+        rows.append(
+            {
+                "user": hashed(batch.users[b], seed),
+                "history": batch.histories[b],
+                "next_item": titles[batch.next_item[b]],
+                "profile": experience.profiles[b][0].text,
+                "finished": experience.profiles[b][0].finished,
+                "rewards": {k: float(v[b, 0]) for k, v in experience.parts.items()},
+                "reward": float(experience.total[b, 0]),
+                "advantage": float(experience.advantages[b, 0]),
+            }
+        )
+    return rows
+
+
+def sample_markdown(row: dict[str, Any], prompt: str) -> str:
+    """One sample as a TensorBoard text panel: an indented block is never markup."""
+    rewards = ", ".join(f"{k} {v:.3f}" for k, v in row["rewards"].items())
+    lines = [
+        f"user: {row['user']}",
+        f"prompt: {prompt}",
+        f"history: {'; '.join(row['history'])}",
+        f"next item: {row['next_item']}",
+        f"profile: {row['profile']}",
+        f"rewards: {rewards}; total {row['reward']:.3f}, "
+        f"advantage {row['advantage']:+.3f}",
+    ]
+    wrapped = (textwrap.wrap(" ".join(line.split()), 110) for line in lines)
+    return "\n".join("    " + "\n        ".join(line) for line in wrapped)
+
+
+def show_samples(
+    writer: Writer,
+    step: int,
+    batch: Batch,
+    seen: Experience,
+    titles: Sequence[str],
+    *,
+    prompts: Sequence[str],
+    count: int,
+    seed: int,
+) -> None:
+    """Writes the watched users' first profiles to samples.jsonl and TensorBoard."""
+    rows = sample_rows(batch, seen, titles, count, seed)
+    writer.samples(step, rows)
+    for n, row in enumerate(rows):
+        writer.text(step, f"samples/{n}", sample_markdown(row, prompts[n]))
+
+
+def show_projector(
+    writer: Writer,
+    step: int,
+    examples: Examples,
+    log: Log,
+    items: Float[np.ndarray, "items E"],
+    embed: Embed,
+    query_format: queries.QueryFormat,
+) -> None:
+    """Items and validation users (recent history) as points of one space."""
+    users = evaluate.choose_users(examples.validation, log.titles, limit=500)
+    texts = [queries.recent_query(query_format, h) for h in users.histories]
+    points = np.concatenate([items[:5000], embed(texts)])
+    labels = [f"item: {title}" for title in log.titles[:5000]]
+    labels += [f"user: {'; '.join(h[-3:])}" for h in users.histories]
+    writer.projector(step, "users_and_items", points, labels)
