@@ -79,6 +79,9 @@ DTYPES, SCHEDULES = ("float32", "bfloat16"), ("constant", "cosine")
 ONE_OF = {
     "data.window_policy": ("exclude_window", "include_window", "rolling"),
     "prompts.style": ("full", "short"),
+    "encoder.kind": ("own", "sentence_transformers", "function"),
+    "evaluate.transfer.kind": ("", "own", "sentence_transformers", "function"),
+    "evaluate.protocols": ("1+99", "1+99-popularity", "1+99-category", "full"),
     "dtype.params": DTYPES,
     "dtype.compute": DTYPES,
     "lr_schedule": SCHEDULES,

@@ -20,8 +20,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # --- data: which log, and how examples are cut from it
     c.data = ConfigDict()
-    c.data.name = "synthetic"  # reader: synthetic | table
-    c.data.path = ""  # directory of the raw files (table)
+    # reader: synthetic | table | movielens | amazon_reviews_2023 | google_local
+    c.data.name = "synthetic"
+    c.data.path = ""  # directory of the raw files; several, with commas, are joined
     c.data.events = "events.csv"  # events file under data.path (table)
     c.data.items = "items.csv"  # items file under data.path (table)
     c.data.separator = ""  # column separator of CSV files; empty: from the header
@@ -33,11 +34,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.columns.items_item_id = "item_id"  # in the items file
     c.data.title_template = "{title}"  # a history line; {column} of the items file
     c.data.item_template = "{title}"  # what the encoder reads
+    c.data.category = ""  # item column of the candidates of the same category
+    c.data.pseudo_item_template = ""  # a profile by rule: item columns of the history
     c.data.min_interactions = 20  # users with fewer are left out [P]
     c.data.max_interactions = 1000  # users with more are left out [P]
     c.data.window_policy = "exclude_window"  # or include_window, rolling
     c.data.window_s = 3600  # seconds before the last event whose items are targets [P]
     c.data.rolling_targets = 10  # targets a user under window_policy=rolling
+    c.data.embargo_items = 0  # items before the target withheld, window_policy=rolling
+    c.data.min_history = 1  # items a target's history has at least
+    c.data.targets_per_example = 1  # next items the embedding reward averages [P: 1]
     c.data.max_train_targets = 16  # training examples a user, at most (newest first)
     c.data.validation_users = 1000  # at most; and at most 10% of the users
     c.data.test_users = 1000  # at most; and at most 20% of the users
@@ -70,6 +76,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.profiler.preset = "gemma3_1b"  # [P]
     c.profiler.tokenizer = ""  # directory; empty: the checkpoint's, else a trained one
     c.encoder = ConfigDict()
+    c.encoder.kind = "own"  # own | sentence_transformers | function: who embeds
+    # Hugging Face directory (own), directory or package (sentence_transformers),
+    # "module:function", list of texts -> vectors [n, d] (function)
     c.encoder.checkpoint = ""
     c.encoder.preset = "qwen3_embedding_0_6b"  # [P]
     c.encoder.tokenizer = ""
@@ -166,7 +175,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.evaluate.sampling_temperature = 0.7  # of profiles at evaluation [P]
     c.evaluate.bootstrap = 10000  # resamples of users
     c.evaluate.batch_size = 64  # users a call
+    c.evaluate.protocols = ("1+99", "1+99-popularity", "1+99-category", "full")
+    c.evaluate.transfer = ConfigDict()  # a second encoder, never used in training
+    c.evaluate.transfer.kind = ""  # empty: none; else as encoder.kind
+    c.evaluate.transfer.checkpoint = ""
+    c.evaluate.cold_start = ()  # history lengths of the cold-start curve; empty: none
     c.evaluate.profiles = ConfigDict()  # method name -> profiles.jsonl of others
+    c.write_profiles = ConfigDict()  # stage write_profiles: profiles.jsonl
+    c.write_profiles.users = ""  # file with one user id a line; empty: all of the log
+    c.write_profiles.batch_size = 64  # profiles written at a time
     c.log = ConfigDict()
     c.log.every = 1  # steps between lines of metrics.jsonl
     c.log.samples_every = 10  # steps between written sample profiles

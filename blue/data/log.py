@@ -22,6 +22,7 @@ class Log(NamedTuple):
     rating: Float32[np.ndarray, " n"]  # NaN: none given
     rows_read: int  # of all files, broken ones included
     rows_bad: dict[str, int]  # broken rows that were skipped, by reason
+    columns: dict[str, list[str]] = {}  # more of each item by name; "" where missing
 
 
 # What may hide in a title without being seen. Whitespace is collapsed instead.
