@@ -20,6 +20,7 @@ from blue.data.examples import (
     Split,
     history,
     in_batch_mask,
+    next_items,
     sample_negatives,
 )
 from blue.data.log import Log
@@ -41,10 +42,11 @@ class Batch(NamedTuple):
     prompts: list[list[int]]
     ids: Int[np.ndarray, " B"]  # key the sampling
     users: list[str]
-    next_item: Int[np.ndarray, " B"]
+    next_items: Int[np.ndarray, "B K"]  # the target, then more of the same history
+    next_item_mask: Bool[np.ndarray, "B K"]
     negatives: Int[np.ndarray, "B M"]
     negative_mask: Bool[np.ndarray, "B M"]
-    in_batch_mask: Bool[np.ndarray, "B B"]
+    in_batch_mask: Bool[np.ndarray, "B K B"]
     options: Int[np.ndarray, "B O"]  # items of the multiple choice, shuffled
     answer: Int[np.ndarray, "B O"]  # 1 at the next item
 
@@ -89,8 +91,8 @@ def make_batch(
             f"rewards.choice.num_options = {num_options}: an example has fewer than "
             f"{num_options - 1} items to choose among that its user never touched"
         )
-    next_item = split.next_item[indices]
-    options = np.concatenate([next_item[:, None], negatives[:, : num_options - 1]], 1)
+    items, item_mask = next_items(split, indices)
+    options = np.concatenate([items[:, :1], negatives[:, : num_options - 1]], axis=1)
     ids = split.ids[indices]
     order = np.stack(
         [
@@ -103,7 +105,8 @@ def make_batch(
         prompts=queries.profile_prompts(prompt_format, split, indices, log.titles),
         ids=ids,
         users=[log.user_ids[u] for u in split.user[indices]],
-        next_item=next_item,
+        next_items=items,
+        next_item_mask=item_mask,
         negatives=negatives,
         negative_mask=negative_mask,
         in_batch_mask=in_batch_mask(split, indices, groups),
@@ -141,7 +144,8 @@ def reward_inputs(
     inputs = dict(
         history_profile_emb=vectors[0],
         profile_emb=vectors[1],
-        next_item_emb=np.asarray(items[batch.next_item]),
+        next_item_emb=np.asarray(items[batch.next_items]),
+        next_item_mask=batch.next_item_mask,
         negative_emb=np.asarray(items[batch.negatives]),
         negative_mask=batch.negative_mask,
         in_batch_mask=batch.in_batch_mask,

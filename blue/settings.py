@@ -78,6 +78,7 @@ BELOW_ONE = ("adam_b1", "adam_b2", "warm_start.adam_b2")
 DTYPES, SCHEDULES = ("float32", "bfloat16"), ("constant", "cosine")
 ONE_OF = {
     "data.window_policy": ("exclude_window", "include_window", "rolling"),
+    "data.ties": ("hash", "file"),
     "prompts.style": ("full", "short"),
     "encoder.kind": ("own", "sentence_transformers", "function"),
     "evaluate.transfer.kind": ("", "own", "sentence_transformers", "function"),

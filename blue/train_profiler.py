@@ -276,16 +276,17 @@ def build_programs(
 def make_score(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
     """Compiles rewards and advantages with the weights of the config."""
     B, G, M = config.batch_size, config.group_size, config.num_negatives
-    O = config.rewards.choice.num_options  # noqa: E741
+    O, K = config.rewards.choice.num_options, config.data.targets_per_example
     row = lambda *shape: programs.rows(mesh, shape, np.float32)
     flags = lambda *shape: programs.rows(mesh, shape, np.bool_)
     inputs = RewardInputs(
         history_profile_emb=row(B, G, width),
         profile_emb=row(B, G, width),
-        next_item_emb=row(B, width),
+        next_item_emb=row(B, K, width),
+        next_item_mask=flags(B, K),
         negative_emb=row(B, M, width),
         negative_mask=flags(B, M),
-        in_batch_mask=flags(B, B),
+        in_batch_mask=flags(B, K, B),
         choice_scores=row(B, G, O),
         choice_answer=row(B, O),
         finished=flags(B, G),
