@@ -165,6 +165,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         workdir,
         stage=STAGE,
         num_steps=section.num_steps,
+        role=STAGE,
+        model=model,
         params=model.params,
         optimizer=optimizer,
         mesh=mesh,

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import evaluate, programs, queries, session, sources, watch
+from blue import evaluate, export, programs, queries, session, sources, watch
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples, batch_indices
 from blue.data.log import Log
@@ -191,6 +191,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         writer, config.num_steps, examples, log, items, embed, query_format
     )
     writer.close()
+    export.write(checkpoints, base, workdir, STAGE)
     checkpoints.finish({"steps": config.num_steps})
     checkpoints.close()
     logger.info(
