@@ -13,6 +13,7 @@ LAYERS = [
     {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share
     {"sources", "export"},  # config and workdir -> data, tokenizers, models
+    {"foreign"},  # encoders that are not ours
     {"inference", "queries", "report"},
     {"programs"},  # jitted programs with shardings
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
