@@ -1,4 +1,4 @@
-"""A real log with times true to the month: BoardGameGeek ratings, whole months held out.
+"""A real log with times true to the month: BoardGameGeek, whole months held out.
 
 python -m blue.main --config=configs/profiler_bgg25.py --workdir=runs/bgg25 \\
   --config.data.path=DIR

@@ -36,11 +36,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.min_interactions = 10  # about 5,900 users
     c.data.validation_users = 500
     c.prompts.style = "short"
-    c.prompts.history_items = 12
+    c.prompts.history_items = 10
     c.prompts.instruction = ""
     c.tokenizer.vocab_size = 4096  # at most: a small catalogue gives fewer pieces
     c.profiler.preset, c.encoder.preset = "tiny_gemma3", "tiny_qwen3"
-    c.encoder.max_tokens, c.encoder.buckets = 160, (32, 80, 160)
+    c.encoder.max_tokens, c.encoder.buckets = 192, (32, 64, 192)
     c.encoder.batch_size = 128
     c.remat = False
     c.max_prompt_tokens, c.prompt_buckets = 176, (176,)
@@ -52,7 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.train_encoder.lr_warmup_steps = 20
     # long queries cost twice as much
     c.train_encoder.queries = (*3 * ("items", "profile"), "history_profile")
-    c.train_encoder.query_tokens, c.train_encoder.item_tokens = 160, 40
+    c.train_encoder.query_tokens, c.train_encoder.item_tokens = 192, 40
 
     c.warm_start.num_steps = 800
     c.warm_start.tasks = ("profile", "profile", "profile", "choice")
