@@ -14,6 +14,7 @@ LAYERS = [
     {"evaluate", "session", "experience"},  # what training stages share
     {"sources"},  # config and workdir -> data, tokenizers, models
     {"inference", "queries", "report"},
+    {"panel"},  # what profiles are like
     {"programs"},  # jitted programs with shardings
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
     {"models", "data", "tokenizer"},
