@@ -42,6 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.window_s = 3600  # seconds before the last event whose items are targets [P]
     c.data.rolling_targets = 10  # targets a user under window_policy=rolling
     c.data.embargo_items = 0  # items before the target withheld, window_policy=rolling
+    c.data.ties = "hash"  # order of one moment's events: a seeded hash, or file order
     c.data.min_history = 1  # items a target's history has at least
     c.data.targets_per_example = 1  # next items the embedding reward averages [P: 1]
     c.data.max_train_targets = 16  # training examples a user, at most (newest first)
@@ -214,6 +215,7 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.prompts.recent_items = 4
     c.prompts.instruction = ""
     c.tokenizer.vocab_size = 1024
+    c.encoder.kind, c.evaluate.transfer.kind = "own", ""
     c.profiler.checkpoint = c.encoder.checkpoint = ""
     c.profiler.tokenizer = c.encoder.tokenizer = ""
     c.profiler.preset, c.encoder.preset = "tiny_gemma3", "tiny_qwen3"
