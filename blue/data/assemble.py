@@ -247,8 +247,8 @@ def parse_template(name: str, template: str) -> list[tuple[str, str]]:
 
 _GAP = "\0"  # stands where a value is missing; clean_line lets none through
 _BRACKETED_GAP = re.compile(r"[(\[{\"'“‘]\s*\0\s*[)\]}\"'”’]")
-_GAP_BEFORE_STOP = re.compile(r"[\s,;:.|/–—-]*\0(?=\s*[,;:.|/–—-])")
-_GAP_AT_END = re.compile(r"[\s,;:|/–—-]*\0\s*$")
+_GAP_BEFORE_STOP = re.compile(r"(?:[\s,;:.|/–—-]*\0)+(?=\s*[,;:.|/–—-])")
+_GAP_AT_END = re.compile(r"(?:[\s,;:|/–—-]*\0)+\s*$")
 _GAP_BEFORE_WORD = re.compile(r"\0\s*")
 _LEADING_STOPS = re.compile(r"^[\s,;:.|/–—-]+")
 
