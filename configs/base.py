@@ -209,6 +209,7 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.data.min_interactions = 10
     c.data.window_policy = "exclude_window"
     c.data.title_template = c.data.item_template = "{title}"
+    c.data.category = c.data.pseudo_item_template = c.train_encoder.profiles = ""
     c.prompts.style = "short"
     c.prompts.history_items = 8
     c.prompts.recent_items = 4
