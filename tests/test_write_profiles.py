@@ -98,7 +98,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing of ours catches it."""
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_anywhere_it_goes_on_without_losing_or_doubling(
     whole, tmp_path, monkeypatch, seed
 ):
@@ -108,8 +108,9 @@ def test_killed_anywhere_it_goes_on_without_losing_or_doubling(
     survived: set[str] = set()
     part = tmp_path / "profiles.jsonl.part"
 
-    for attempt in range(100):
-        room = int(rng.integers(1, 4000))
+    kills = 0
+    while True:
+        room = int(10 ** rng.uniform(1, 4.6))  # bytes that still reach the disk
 
         def dies(path, lines):
             nonlocal room  # noqa: B023
@@ -125,7 +126,7 @@ def test_killed_anywhere_it_goes_on_without_losing_or_doubling(
                 write_profiles.run(make_config(), str(tmp_path))
                 break
             except Killed:
-                pass
+                kills += 1
         if part.exists():
             done = {
                 json.loads(line)["user_id"]
@@ -134,10 +135,10 @@ def test_killed_anywhere_it_goes_on_without_losing_or_doubling(
             }
             assert survived <= done
             survived = done
-    assert attempt > 3 and len(survived) > 20
+    assert kills > 2 and len(survived) > 20
     for name in ("profiles.jsonl", "profiles.json"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
-        assert not part.exists()
+    assert not part.exists()
 
 
 @pytest.mark.parametrize("last", ["profiles.json", "profiles.jsonl"])
@@ -183,7 +184,7 @@ def test_finished_profiles_stay_until_something_differs(tmp_path, caplog, monkey
     checkpoints = sources.stage_checkpoints(config, str(tmp_path), "profiler")
     trained = dict(base.params, embed=base.params["embed"] * 1.1)
     checkpoints.save_best(7, trained, {}, 0.5)
-    checkpoints.finish({})
+    checkpoints.finish({"steps": 7})
     write_profiles.run(config, str(tmp_path))
     second = read(tmp_path)
     assert "written anew" in caplog.text
