@@ -12,9 +12,11 @@ LAYERS = [
     {"train_profiler", "train_encoder", "warm_start"},  # stages
     {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share
+    {"cold_start", "comparison"},
+    {"cohort"},
     {"sources"},  # config and workdir -> data, tokenizers, models
-    {"inference", "queries", "report"},
-    {"programs"},  # jitted programs with shardings
+    {"inference", "queries", "report", "baselines"},
+    {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
     {"models", "data", "tokenizer"},
     {"unigram"},
