@@ -152,7 +152,7 @@ def ease(
         )
         pairs = zip((known[row] for row in rows), columns, strict=True)
         scores = [weights[np.ix_(have, want)].sum(axis=0) for have, want in pairs]
-        return np.round(np.stack(scores)[None], 6)
+        return np.stack(scores)[None]
 
     return Ranker(("ease",), score)
 

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 DETECTABLE = 2.8  # standard errors: the normal quantiles of .975 and .80, added
 
@@ -23,19 +23,24 @@ class Interval(NamedTuple):
     high: float
 
 
-def rank_of_target(scores: Float[np.ndarray, "U I"]) -> Int[np.ndarray, " U"]:
+def rank_of_target(
+    scores: Float[np.ndarray, "*R U I"], *, tolerance: float = 0.0
+) -> Int[np.ndarray, "*R U"]:
     """Rank of the target, column 0, among the candidates of each user.  In [1, I].
 
-    Pessimistic: 1 + the others that do not score strictly less, so that a collapsed
-    encoder (all scores equal) ranks its targets last.  A NaN, be it the target's or
-    another candidate's, is never less and so counts against the target.
+    Pessimistic: 1 + the others that do not score less by more than `tolerance`, so that
+    a collapsed encoder (all scores equal) ranks its targets last.  A NaN, be it the
+    target's or another candidate's, is never less and so counts against the target.
     """
-    return 1 + (~(scores[:, 1:] < scores[:, :1])).sum(axis=1)
+    return 1 + (~(scores[..., 1:] < scores[..., :1] - tolerance)).sum(axis=-1)
 
 
-def tie_share(scores: Float[np.ndarray, "U I"]) -> float:
-    """Share of users whose target (column 0) has another candidate's score.  [0, 1]."""
-    return float((scores[:, 1:] == scores[:, :1]).any(axis=1).mean())
+def tied_targets(
+    scores: Float[np.ndarray, "*R U I"], *, tolerance: float = 0.0
+) -> Bool[np.ndarray, "*R U"]:
+    """Whether another candidate has the target's score (column 0) to `tolerance`."""
+    distance = np.abs(scores[..., 1:] - scores[..., :1])
+    return (distance <= tolerance).any(axis=-1)
 
 
 def ndcg(ranks: Int[np.ndarray, " U"], *, k: int) -> Float[np.ndarray, " U"]:

@@ -20,6 +20,9 @@ from blue import metrics
 from blue.data.examples import Examples, Split, generator, own
 
 POWER = 0.75  # of the popularity by which negatives are drawn
+# Scores this near are a tie: float32 knows no more of a cosine, and equal vectors
+# differ in the last bits by their column: ties would go unseen.
+TOLERANCE = 1e-6
 TOP = 10  # items recommended to each row
 _ROWS = 64  # rows scored at a time
 
@@ -44,9 +47,6 @@ def cosine(
     """Cosine of each row's R query vectors (of unit length) with items of `table`.
 
     With `centre`, it is subtracted from the items, which become unit vectors again.
-    Rounded to six decimals: float32 knows no more of a cosine, and unrounded, equal
-    vectors would differ in the last bit by their column, so that the ties of a
-    collapsed encoder would go unseen.
     """
 
     def score(rows: np.ndarray, items: slice | np.ndarray) -> np.ndarray:
@@ -54,9 +54,9 @@ def cosine(
         if centre is not None:
             found = unit(found - centre.astype(np.float32))
         if isinstance(items, slice):
-            return np.round(vectors[:, rows] @ found.T, 6)
+            return vectors[:, rows] @ found.T
         by_row = vectors[:, rows].swapaxes(0, 1) @ found.swapaxes(1, 2)  # [r R n]
-        return np.round(by_row.swapaxes(0, 1), 6)
+        return by_row.swapaxes(0, 1)
 
     return score
 
@@ -195,9 +195,8 @@ def rank_candidates(
     for start in range(0, len(rows), _ROWS):
         part = slice(start, start + _ROWS)
         scores = ranker.score(rows[part], candidates[part])
-        flat = scores.reshape(-1, scores.shape[-1])
-        ranks.append(metrics.rank_of_target(flat).reshape(scores.shape[:2]))
-        tied.append((scores[..., 1:] == scores[..., :1]).any(axis=-1))
+        ranks.append(metrics.rank_of_target(scores, tolerance=TOLERANCE))
+        tied.append(metrics.tied_targets(scores, tolerance=TOLERANCE))
     return np.concatenate(ranks, axis=1), np.concatenate(tied, axis=1)
 
 
@@ -270,7 +269,8 @@ def rank_all(
             own_cells = _cells(targets.own, part, items)
             mate_cells = _cells(targets.same_title, part, items)
             scores, bar = ranker.score(part, items), at_target[:, part]
-            not_below, equal = ~(scores < bar), scores == bar
+            not_below = ~(scores < bar - TOLERANCE)
+            equal = not_below & (scores <= bar + TOLERANCE)
             not_below[:, *own_cells] = equal[:, *own_cells] = False
             above[:, part] += not_below.sum(axis=-1)
             tied[:, part] |= equal.any(axis=-1)
