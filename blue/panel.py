@@ -242,7 +242,7 @@ def history_leak(titles: Sequence[str], target: str) -> bool:
     """Does a title of the history hold the target's whole title, word for word?
 
     Then profile and reward may be read off the history. True also where a log repeats
-    items, and for a short title that is part of another.
+    items or titles, and for a short title inside another: "Heat" in "Body Heat".
     """
     run = _read(target).line
     return bool(run.strip()) and any(run in _read(t).line for t in titles)
