@@ -82,6 +82,7 @@ def sentence_transformers(
             local_files_only=True,
             trust_remote_code=False,
             model_kwargs={"dtype": "float32"},
+            processor_kwargs={"split_special_tokens": True},  # "[SEP]" in a title
         ).eval()
     except Exception as error:  # whatever a broken directory makes it raise
         raise UserError(
@@ -171,7 +172,8 @@ def _import_function(spec: str) -> tuple[Callable[[list[str]], Any], bytes]:
     name, colon, attribute = spec.partition(":")
     if not (name and colon and attribute):
         raise UserError(f"encoder {spec!r} must be of the form module:function")
-    sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    sys.path.insert(0, here)
     try:
         importlib.invalidate_caches()
         module = importlib.import_module(name)
@@ -181,7 +183,7 @@ def _import_function(spec: str) -> tuple[Callable[[list[str]], Any], bytes]:
             f"current directory ({_line(error)})"
         ) from error
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
     call = getattr(module, attribute, None)
     if not callable(call):
         known = [k for k, v in vars(module).items() if callable(v) and k[0] != "_"]
@@ -255,13 +257,14 @@ def _model_directory(checkpoint: str) -> Path:
 
 def _token_counter(model: Any, checkpoint: str) -> Callable[[str], int]:
     """Tokens of a text uncut; on a copy, for a tokenizer serves one thread."""
-    tokenizer = copy.deepcopy(model.tokenizer)
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    backend = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
     if not hasattr(backend, "no_truncation"):
         raise UserError(
-            f"encoder {checkpoint}: its tokenizer {type(tokenizer).__name__} is not "
-            "supported, only fast ones (tokenizer.json)"
+            f"encoder {checkpoint}: its tokenizer {type(model.tokenizer).__name__} is "
+            "not supported, only fast ones (tokenizer.json)"
         )
-    backend.no_truncation()
-    backend.no_padding()
-    return lambda text: len(backend.encode(text).ids)
+    counter = copy.deepcopy(backend)
+    counter.encode_special_tokens = True
+    counter.no_truncation()
+    counter.no_padding()
+    return lambda text: len(counter.encode(text).ids)

@@ -8,7 +8,7 @@ the defaults of the framework the paper built on, or ours.
 
 from ml_collections import ConfigDict
 
-STAGES = ("encoder", "warm_start", "profiler", "evaluate")
+STAGES = ("encoder", "warm_start", "profiler", "write_profiles", "evaluate")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -209,6 +209,7 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.data.min_interactions = 10
     c.data.window_policy = "exclude_window"
     c.data.title_template = c.data.item_template = "{title}"
+    c.data.category = c.data.pseudo_item_template = c.train_encoder.profiles = ""
     c.prompts.style = "short"
     c.prompts.history_items = 8
     c.prompts.recent_items = 4
@@ -242,5 +243,6 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.checkpoint_every, c.eval_every = 1, 2
     c.evaluate.validation_users, c.evaluate.test_users = 8, 16
     c.evaluate.bootstrap, c.evaluate.batch_size = 200, 8
+    c.write_profiles.batch_size = 16
     c.log.samples_every = 1
     return c
