@@ -67,13 +67,13 @@ def open_space(
     mesh: jax.sharding.Mesh,
 ) -> Space:
     """The encoder of `section`: config.encoder, or config.evaluate.transfer."""
-    if section is not config.encoder:
-        config = config.copy_and_resolve_references()
-        config.encoder.checkpoint, config.encoder.tokenizer = section.checkpoint, ""
-    encoder = sources.load_encoder(config, log, workdir, mesh)
-    embed = sources.make_embed(config, encoder, mesh)
-    table = sources.item_table(config, embed, log, encoder, workdir)
-    return Space(encoder.name, embed, sources.query_format(config, encoder), table)
+    encoder = sources.load_text_encoder(config, section, log, workdir, mesh)
+    return Space(
+        name=encoder.name,
+        embed=encoder.embed,
+        query_format=sources.query_format(config, encoder),
+        item_table=sources.item_table(encoder, log, workdir),
+    )
 
 
 # --- validation while training

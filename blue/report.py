@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from blue import metrics, prompts
+from blue import panel, prompts
 from blue.summary import HEADLINES, METRICS, PAIRS, RAW_METHODS
 from blue.writer import summary_table
 
@@ -56,8 +56,8 @@ def profile_statistics(
             {
                 "distinct_words": words["distinct"],
                 "in_history": words["in_history"],
-                "repeated_3grams": metrics.repetition(text, n=3),
-                "copied": metrics.copy_rate(text, titles, n=4),
+                "repeated_3grams": panel.repetition(text, n=3),
+                "copied": panel.copy_rate(text, titles),
             }
         )
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
@@ -277,7 +277,7 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
     lines = [headline(result, protocol) for protocol in more]
     if "transfer" in result:
         transfer = result["transfer"]
-        name = " ".join(transfer["encoder"].split())
+        name = html.unescape(escape(transfer["encoder"]))
         lines += [
             f"ranked by {name}: {headline(transfer, protocol)}"
             for protocol in transfer["protocols"]

@@ -22,10 +22,11 @@ class RewardInputs(NamedTuple):
 
     history_profile_emb: Float[Array, "B G E"]  # view recent history + profile
     profile_emb: Float[Array, "B G E"]  # view profile alone
-    next_item_emb: Float[Array, "B E"]
+    next_item_emb: Float[Array, "B K E"]  # the paper has one, K = 1
+    next_item_mask: Bool[Array, "B K"]
     negative_emb: Float[Array, "B M E"]  # sampled once a user, shared by the group
     negative_mask: Bool[Array, "B M"]
-    in_batch_mask: Bool[Array, "B B"]  # [u, w]: may w serve as another user of u?
+    in_batch_mask: Bool[Array, "B K B"]  # [u, k, w]: may w be another user of u's k?
     choice_scores: Float[Array, "B G O"]  # the reader's score of each option
     choice_answer: Float[Array, "B O"]  # 1 at the next item, else 0
     finished: Bool[Array, "B G"]  # an end token was sampled
@@ -37,13 +38,15 @@ def user_to_item(
 ) -> Float[Array, "B G"]:
     """log p(next item | user view) among the sampled negatives, in (-inf, 0].
 
+    The mean over the next items of an example, each against the same negatives.
     -log(1 + M) when all embeddings are equal. Masked negatives contribute zero.
     """
-    positive = jnp.einsum("BGE,BE->BG", view, x.next_item_emb)
-    negative = jnp.einsum("BGE,BME->BGM", view, x.negative_emb)
+    tau = similarity_temperature
+    positive = jnp.einsum("BGE,BKE->BGK", view, x.next_item_emb) / tau
+    negative = jnp.einsum("BGE,BME->BGM", view, x.negative_emb) / tau
     negative = jnp.where(x.negative_mask[:, None], negative, -jnp.inf)
-    cosines = jnp.concatenate([positive[..., None], negative], axis=-1)
-    return jax.nn.log_softmax(cosines / similarity_temperature, axis=-1)[..., 0]
+    others = jax.nn.logsumexp(negative, axis=-1, keepdims=True)  # [B G 1]
+    return mean_over_items(-jax.nn.softplus(others - positive), x)
 
 
 def item_to_user(
@@ -51,17 +54,30 @@ def item_to_user(
 ) -> Float[Array, "B G"]:
     """log p(user view | next item) among the other users of the batch, in (-inf, 0].
 
-    Another user counts with the mean of exp(cosine / temperature) over its G rollouts:
-    one unit of mass a user, the same for the whole group (METHODS 1.4). -log(B) when
-    all embeddings are equal and nothing is masked.
+    The mean over the next items of an example. Another user counts with the mean of
+    exp(cosine / temperature) over its G rollouts: one unit of mass a user, the same for
+    the whole group (METHODS 1.4). -log(B) when all embeddings are equal and nothing is
+    masked.
     """
     tau = similarity_temperature
-    positive = jnp.einsum("BGE,BE->BG", view, x.next_item_emb) / tau
-    cosines = jnp.einsum("UE,WGE->UWG", x.next_item_emb, view) / tau  # of u to all w
+    positive = jnp.einsum("BGE,BKE->BGK", view, x.next_item_emb) / tau
+    cosines = jnp.einsum("UKE,WGE->UKWG", x.next_item_emb, view) / tau  # of u to all w
     log_mass = jax.nn.logsumexp(cosines, axis=-1) - jnp.log(view.shape[1])
     log_mass = jnp.where(x.in_batch_mask, log_mass, -jnp.inf)
-    others = jax.nn.logsumexp(log_mass, axis=1, keepdims=True)  # [B 1]
-    return positive - jnp.logaddexp(positive, others)
+    others = jax.nn.logsumexp(log_mass, axis=-1)[:, None]  # [B 1 K]
+    return mean_over_items(-jax.nn.softplus(others - positive), x)
+
+
+def mean_over_items(
+    values: Float[Array, "B G K"], x: RewardInputs
+) -> Float[Array, "B G"]:
+    """The mean over an example's next items; an addition to the paper for K > 1.
+
+    One target says little of a profile: averaging several that follow the same history
+    takes its noise out of the reward.
+    """
+    mask = x.next_item_mask[:, None]
+    return jnp.where(mask, values, 0.0).sum(-1) / mask.sum(-1)
 
 
 def embedding(

@@ -51,6 +51,7 @@ AT_LEAST = {
         "warm_start.profile_items",
         "evaluate.bootstrap",
         "evaluate.batch_size",
+        "write_profiles.batch_size",
         "log.every",
         "log.samples_every",
     ),
@@ -79,6 +80,7 @@ BELOW_ONE = ("adam_b1", "adam_b2", "warm_start.adam_b2")
 DTYPES, SCHEDULES = ("float32", "bfloat16"), ("constant", "cosine")
 ONE_OF = {
     "data.window_policy": ("exclude_window", "include_window", "rolling"),
+    "data.ties": ("hash", "file"),
     "prompts.style": ("full", "short"),
     "encoder.kind": ("own", "sentence_transformers", "function"),
     "evaluate.transfer.kind": ("", "own", "sentence_transformers", "function"),
@@ -251,7 +253,9 @@ def check(config: ConfigDict, stages: Sequence[str]) -> list[str]:
     _check_buckets(values)
     _check_evaluation(values)
     _check_mesh(values)
-    return _check_stages(values, stages)
+    chosen = _check_stages(values, stages)
+    _check_encoders(values, chosen)
+    return chosen
 
 
 def _get(values: dict[str, Any], name: str) -> Any:
@@ -312,3 +316,29 @@ def _check_stages(values: dict[str, Any], stages: Sequence[str]) -> list[str]:
     if not chosen:
         raise UserError(f"stages is empty, must name some of {', '.join(stages)}")
     return chosen
+
+
+def _check_encoders(values: dict[str, Any], chosen: list[str]) -> None:
+    kind, transfer = values["encoder.kind"], values["evaluate.transfer.kind"]
+    for section, needs in (
+        ("encoder", kind != "own"),
+        ("evaluate.transfer", transfer != ""),
+    ):
+        if needs and not _get(values, f"{section}.checkpoint"):
+            raise UserError(
+                f"{section}.kind is {values[f'{section}.kind']!r} and "
+                f"{section}.checkpoint is empty: which one?"
+            )
+    if kind == "own":
+        return
+    if "encoder" in chosen:
+        rest = ",".join(stage for stage in chosen if stage != "encoder")
+        raise UserError(
+            f"stage encoder trains our own encoder and encoder.kind is {kind!r}: "
+            f"leave it out with --config.stages={rest}"
+        )
+    if "warm_start" in chosen and _get(values, "warm_start.tie_to_encoder"):
+        raise UserError(
+            f"warm_start.tie_to_encoder takes the embeddings of our own encoder and "
+            f"encoder.kind is {kind!r}: set warm_start.tie_to_encoder=False"
+        )

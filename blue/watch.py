@@ -97,7 +97,7 @@ def sample_rows(
             {
                 "user": hashed(batch.users[b], seed),
                 "history": batch.histories[b],
-                "next_item": titles[batch.next_item[b]],
+                "next_item": titles[batch.next_items[b, 0]],
                 "profile": experience.profiles[b][0].text,
                 "finished": experience.profiles[b][0].finished,
                 "rewards": {k: float(v[b, 0]) for k, v in experience.parts.items()},

@@ -8,7 +8,7 @@ the defaults of the framework the paper built on, or ours.
 
 from ml_collections import ConfigDict
 
-STAGES = ("encoder", "warm_start", "profiler", "evaluate")
+STAGES = ("encoder", "warm_start", "profiler", "write_profiles", "evaluate")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -42,6 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.window_s = 3600  # seconds before the last event whose items are targets [P]
     c.data.rolling_targets = 10  # targets a user under window_policy=rolling
     c.data.embargo_items = 0  # items before the target withheld, window_policy=rolling
+    c.data.ties = "hash"  # order of one moment's events: a seeded hash, or file order
     c.data.min_history = 1  # items a target's history has at least
     c.data.targets_per_example = 1  # next items the embedding reward averages [P: 1]
     c.data.max_train_targets = 16  # training examples a user, at most (newest first)
@@ -213,13 +214,14 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.data.min_interactions = 10
     c.data.window_policy = "exclude_window"
     c.data.title_template = c.data.item_template = "{title}"
-    c.data.category = c.data.pseudo_item_template = ""
+    c.data.category = c.data.pseudo_item_template = c.train_encoder.profiles = ""
     c.evaluate.transfer.kind, c.evaluate.cold_start = "", ()
     c.prompts.style = "short"
     c.prompts.history_items = 8
     c.prompts.recent_items = 4
     c.prompts.instruction = ""
     c.tokenizer.vocab_size = 1024
+    c.encoder.kind, c.evaluate.transfer.kind = "own", ""
     c.profiler.checkpoint = c.encoder.checkpoint = ""
     c.profiler.tokenizer = c.encoder.tokenizer = ""
     c.profiler.preset, c.encoder.preset = "tiny_gemma3", "tiny_qwen3"
@@ -247,5 +249,6 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.checkpoint_every, c.eval_every = 1, 2
     c.evaluate.validation_users, c.evaluate.test_users = 8, 16
     c.evaluate.bootstrap, c.evaluate.batch_size = 200, 8
+    c.write_profiles.batch_size = 16
     c.log.samples_every = 1
     return c

@@ -11,7 +11,7 @@ from real_logs import in_fresh_process, xwines
 from blue.data import examples, synthetic
 from blue.data.examples import Split
 from blue.data.log import Log
-from blue.data.splits import cut_log
+from blue.data.splits import break_ties, cut_log
 
 SETTINGS = dict(
     seed=0,
@@ -20,7 +20,11 @@ SETTINGS = dict(
     window_policy="exclude_window",
     window_s=3600,
     rolling_targets=3,
+    embargo_items=0,
+    min_history=1,
     max_train_targets=16,
+    targets_per_example=1,
+    ties="hash",
     validation_users=1000,
     test_users=1000,
     eval_negatives=5,
@@ -77,6 +81,7 @@ def prepare(log, directory, **changes):
 def cut(times, items, policy, **changes):
     stats = Counter()
     arguments = dict(window_s=3600, rolling_targets=3, max_train_targets=16)
+    arguments |= dict(embargo_items=0, min_history=1, targets_per_example=1)
     cuts = cut_log(
         np.array(times, np.int64),
         np.array(items, np.int32),
@@ -84,7 +89,8 @@ def cut(times, items, policy, **changes):
         window_policy=policy,
         **(arguments | changes),
     )
-    return [tuple(c) for c in cuts], dict(stats)
+    more = (arguments | changes)["targets_per_example"] > 1
+    return [tuple(c) if more else tuple(c)[:2] for c in cuts], dict(stats)
 
 
 TIMES = [0, 100, 6399, 6400, 9999, 10000]  # the window starts at 6400
@@ -115,23 +121,76 @@ def test_include_window_is_leave_one_out():
     )
 
 
+def test_min_history():
+    cuts = cut(TIMES, range(6), "exclude_window", min_history=4)
+    assert cuts == ([], {"targets_without_history": 3})
+    assert cut(TIMES, range(6), "include_window", min_history=5)[0] == [(5, 5)]
+
+
 def test_rolling_histories_are_strictly_earlier():
-    assert cut(TIMES, range(6), "rolling") == ([(5, 5), (3, 3), (1, 1)], {})
-    ties = [
-        0,
-        1,
-        1,
-        1,
-        2,
-        2,
-    ]  # the last event of each third; earlier by time, not place
-    assert cut(ties, range(6), "rolling") == ([(5, 4), (3, 1), (1, 1)], {})
+    # places 1 to 5 have a history: every fifth third of them, the last one included
+    assert cut(TIMES, range(6), "rolling") == ([(5, 5), (4, 4), (2, 2)], {})
+    ties = [0, 1, 1, 1, 2, 2]  # a history is earlier by time, not by place
+    assert cut(ties, range(6), "rolling") == ([(5, 4), (4, 4), (2, 1)], {})
     cuts = cut([0, 0, 0, 1, 1, 1], range(6), "rolling")
-    assert cuts == ([(5, 3), (3, 3)], {"targets_without_history": 1})
-    cuts, _ = cut(range(100), range(100), "rolling", rolling_targets=10)
-    assert cuts == [(place, place) for place in range(99, 0, -10)]
+    assert cuts == ([(5, 3), (4, 3), (3, 3)], {})
+    cuts, _ = cut(range(101), range(101), "rolling", rolling_targets=10)
+    assert cuts == [(place, place) for place in range(100, 0, -10)]
     cuts, _ = cut(range(4), range(4), "rolling", rolling_targets=50)
     assert cuts == [(3, 3), (2, 2), (1, 1)]
+
+
+def test_rolling_withholds_what_stands_before_the_target():
+    cuts, _ = cut(range(31), range(31), "rolling", embargo_items=10, min_history=10)
+    assert cuts == [(30, 20), (27, 17), (23, 13)]  # of the places 20 to 30
+    # the embargo counts events, whatever their time; the history is the shorter one
+    times = [*range(20), *[50] * 11]
+    cuts, _ = cut(times, range(31), "rolling", embargo_items=10, min_history=10)
+    assert cuts == [(30, 20), (27, 17), (23, 13)]
+    cuts, _ = cut(times, range(31), "rolling", embargo_items=2, min_history=10)
+    assert cuts[0] == (30, 20)
+    assert cut(range(9), range(9), "rolling", min_history=10) == (
+        [],
+        {"targets_without_history": 1},
+    )
+
+
+def test_more_targets_of_the_same_history():
+    two = dict(targets_per_example=3)
+    cuts = cut(TIMES, range(6), "exclude_window", **two)[0]
+    # later ones first, then the rest of the window
+    assert cuts == [(5, 3, (3, 4)), (4, 3, (5, 3)), (3, 3, (4, 5))]
+    # neither what the history holds nor the same item twice
+    cuts = cut(TIMES, [7, 8, 9, 4, 8, 4], "exclude_window", **two)[0]
+    assert cuts == [(5, 3, ())]
+    cuts = cut(range(8), [0, 1, 2, 3, 4, 3, 1, 5], "rolling", **two)[0]
+    assert cuts == [(7, 7, ()), (3, 3, (4, 7))]
+    # under rolling nothing from between the history and the target
+    cuts = cut(range(6), range(6), "rolling", embargo_items=2, **two)[0]
+    assert cuts == [(5, 3, ()), (4, 2, (5,)), (3, 1, (4, 5))]
+    assert cut(TIMES, range(6), "include_window", **two)[0] == [(5, 5, ())]
+
+
+def test_ties_are_broken_by_a_seeded_hash():
+    users, items = ["a", "b"], [str(i) for i in range(50)]
+    user = np.repeat([0, 1], 50).astype(np.int32)
+    item = np.tile(np.arange(50), 2).astype(np.int32)
+    time = np.tile(np.repeat([5, 6, 7], [20, 1, 29]), 2).astype(np.int64)
+    order = break_ties(0, users, items, user, item, time)
+    assert sorted(order) == list(range(100)) and order[20] == 20 and order[70] == 70
+    assert (time[order] == time).all() and (user[order] == user).all()
+    assert (order[:20] != np.arange(20)).any()
+    assert (item[order][:20] != item[order][50:70]).any()  # each user's own order
+    again = np.random.default_rng(0).permutation(20)  # file order does not matter
+    shuffled = np.concatenate([again, np.arange(20, 100)])
+    found = break_ties(0, users, items, user, item[shuffled], time)
+    assert (item[shuffled][found] == item[order]).all()
+    assert (break_ties(1, users, items, user, item, time) != order).any()
+    # the place of the largest id among the last moment's 29 is no longer the last
+    last = [
+        int(item[break_ties(s, users, items, user, item, time)][49]) for s in range(40)
+    ]
+    assert len(set(last)) > 10
 
 
 # --- a log by hand
@@ -262,7 +321,7 @@ def test_no_leak_and_fair_negatives(tmp_path, log, policy):
             else:
                 assert place >= end and times[end - 1] < times[place]
             if split is not found.train:
-                assert place == len(times) - 1
+                assert place == len(times) - 1 or policy == "rolling"
                 negatives = split.negatives[i]
                 assert len(set(negatives.tolist())) == 50
                 assert not set(negatives.tolist()) & set(owned.tolist())
@@ -432,6 +491,7 @@ def _worlds(draw):
     split = Split(
         user=np.arange(len(owned), dtype=np.int32),
         next_item=np.array(targets, np.int32),
+        more_items=np.zeros((len(targets), 0), np.int32),
         history_items=np.zeros(0, np.int32),
         history_ratings=np.zeros(0, np.float32),
         history_offsets=np.zeros(len(owned) + 1, np.int64),
@@ -505,6 +565,7 @@ def test_in_batch_mask_by_hand(tmp_path):
     split = Split(
         user=users,
         next_item=targets,
+        more_items=np.array([[-1], [-1], [2], [-1], [-1]], np.int32),
         history_items=np.concatenate(histories).astype(np.int32),
         history_ratings=np.zeros(7, np.float32),
         history_offsets=np.array([0, 1, 2, 4, 6, 7]),
@@ -524,9 +585,15 @@ def test_in_batch_mask_by_hand(tmp_path):
         [True, True, True, False, False],  # 4: 3 had item 4
     ]
     indices = np.arange(5)
-    assert examples.in_batch_mask(split, indices, group).tolist() == expected
+    mask = examples.in_batch_mask(split, indices, group)
+    assert mask.shape == (5, 2, 5) and mask[:, 0].tolist() == expected
+    # 2's second next item is item 2: 3 takes it next, nobody had it
+    assert mask[2, 1].tolist() == [True, True, False, False, True]
+    items, known = examples.next_items(split, indices)
+    assert known.tolist() == [[True, k == 2] for k in range(5)]
+    assert items[:, 0].tolist() == targets.tolist() and items[2, 1] == 2
     turned = examples.in_batch_mask(split, indices[::-1], group)
-    assert turned[::-1, ::-1].tolist() == expected
+    assert turned[::-1, 0, ::-1].tolist() == expected
     twice = examples.in_batch_mask(split, np.array([4, 4]), group)
     assert not twice.any()  # an example that comes twice is no negative of itself
 

@@ -9,13 +9,15 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"main"},
     {"settings", "usage", "record"},  # the command line
-    {"train_profiler", "train_encoder", "warm_start"},  # stages
+    {"train_profiler", "train_encoder", "warm_start", "write_profiles"},  # stages
     {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share
     {"cold_start", "comparison"},
-    {"cohort"},
-    {"sources"},  # config and workdir -> data, tokenizers, models
+    {"cohort"},  # whom an evaluation is about
+    {"sources", "export"},  # config and workdir -> data, tokenizers, models
+    {"foreign"},  # encoders that are not ours
     {"inference", "queries", "report", "baselines"},
+    {"panel"},  # what profiles are like
     {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
     {"models", "data", "tokenizer"},

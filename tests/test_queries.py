@@ -23,7 +23,7 @@ def make_format(tokenizer, **changes):
         templates=TEMPLATES["short"],
         instruction="",
         recent_items=4,
-        tokenizer=tokenizer,
+        num_tokens=lambda text: len(tokenizer.pooled(text)),
         max_tokens=64,
     )
     return f._replace(**changes)
@@ -109,6 +109,7 @@ def test_prompts_show_the_newest_items(tokenizer):
     split = Split(
         user=np.array([0, 1], np.int32),
         next_item=np.array([20, 21], np.int32),
+        more_items=np.zeros((2, 0), np.int32),
         history_items=items,
         history_ratings=np.full(12, np.nan, np.float32),
         history_offsets=np.array([0, 4, 12]),

@@ -7,7 +7,7 @@ from blue import rewards
 from blue.advantages import group_advantages
 from blue.rewards import RewardInputs
 
-B, G, M, E, O = 4, 3, 6, 5, 4  # noqa: E741
+B, G, K, M, E, O = 4, 3, 1, 6, 5, 4  # noqa: E741
 TAU = 0.07
 ALL = {"history_profile": 1.0, "profile": 1.0, "u2i": 1.0, "i2u": 1.0}
 
@@ -21,10 +21,11 @@ def inputs(**changes):
     x = RewardInputs(
         history_profile_emb=unit(0, B, G, E),
         profile_emb=unit(1, B, G, E),
-        next_item_emb=unit(2, B, E),
+        next_item_emb=unit(2, B, K, E),
+        next_item_mask=jnp.ones((B, K), bool),
         negative_emb=unit(3, B, M, E),
         negative_mask=jnp.ones((B, M), bool),
-        in_batch_mask=~jnp.eye(B, dtype=bool),
+        in_batch_mask=~jnp.eye(B, dtype=bool)[:, None],
         choice_scores=jax.random.normal(jax.random.key(4), (B, G, O)),
         choice_answer=jax.nn.one_hot(jnp.array([0, 1, 2, 3]), O),
         finished=jnp.array([[True, False, True]] * B),
@@ -36,7 +37,7 @@ def inputs(**changes):
 def by_hand(view, x):
     """METHODS 1.4 in loops over float64."""
     view, y, neg = (
-        np.asarray(a, np.float64) for a in (view, x.next_item_emb, x.negative_emb)
+        np.asarray(a, np.float64) for a in (view, x.next_item_emb[:, 0], x.negative_emb)
     )
     u2i, i2u = np.zeros((B, G)), np.zeros((B, G))
     for u in range(B):
@@ -51,7 +52,7 @@ def by_hand(view, x):
             z = pos + sum(
                 np.mean([np.exp(y[u] @ view[w, h] / TAU) for h in range(G)])
                 for w in range(B)
-                if x.in_batch_mask[u, w]
+                if x.in_batch_mask[u, 0, w]
             )
             i2u[u, g] = np.log(pos / z)
     return u2i, i2u
@@ -86,10 +87,11 @@ def test_identical_embeddings_give_the_chance_values():
     x = inputs(
         history_profile_emb=jnp.broadcast_to(one, (64, G, E)),
         profile_emb=jnp.broadcast_to(one, (64, G, E)),
-        next_item_emb=jnp.broadcast_to(one, (64, E)),
+        next_item_emb=jnp.broadcast_to(one, (64, 1, E)),
+        next_item_mask=jnp.ones((64, 1), bool),
         negative_emb=jnp.broadcast_to(one, (64, 128, E)),
         negative_mask=jnp.ones((64, 128), bool),
-        in_batch_mask=~jnp.eye(64, dtype=bool),
+        in_batch_mask=~jnp.eye(64, dtype=bool)[:, None],
         finished=jnp.ones((64, G), bool),
     )
     options = {"similarity_temperature": TAU}
@@ -97,6 +99,33 @@ def test_identical_embeddings_give_the_chance_values():
     i2u = rewards.item_to_user(x.profile_emb, x, **options)
     np.testing.assert_allclose(u2i, -4.860, atol=5e-4)  # -log 129
     np.testing.assert_allclose(i2u, -4.159, atol=5e-4)  # -log 64
+
+
+def test_several_next_items_are_averaged():
+    mask = jnp.array(
+        [[True, True, True], [True, False, True], [True] + [False] * 2, [True] * 3]
+    )
+    others = jax.random.bernoulli(jax.random.key(7), 0.6, (B, 3, B))
+    x = inputs(
+        next_item_emb=unit(6, B, 3, E), next_item_mask=mask, in_batch_mask=others
+    )
+    got = rewards.embedding(x, **ALL, similarity_temperature=TAU)
+    one = [
+        rewards.embedding(
+            inputs(
+                next_item_emb=x.next_item_emb[:, k : k + 1],
+                in_batch_mask=others[:, k : k + 1],
+            ),
+            **ALL,
+            similarity_temperature=TAU,
+        )
+        for k in range(3)
+    ]
+    weights = (
+        np.asarray(mask, np.float64)[:, None] / np.asarray(mask).sum(1)[:, None, None]
+    )
+    want = (np.stack(one, axis=-1) * weights).sum(-1)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_masked_terms_are_as_if_removed():
@@ -109,19 +138,20 @@ def test_masked_terms_are_as_if_removed():
     b = rewards.user_to_item(x.profile_emb, less, **tau)
     np.testing.assert_allclose(a, b, rtol=1e-6)
     # nobody else to compare with: the positive alone, log 1
-    alone = inputs(in_batch_mask=jnp.zeros((B, B), bool))
+    alone = inputs(in_batch_mask=jnp.zeros((B, K, B), bool))
     i2u = rewards.item_to_user(x.profile_emb, alone, **tau)
     np.testing.assert_allclose(i2u, 0.0, atol=1e-6)
 
 
 def test_i2u_keeps_the_order_of_the_positive_cosine():
     x = inputs()
-    cosine = jnp.einsum("BGE,BE->BG", x.profile_emb, x.next_item_emb)
+    next_item = x.next_item_emb[:, 0]
+    cosine = jnp.einsum("BGE,BE->BG", x.profile_emb, next_item)
     i2u = rewards.item_to_user(x.profile_emb, x, similarity_temperature=TAU)
     assert (jnp.argsort(cosine, axis=1) == jnp.argsort(i2u, axis=1)).all()
     # index-matched negatives (rollout g against rollout g) would not: pure noise
-    by_index = jnp.einsum("UE,WGE->UWG", x.next_item_emb, x.profile_emb) / TAU
-    by_index = jnp.where(x.in_batch_mask[..., None], by_index, -jnp.inf)
+    by_index = jnp.einsum("UE,WGE->UWG", next_item, x.profile_emb) / TAU
+    by_index = jnp.where(x.in_batch_mask[:, 0, :, None], by_index, -jnp.inf)
     matched = cosine / TAU - jnp.logaddexp(
         cosine / TAU, jax.nn.logsumexp(by_index, axis=1)
     )

@@ -19,14 +19,21 @@ from jaxtyping import Bool, Float32, Int, Int32, Int64
 
 from blue.data.cache import read_arrays, write_arrays
 from blue.data.log import Log, clean_line
-from blue.data.splits import WINDOW_POLICIES, Cut, cut_log, split_users
+from blue.data.splits import (
+    TIES,
+    WINDOW_POLICIES,
+    Cut,
+    break_ties,
+    cut_log,
+    split_users,
+)
 from blue.errors import UserError
 
 logger = logging.getLogger("blue")
 
 _SPLITS = ("train", "validation", "test")
 _SHARED = ("pool", "title_group", "item_counts")
-_FORMAT = 1  # counts up when the same log and settings come to give other examples
+_FORMAT = 2  # counts up when the same log and settings come to give other examples
 
 
 class Split(NamedTuple):
@@ -34,6 +41,9 @@ class Split(NamedTuple):
 
     user: Int32[np.ndarray, " n"]  # index into Log.user_ids
     next_item: Int32[np.ndarray, " n"]  # index into Log.item_ids, as all items here
+    more_items: Int32[
+        np.ndarray, "n K-1"
+    ]  # further next items of the history; -1: none
     history_items: Int32[np.ndarray, " h"]  # oldest first
     history_ratings: Float32[np.ndarray, " h"]  # NaN: none given
     history_offsets: Int64[np.ndarray, " n+1"]
@@ -87,7 +97,11 @@ def prepare(
     window_policy: str,
     window_s: int,
     rolling_targets: int,
+    embargo_items: int,
+    min_history: int,
     max_train_targets: int,
+    targets_per_example: int,
+    ties: str,
     validation_users: int,
     test_users: int,
     eval_negatives: int,
@@ -101,9 +115,14 @@ def prepare(
     Args:
       min_interactions, max_interactions: users with fewer or more events are left out.
       window_s: seconds before the last event, for exclude_window.
-      rolling_targets: targets a training user, at the ends of so many equal parts of
-        the log, for rolling.
+      rolling_targets: targets a user, held-out ones too, spread over the log, for
+        rolling.
+      embargo_items: events before a target that its history leaves out, for rolling.
+      min_history: events a history has at least.
       max_train_targets: examples a training user, the newest first.
+      targets_per_example: K, next items a training example: the target and up to K - 1
+        more that follow the same history.
+      ties: order of a user's events of one moment: a seeded "hash", or the "file"'s.
       validation_users: at most, and at most 10% of the users.
       test_users: at most, and at most 20% of the users.
       eval_negatives: items beside the target in validation and test, drawn uniformly
@@ -120,7 +139,11 @@ def prepare(
         window_policy=window_policy,
         window_s=window_s,
         rolling_targets=rolling_targets,
+        embargo_items=embargo_items,
+        min_history=min_history,
         max_train_targets=max_train_targets,
+        targets_per_example=targets_per_example,
+        ties=ties,
         validation_users=validation_users,
         test_users=test_users,
         eval_negatives=eval_negatives,
@@ -137,15 +160,14 @@ def prepare(
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
-    if settings["window_policy"] not in WINDOW_POLICIES:
-        raise UserError(
-            f"data.window_policy={settings['window_policy']!r} must be one of "
-            f"{', '.join(WINDOW_POLICIES)}"
-        )
-    least = dict.fromkeys(("window_s", "validation_users", "test_users"), 0)
-    least |= dict.fromkeys(
-        ("rolling_targets", "max_train_targets", "eval_negatives"), 1
-    )
+    for name, known in (("window_policy", WINDOW_POLICIES), ("ties", TIES)):
+        if settings[name] not in known:
+            raise UserError(
+                f"data.{name}={settings[name]!r} must be one of {', '.join(known)}"
+            )
+    zero = ("window_s", "embargo_items", "validation_users", "test_users")
+    one = ("rolling_targets", "min_history", "max_train_targets", "eval_negatives")
+    least = dict.fromkeys(zero, 0) | dict.fromkeys((*one, "targets_per_example"), 1)
     for name, bound in (least | {"min_interactions": 2}).items():
         if settings[name] < bound:
             raise UserError(f"data.{name}={settings[name]} must be {bound} or more")
@@ -163,11 +185,16 @@ def _build(
     seed: int,
     min_interactions: int,
     max_interactions: int,
+    ties: str,
     validation_users: int,
     test_users: int,
     eval_negatives: int,
     **cutting: Any,
 ) -> Examples:
+    if ties == "hash":
+        ids, events = (log.user_ids, log.item_ids), (log.user, log.item, log.timestamp)
+        order = break_ties(seed, *ids, *events)
+        log = log._replace(item=log.item[order], rating=log.rating[order])
     bounds = np.searchsorted(log.user, np.arange(len(log.user_ids) + 1))
     cuts, stats = _cut_logs(log, bounds, min_interactions, max_interactions, cutting)
     places = {user: cuts[user][0].place for user in cuts}
@@ -183,14 +210,18 @@ def _build(
     item_counts = np.bincount(log.item[of_train], minlength=len(log.item_ids))
     pool = np.flatnonzero(item_counts).astype(np.int32)
     title_group = _title_groups(log.titles)
+    held_out = slice(None) if cutting["window_policy"] == "rolling" else slice(1)
     chosen = {
         "train": [(user, cut) for user in train for cut in cuts[user]],
-        "validation": [(user, cuts[user][0]) for user in validation],
-        "test": [(user, cuts[user][0]) for user in test],
+        "validation": [
+            (user, cut) for user in validation for cut in cuts[user][held_out]
+        ],
+        "test": [(user, cut) for user in test for cut in cuts[user][held_out]],
     }
     splits, first_id = {}, 0
     for name in _SPLITS:
-        split = _make_split(log, bounds, chosen[name], first_id)
+        more = cutting["targets_per_example"] - 1
+        split = _make_split(log, bounds, chosen[name], first_id, more)
         if name != "train":
             candidates = _eval_negatives(seed, split, pool, title_group, eval_negatives)
             split = split._replace(negatives=candidates)
@@ -248,10 +279,14 @@ def _make_split(
     bounds: Int64[np.ndarray, " u"],
     chosen: list[tuple[int, Cut]],
     first_id: int,
+    more: int,
 ) -> Split:
     items, ratings, owned = [], [], []
-    for user, cut in chosen:
+    more_items = np.full((len(chosen), more), -1, np.int32)
+    for row, (user, cut) in enumerate(chosen):
         start = bounds[user]
+        for column, place in enumerate(cut.more[:more]):
+            more_items[row, column] = log.item[start + place]
         items.append(log.item[start : start + cut.end])
         ratings.append(log.rating[start : start + cut.end])
         owned.append(np.unique(log.item[start : bounds[user + 1]]))
@@ -259,6 +294,7 @@ def _make_split(
     return Split(
         user=np.array([user for user, _ in chosen], np.int32),
         next_item=np.array(targets, np.int32),
+        more_items=more_items,
         history_items=_join(items, np.int32),
         history_ratings=_join(ratings, np.float32),
         history_offsets=_offsets(items),
@@ -322,7 +358,8 @@ def _eval_negatives(
 ) -> Int32[np.ndarray, "n num"]:
     negatives = np.zeros((len(split.user), num), np.int32)
     for i, user in enumerate(split.user):
-        rng = generator(seed, "evaluation negatives", user)
+        target = split.next_item[i]  # a user may have several
+        rng = generator(seed, "evaluation negatives", user, target)
         drawn = _draw_negatives(rng, split, i, pool, title_group, num)
         if len(drawn) < num:
             raise UserError(
@@ -391,19 +428,30 @@ def _epoch_order(num_examples: int, seed: int, epoch: int) -> Int64[np.ndarray, 
     return order
 
 
+def next_items(
+    split: Split, indices: Int[np.ndarray, " B"]
+) -> tuple[Int32[np.ndarray, "B K"], Bool[np.ndarray, "B K"]]:
+    """All next items of each example, the target first, and which of them count."""
+    items = np.concatenate(
+        [split.next_item[indices, None], split.more_items[indices]], axis=1
+    )
+    return np.maximum(items, 0), items >= 0
+
+
 def in_batch_mask(
     split: Split, indices: Int[np.ndarray, " B"], title_group: Int32[np.ndarray, " I"]
-) -> Bool[np.ndarray, "B B"]:
-    """True at [u, w] where w may stand as another user against u's target.
+) -> Bool[np.ndarray, "B K B"]:
+    """True at [u, k, w] where w may stand as another user against u's next item k.
 
-    Not the same user, not the same target or its title, and u's target is not in w's
-    history.
+    Not the same user, not with the same target or its title, and without that item in
+    its history.
     """
-    users, targets = split.user[indices], split.next_item[indices]
-    groups = title_group[targets]
-    had = [np.isin(targets, history(split, i)[0]) for i in indices]
-    same = (users[:, None] == users) | (groups[:, None] == groups)
-    return ~(same | np.stack(had, axis=1))
+    users, (items, _) = split.user[indices], next_items(split, indices)
+    theirs = title_group[split.next_item[indices]]
+    had = [np.isin(items, history(split, i)[0]) for i in indices]
+    same_item = title_group[items][:, :, None] == theirs
+    same_user = (users[:, None] == users)[:, None]
+    return ~(same_user | same_item | np.stack(had, axis=2))
 
 
 # --------------------------------------------------------------------- the cache

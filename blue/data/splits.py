@@ -13,19 +13,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32, Int64, UInt64
 
 WINDOW_POLICIES = ("exclude_window", "include_window", "rolling")
+TIES = ("hash", "file")
 
 
 class Cut(NamedTuple):
-    """An example of a user: the target's place in the log, and how long the history is.
+    """An example of a user: places of its targets in the log, length of its history.
 
-    The history is the first `end` events.
+    The history is the first `end` events. `more` are further targets of the same
+    history, for the embedding reward alone.
     """
 
     place: int
     end: int
+    more: tuple[int, ...] = ()
 
 
 def cut_log(
@@ -36,14 +39,19 @@ def cut_log(
     window_policy: str,
     window_s: int,
     rolling_targets: int,
+    embargo_items: int,
+    min_history: int,
     max_train_targets: int,
+    targets_per_example: int,
 ) -> list[Cut]:
     """A user's examples, newest first; `stats` counts the targets that give none.
 
     exclude_window: a target for each event of the last `window_s` seconds, all with the
     history before the window. include_window: the last event after all the others.
-    rolling: the ends of `rolling_targets` equal parts of the log, each with what is
-    strictly earlier. No target is in its history, or twice after the same history.
+    rolling: `rolling_targets` places spread evenly over those with enough history, the
+    last one among them, each with what is strictly earlier in time and not among the
+    `embargo_items` events before it. No target is in its history, or twice after the
+    same history; a history has at least `min_history` events.
     """
     num = len(times)
     if window_policy == "include_window":
@@ -53,13 +61,11 @@ def cut_log(
         cuts = [Cut(place, end) for place in range(num - 1, end - 1, -1)]
     else:
         assert window_policy == "rolling", window_policy
-        parts = range(rolling_targets, 0, -1)
-        places = dict.fromkeys(-(-part * num // rolling_targets) - 1 for part in parts)
-        cuts = [Cut(p, int(np.searchsorted(times, times[p]))) for p in places]
+        cuts = _rolling(times, rolling_targets, embargo_items, min_history)
     kept: dict[tuple[int, int], Cut] = {}
     for cut in cuts:
         item = int(items[cut.place])
-        if cut.end == 0:
+        if cut.end < min_history:
             stats["targets_without_history"] += 1
         elif item in items[: cut.end]:
             stats["targets_in_history"] += 1
@@ -69,7 +75,82 @@ def cut_log(
             kept[item, cut.end] = cut
         else:
             stats["targets_beyond_max_train_targets"] += 1
-    return list(kept.values())
+    first = cuts[0].end if window_policy == "exclude_window" else num
+    return [
+        cut._replace(more=_more_places(cut, items, first, targets_per_example - 1))
+        for cut in kept.values()
+    ]
+
+
+def _rolling(
+    times: Int64[np.ndarray, " n"], targets: int, embargo: int, min_history: int
+) -> list[Cut]:
+    places = np.arange(len(times))
+    ends = np.minimum(np.searchsorted(times, times), places - embargo)
+    able = np.flatnonzero(ends >= min_history)
+    if not len(able):  # told as a target without history
+        return [Cut(len(times) - 1, max(0, int(ends[-1])))]
+    parts = range(targets, 0, -1)
+    chosen = dict.fromkeys(-(-part * len(able) // targets) - 1 for part in parts)
+    return [Cut(int(able[i]), int(ends[able[i]])) for i in chosen]
+
+
+def _more_places(
+    cut: Cut, items: Int32[np.ndarray, " n"], first: int, num: int
+) -> tuple[int, ...]:
+    """At most `num` places of further new items: after the target, the nearest first,
+    then from `first` on up to it."""
+    seen, places = {*items[: cut.end].tolist(), int(items[cut.place])}, []
+    for place in [*range(cut.place + 1, len(items)), *range(first, cut.place)]:
+        if len(places) == num:
+            break
+        if int(items[place]) not in seen:
+            seen.add(int(items[place]))
+            places.append(place)
+    return tuple(places)
+
+
+def tie_keys(
+    seed: int, user_ids: Sequence[str], item_ids: Sequence[str]
+) -> tuple[UInt64[np.ndarray, " u"], UInt64[np.ndarray, " i"]]:
+    """Random-looking numbers of users and items; their sum orders a user's ties.
+
+    Ids grow with an item's age and popularity, so that file order among events of one
+    moment would tell which is the newest.
+    """
+    salt = json.dumps([int(seed), "ties"]).encode()
+
+    def keys(ids: Sequence[str]) -> UInt64[np.ndarray, " n"]:
+        digests = (
+            hashlib.blake2b(name.encode(), digest_size=8, key=salt).digest()
+            for name in ids
+        )
+        return np.frombuffer(b"".join(digests), np.uint64)
+
+    return keys(user_ids), keys(item_ids)
+
+
+def break_ties(
+    seed: int,
+    user_ids: Sequence[str],
+    item_ids: Sequence[str],
+    user: Int32[np.ndarray, " n"],
+    item: Int32[np.ndarray, " n"],
+    timestamp: Int64[np.ndarray, " n"],
+) -> Int64[np.ndarray, " n"]:
+    """The order of events by (user, time), events of one moment by a seeded hash.
+
+    `user` and `timestamp` are sorted already: only ties move.
+    """
+    order = np.arange(len(user))
+    same = (user[1:] == user[:-1]) & (timestamp[1:] == timestamp[:-1])
+    if not same.any():
+        return order
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    of_user, of_item = tie_keys(seed, user_ids, item_ids)
+    key = of_user[user[tied]] + of_item[item[tied]]
+    order[tied] = tied[np.lexsort((tied, key, timestamp[tied], user[tied]))]
+    return order
 
 
 def split_users(
