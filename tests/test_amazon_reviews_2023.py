@@ -5,7 +5,7 @@ import json
 import tracemalloc
 
 import pytest
-from real_logs import real_log
+from real_logs import in_fresh_process, real_log
 
 from blue.data import amazon_reviews_2023
 
@@ -159,22 +159,27 @@ def test_files_that_are_not_there(tmp_path):
         read(tmp_path)
 
 
+def peak_bytes(path, **changes):
+    tracemalloc.start()
+    log = read(path, **changes)
+    return len(log.item), tracemalloc.get_traced_memory()[1]
+
+
 def test_memory_grows_with_events_not_with_their_text(tmp_path):
     """20 bytes an event, and no review text: each here has 300 characters."""
-
-    def held(rows):
-        many = (review(f"U{n % 50}", "B1", n, text="x" * 300) for n in range(rows))
-        write(tmp_path / "raw_review.jsonl", many)
-        tracemalloc.start()
-        log = read(tmp_path, item_columns=())
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert log.rows_read == rows + len(META)
-        return peak
-
-    write(tmp_path / "raw_meta.jsonl", META)
-    per_row = (held(30_000) - held(10_000)) / 20_000
-    assert per_row < 150  # events, and a few arrays of them while they are sorted
+    users = [f"U{n}" for n in range(50)]
+    items = [{"parent_asin": f"B{n}", "title": f"Title {n}"} for n in range(400)]
+    sizes = []
+    for rows in (4_000, 16_000):
+        folder = tmp_path / str(rows)
+        write(folder / "raw_meta.jsonl", items)
+        kinds = ((users[n % 50], f"B{n // 50}", n) for n in range(rows))
+        write(folder / "raw_review.jsonl", (review(*k, text="x" * 300) for k in kinds))
+        read_, peak = in_fresh_process(peak_bytes, folder, item_columns=())
+        assert read_ == rows
+        sizes.append(peak)
+    per_row = (sizes[1] - sizes[0]) / 12_000
+    assert 20 < per_row < 150  # events, and a few arrays of them while they are sorted
 
 
 # --- real rows
