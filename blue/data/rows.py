@@ -5,19 +5,28 @@ line; every other ending is text with one row a line. Each may be gzipped (.gz).
 are streamed; one that cannot be split into its columns comes with what is wrong.
 """
 
+import contextlib
 import csv
 import gzip
 import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from blue.errors import UserError
 
+if TYPE_CHECKING:
+    from pyarrow import parquet
+
 _Binary = io.BufferedReader | gzip.GzipFile
+_KINDS: dict[str, str] = {
+    **dict.fromkeys(("parquet", "pq"), "parquet"),
+    **dict.fromkeys(("json", "jsonl", "ndjson"), "json"),
+}
+_PEEKED = 1000  # rows of JSON lines that tell the columns
 
 
 class Row(NamedTuple):
@@ -38,18 +47,51 @@ def read_rows(path: Path, wanted: list[str], *, separator: str) -> Iterator[Row]
       UserError: one line, for a file that is missing, damaged, not UTF-8 or without a
         wanted column (of JSON lines: without it in every row, known at the end).
     """
+    _check_exists(path)
+    with _told_in_one_line(path):
+        if (kind := _kind(path)) == "parquet":
+            yield from _parquet_rows(path, wanted)
+        elif kind == "json":
+            yield from _json_rows(path, wanted)
+        else:
+            yield from _delimited_rows(path, separator, wanted)
+
+
+def column_names(path: Path, *, separator: str) -> list[str]:
+    """The columns of a file: of its first line or schema; of JSON, of the first rows.
+
+    Raises:
+      UserError: as `read_rows`, which has the same `separator`.
+    """
+    _check_exists(path)
+    with _told_in_one_line(path):
+        if (kind := _kind(path)) == "parquet":
+            with _parquet(path) as file:
+                return file.schema_arrow.names
+        with _open(path) as file:
+            lines = _lines(file)
+            if kind == "json":
+                return _keys(itertools.islice(lines, _PEEKED))
+            split = _split(lines, separator)
+            return next(([name.strip() for name in names] for _, names, _ in split), [])
+
+
+def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise UserError(
             f"{path}: no such file (data.path, data.events and data.items name it)"
         )
-    kind = "".join(path.suffixes).lower().removesuffix(".gz").rpartition(".")[2]
+
+
+def _kind(path: Path) -> str:
+    ending = "".join(path.suffixes).lower().removesuffix(".gz").rpartition(".")[2]
+    return _KINDS.get(ending, "text")
+
+
+@contextlib.contextmanager
+def _told_in_one_line(path: Path) -> Iterator[None]:
     try:
-        if kind in ("parquet", "pq"):
-            yield from _parquet_rows(path, wanted)
-        elif kind in ("json", "jsonl", "ndjson"):
-            yield from _json_rows(path, wanted)
-        else:
-            yield from _delimited_rows(path, separator, wanted)
+        yield
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError(
             f"{path}: the gzip file is cut short or damaged; get it again"
@@ -92,14 +134,24 @@ def _check_columns(path: Path, wanted: list[str], found: list[str]) -> None:
             )
 
 
-def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator["parquet.ParquetFile"]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         gzipped = path.suffix.lower() == ".gz"  # needs random access: all in memory
         source = pa.BufferReader(gzip.open(path).read()) if gzipped else str(path)
-        file = parquet.ParquetFile(source)
+        yield parquet.ParquetFile(source)
+    except pa.ArrowException as error:
+        first_line = str(error).partition("\n")[0]
+        raise UserError(f"{path}: not a readable Parquet file ({first_line})") from None
+
+
+def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
+    import pyarrow as pa
+
+    with _parquet(path) as file:
         _check_columns(path, wanted, file.schema_arrow.names)
         line = 0
         for batch in file.iter_batches(columns=list(dict.fromkeys(wanted))):
@@ -113,9 +165,6 @@ def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
             for values in zip(*columns, strict=True):
                 line += 1
                 yield Row(line, list(values))
-    except pa.ArrowException as error:
-        first_line = str(error).partition("\n")[0]
-        raise UserError(f"{path}: not a readable Parquet file ({first_line})") from None
 
 
 def _json_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
@@ -139,16 +188,20 @@ def _json_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
         _check_columns(path, wanted, list(found))
 
 
+def _keys(lines: Iterable[str]) -> list[str]:
+    """The keys of all objects among the lines, in the order of their appearance."""
+    found: dict[str, None] = {}
+    for text in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(text)
+            found.update(dict.fromkeys(row if isinstance(row, dict) else ()))
+    return list(found)
+
+
 def _delimited_rows(path: Path, separator: str, wanted: list[str]) -> Iterator[Row]:
     nothing = [None] * len(wanted)
     with _open(path) as file:
-        lines = _lines(file)
-        first = lines.readline()
-        separator = separator or max(",\t;|", key=first.count)
-        split = _split_long(lines, first, separator)
-        if len(separator) == 1:
-            split = _split_csv(lines, first, separator)
-        columns = None
+        columns, split = None, _split(_lines(file), separator)
         for line, fields, spans in split:
             if columns is None:  # the first row: the header, unless columns are numbers
                 columns = [field.strip() for field in fields]
@@ -168,6 +221,14 @@ def _delimited_rows(path: Path, separator: str, wanted: list[str]) -> Iterator[R
 
 
 _Fields = Iterator[tuple[int, list[str], int]]  # (line, fields or [] if broken, lines)
+
+
+def _split(lines: io.TextIOWrapper, separator: str) -> _Fields:
+    first = lines.readline()
+    separator = separator or max(",\t;|", key=first.count)
+    if len(separator) == 1:
+        return _split_csv(lines, first, separator)
+    return _split_long(lines, first, separator)
 
 
 def _split_long(lines: io.TextIOWrapper, first: str, separator: str) -> _Fields:

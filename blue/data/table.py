@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
+from blue.data.columns import check_times, find_columns
 from blue.data.log import Log, clean_line
 from blue.data.rows import read_rows
 from blue.errors import UserError
@@ -61,6 +62,24 @@ def read(
     folder, separator = Path(path), separator.replace("\\t", "\t")
     if any(character in '"\r\n' for character in separator):
         raise UserError(f"data.separator={separator!r} cannot separate columns")
+    columns, templates = find_columns(
+        folder / events,
+        folder / items,
+        separator=separator,
+        columns=columns,
+        templates={
+            "data.title_template": title_template,
+            "data.item_template": item_template,
+        },
+    )
+    title_template, item_template = templates.values()
+    check_times(
+        folder / events,
+        columns["timestamp"],
+        _seconds,
+        separator=separator,
+        max_bad_fraction=max_bad_fraction,
+    )
     item_ids, titles, texts, bad_items = _read_items(
         folder / items,
         separator,
@@ -277,12 +296,19 @@ def _seconds(value: Any) -> int | None:
     return number
 
 
+_UTC = re.compile(r"\s*(UTC|GMT)$")  # as databases write them
+_OFFSET = re.compile(r"\s+(?=[+-]\d\d:?\d\d$)")
+
+
 def _seconds_of_text(text: str) -> int | None:
     try:
         return _seconds(float(text))
     except ValueError:
         pass
+    if text[4:5] == "/":  # 2024/05/01
+        text = text.replace("/", "-", 2)
     try:
+        text = _OFFSET.sub("", _UTC.sub("+00:00", text))
         return _seconds(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         return None
