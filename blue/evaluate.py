@@ -261,14 +261,13 @@ def all_scores(
     profiles: Mapping[str, Sequence[str]],
 ) -> dict[str, Float[np.ndarray, "U I"]]:
     """Every method's scores of the candidates: method -> one row a user."""
-    encoder = sources.load_encoder(config, log, workdir, mesh)
-    embed = sources.make_embed(config, encoder, mesh)
-    item_table = sources.item_table(config, embed, log, encoder, workdir)
+    encoder = sources.load_text_encoder(config, config.encoder, log, workdir, mesh)
+    item_table = sources.item_table(encoder, log, workdir)
     query_format = sources.query_format(config, encoder)
     partners = queries.other_users(len(cohort.rows), seed=config.seed)
     texts = queries.query_texts(query_format, cohort.histories, profiles, partners)
     means = mean_item_vectors(cohort, item_table)
-    vectors = np.concatenate([means[None], embed_texts(embed, texts)])
+    vectors = np.concatenate([means[None], embed_texts(encoder.embed, texts)])
     if not np.isfinite(vectors).all():
         logger.warning("the encoder gave non-finite vectors: they rank last")
     cosines = cosine_scores(vectors, item_table, cohort.candidates)

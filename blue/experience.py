@@ -3,6 +3,9 @@
 Steps two to four of the algorithm: sample a group of profiles for every user, embed
 them in both views, ask the reader, and turn rewards into advantages. Text crosses the
 host once; tokens, masks and log-probabilities stay on the devices for the update.
+
+It comes in two halves, `write` and `score`: an encoder that needs no device of ours
+embeds the profiles while the devices work on what is asked of them in between.
 """
 
 import time
@@ -51,15 +54,24 @@ class Batch(NamedTuple):
     answer: Int[np.ndarray, "B O"]  # 1 at the next item
 
 
+class Written(NamedTuple):
+    """G profiles of every user of a batch, on their way through the encoder."""
+
+    prompt: jax.Array  # [B P], on the devices, as the next two
+    prompt_mask: jax.Array
+    rollout: Rollout
+    profiles: list[list[Profile]]
+    mask: Bool[np.ndarray, "B G C"]
+    vectors: Callable[[], Float[np.ndarray, "2 B G E"]]  # waits; both views
+    rollout_s: float
+
+
 class Experience(NamedTuple):
     """G scored profiles of every user of a batch."""
 
-    prompt: jax.Array  # [B P], on the devices, as the next four
-    prompt_mask: jax.Array
-    rollout: Rollout
-    device_advantages: jax.Array
     profiles: list[list[Profile]]
     mask: Bool[np.ndarray, "B G C"]
+    device_advantages: jax.Array  # [B G], on the devices
     advantages: Float[np.ndarray, "B G"]
     total: Float[np.ndarray, "B G"]
     parts: dict[str, Float[np.ndarray, "B G"]]
@@ -115,32 +127,58 @@ def make_batch(
     )
 
 
-def reward_inputs(
+def start_embedding(
     profiles: Sequence[Sequence[Profile]],
     batch: Batch,
     *,
-    embed: inference.Embed,
+    encoder: inference.TextEncoder,
+    query_format: queries.QueryFormat,
+    view_weights: tuple[float, float],
+) -> Callable[[], Float[np.ndarray, "2 B G E"]]:
+    """Gives both views to the encoder; what it returns waits for their vectors.
+
+    The views are history + profile and profile alone. One of weight 0 enters no reward:
+    it is not embedded and its vectors are zeros.
+    """
+    pairs = [(b, p.text) for b, group in enumerate(profiles) for p in group]
+    views = (
+        lambda b, text: queries.history_profile_query(
+            query_format, batch.histories[b], text
+        ),
+        lambda b, text: queries.profile_query(query_format, text),
+    )
+    needed = [v for v, weight in enumerate(view_weights) if weight]
+    ready = encoder.start([views[v](*pair) for v in needed for pair in pairs])
+    shape = len(profiles), len(profiles[0]), encoder.width
+
+    def vectors() -> Float[np.ndarray, "2 B G E"]:
+        out = np.zeros((len(views), *shape), np.float32)
+        out[needed] = ready().reshape(len(needed), *shape)
+        return out
+
+    return vectors
+
+
+def reward_inputs(
+    written: Written,
+    batch: Batch,
+    *,
     items: Float[np.ndarray, "items E"],
     choose: Callable[[list[str], list[list[str]]], np.ndarray] | None,
     titles: list[str],
-    query_format: queries.QueryFormat,
     mesh: Mesh,
 ) -> RewardInputs:
-    """Embeds the profiles in both views and asks the reader, once; on the devices."""
+    """Asks the reader, once, then waits for the encoder; on the devices."""
+    profiles = written.profiles
     B, G = len(profiles), len(profiles[0])
     pairs = [(b, p.text) for b, group in enumerate(profiles) for p in group]
-    both = [
-        queries.history_profile_query(query_format, batch.histories[b], text)
-        for b, text in pairs
-    ]
-    alone = [queries.profile_query(query_format, text) for _, text in pairs]
-    vectors = embed(both + alone).reshape(2, B, G, -1)
     scores = np.zeros((B * G, batch.options.shape[1]), np.float32)
     if choose is not None:
         shown = [[titles[i] for i in batch.options[b]] for b, _ in pairs]
         scores = choose([text for _, text in pairs], shown)
     stats = [prompts.profile_word_stats(text, []) for _, text in pairs]
     words = [1.0 - s["distinct"] if s["words"] else 0.0 for s in stats]
+    vectors = written.vectors()
     inputs = dict(
         history_profile_emb=vectors[0],
         profile_emb=vectors[1],
@@ -157,29 +195,25 @@ def reward_inputs(
     return RewardInputs(**put(inputs, by_batch(mesh)))
 
 
-def gather(
+def write(
     params: Params,
-    reader: Params | None,
     batch: Batch,
     step: int,
     *,
     relayout: programs.Program,
     sample: Mapping[int, programs.Program],
-    score: programs.Program,
-    choose: Choose,
-    embed: inference.Embed,
-    items: Float[np.ndarray, "items E"],
-    titles: list[str],
+    encoder: inference.TextEncoder,
     query_format: queries.QueryFormat,
+    view_weights: tuple[float, float],
     tokenizer: Tokenizer,
     seed: int,
     stage_id: int,
     mesh: Mesh,
-) -> Experience:
-    """Writes and scores the profiles of one batch with the profiler's `params`.
+) -> Written:
+    """Writes G profiles of every user of the batch and gives them to the encoder.
 
-    sample: the compiled sampler of each prompt bucket. reader: the parameters that
-    answer the multiple choice; None leaves the question out of `parts`.
+    params: the profiler's. sample: the compiled sampler of each prompt bucket.
+    view_weights: of history + profile and of profile alone, in the embedding reward.
     """
     started = time.monotonic()
     length = inference.bucket_for(tuple(sample), max(len(p) for p in batch.prompts))
@@ -190,30 +224,55 @@ def gather(
     seeds = put(np.array([seed, stage_id, step], np.uint32), replicated(mesh))
     rollout = sample[length](relayout(params), prompt, prompt_mask, ids, seeds)
     tokens, mask = to_host((rollout.tokens, rollout.mask))
-    sampled = time.monotonic()
+    rollout_s = time.monotonic() - started
     profiles = [
         [inference.decode_profile(tokenizer, t, m) for t, m in zip(*group, strict=True)]
         for group in zip(tokens, mask, strict=True)
     ]
-    inputs = reward_inputs(
+    vectors = start_embedding(
         profiles,
         batch,
-        embed=embed,
+        encoder=encoder,
+        query_format=query_format,
+        view_weights=view_weights,
+    )
+    return Written(prompt, prompt_mask, rollout, profiles, mask, vectors, rollout_s)
+
+
+def score(
+    reader: Params | None,
+    batch: Batch,
+    written: Written,
+    *,
+    rewards: programs.Program,
+    choose: Choose,
+    items: Float[np.ndarray, "items E"],
+    titles: list[str],
+    mesh: Mesh,
+) -> Experience:
+    """Rewards and advantages of the profiles of a batch.
+
+    reader: the parameters that answer the multiple choice; None leaves the question out
+    of `parts`.
+    """
+    started = time.monotonic()
+    inputs = reward_inputs(
+        written,
+        batch,
         items=items,
         choose=None if reader is None else lambda p, o: choose(reader, p, o),
         titles=titles,
-        query_format=query_format,
         mesh=mesh,
     )
-    advantages, total, parts = score(inputs)
+    advantages, total, parts = rewards(inputs)
     host_advantages, host_total, host_parts = to_host((advantages, total, parts))
     if reader is None:
         host_parts.pop("choice")
     times = {
-        "time/rollout_s": sampled - started,
-        "time/reward_s": time.monotonic() - sampled,
+        "time/rollout_s": written.rollout_s,
+        "time/reward_s": time.monotonic() - started,
     }
     return Experience(
-        prompt, prompt_mask, rollout, advantages,
-        profiles, mask, host_advantages, host_total, host_parts, times,
+        written.profiles, written.mask, advantages,
+        host_advantages, host_total, host_parts, times,
     )  # fmt: skip

@@ -38,6 +38,20 @@ class Profile(NamedTuple):
 Embed = Callable[[Sequence[str]], np.ndarray]
 
 
+class TextEncoder(NamedTuple):
+    """Whoever turns texts into vectors: for rewards, evaluation and the item table."""
+
+    embed: Embed  # texts -> unit vectors [n E] float32, in order
+    # texts -> a function that waits for their vectors; what works beside the devices
+    # has begun by then
+    start: Callable[[Sequence[str]], Callable[[], np.ndarray]]
+    num_tokens: Callable[[str], int]  # of a text as the encoder reads it
+    max_tokens: int  # longer texts lose their end
+    width: int  # E
+    name: str
+    fingerprint: str  # the same vectors for the same texts: keys them on disk
+
+
 def pad_left(
     rows: Sequence[Sequence[int]], length: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ class QueryFormat(NamedTuple):
     templates: prompts.Templates
     instruction: str  # of the encoder's queries; empty: none
     recent_items: int  # titles in the views with recent history
-    tokenizer: Tokenizer  # the encoder's
+    num_tokens: Callable[[str], int]  # of a text as the encoder reads it
     max_tokens: int  # the encoder's
 
 
@@ -42,14 +42,14 @@ def fit_titles(
     view: Callable[[list[str]], str],
     titles: list[str],
     *,
-    tokenizer: Tokenizer,
+    num_tokens: Callable[[str], int],
     max_tokens: int,
 ) -> str:
     """`view` of the newest titles that fit into `max_tokens` of the encoder.
 
     Whole oldest titles go first; one always stays, and the encoder cuts its end.
     """
-    fits = lambda first: len(tokenizer.pooled(view(titles[first:]))) <= max_tokens
+    fits = lambda first: num_tokens(view(titles[first:])) <= max_tokens
     if not titles or fits(0):
         return view(titles)
     first = bisect.bisect_left(range(len(titles)), True, key=fits)
@@ -67,7 +67,7 @@ def history_query(f: QueryFormat, titles: list[str]) -> str:
     view = lambda kept: prompts.with_instruction(
         prompts.history_view(f.templates, kept), f.instruction
     )
-    return fit_titles(view, titles, tokenizer=f.tokenizer, max_tokens=f.max_tokens)
+    return fit_titles(view, titles, num_tokens=f.num_tokens, max_tokens=f.max_tokens)
 
 
 def recent_query(f: QueryFormat, titles: list[str]) -> str:
@@ -81,7 +81,7 @@ def history_profile_query(f: QueryFormat, titles: list[str], profile: str) -> st
         prompts.history_profile_view(f.templates, kept, profile), f.instruction
     )
     recent = titles[-f.recent_items :]
-    return fit_titles(view, recent, tokenizer=f.tokenizer, max_tokens=f.max_tokens)
+    return fit_titles(view, recent, num_tokens=f.num_tokens, max_tokens=f.max_tokens)
 
 
 def profile_prompts(

@@ -11,9 +11,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue import programs, sources
+from blue import export, programs, sources
 from blue.checkpoints import Checkpoints
 from blue.errors import NonFinite
+from blue.inference import Model
 from blue.models.decoder import Params
 from blue.optimizers import TrainState, make_optimizer, make_schedule
 from blue.sharding import to_host
@@ -77,6 +78,8 @@ def train_supervised(
     *,
     stage: str,
     num_steps: int,
+    role: str,
+    model: Model,
     params: Params,
     optimizer: Any,
     mesh: Mesh,
@@ -85,7 +88,8 @@ def train_supervised(
     """Steps of a supervised stage from the newest checkpoint to its end.
 
     next_step(step) -> the update program of that step and its batch on the devices. The
-    last parameters are left as the stage's result.
+    last parameters are left as the stage's result, and exported as `role` (profiler or
+    encoder) with the configuration and the tokenizer of `model`.
     """
     checkpoints = sources.stage_checkpoints(config, workdir, stage)
     shapes = jax.tree.map(
@@ -120,5 +124,6 @@ def train_supervised(
             checkpoints.save(done, state, {"config": config.to_dict()})
     checkpoints.save_best(num_steps, state.params, {}, 0.0)
     writer.close()
+    export.write(checkpoints, model, workdir, role)
     checkpoints.finish({"steps": num_steps})
     checkpoints.close()

@@ -247,7 +247,9 @@ def check(config: ConfigDict, stages: Sequence[str]) -> list[str]:
                 )
     _check_buckets(values)
     _check_mesh(values)
-    return _check_stages(values, stages)
+    chosen = _check_stages(values, stages)
+    _check_encoders(values, chosen)
+    return chosen
 
 
 def _get(values: dict[str, Any], name: str) -> Any:
@@ -292,3 +294,29 @@ def _check_stages(values: dict[str, Any], stages: Sequence[str]) -> list[str]:
     if not chosen:
         raise UserError(f"stages is empty, must name some of {', '.join(stages)}")
     return chosen
+
+
+def _check_encoders(values: dict[str, Any], chosen: list[str]) -> None:
+    kind, transfer = values["encoder.kind"], values["evaluate.transfer.kind"]
+    for section, needs in (
+        ("encoder", kind != "own"),
+        ("evaluate.transfer", transfer != ""),
+    ):
+        if needs and not _get(values, f"{section}.checkpoint"):
+            raise UserError(
+                f"{section}.kind is {values[f'{section}.kind']!r} and "
+                f"{section}.checkpoint is empty: which one?"
+            )
+    if kind == "own":
+        return
+    if "encoder" in chosen:
+        rest = ",".join(stage for stage in chosen if stage != "encoder")
+        raise UserError(
+            f"stage encoder trains our own encoder and encoder.kind is {kind!r}: "
+            f"leave it out with --config.stages={rest}"
+        )
+    if "warm_start" in chosen and _get(values, "warm_start.tie_to_encoder"):
+        raise UserError(
+            f"warm_start.tie_to_encoder takes the embeddings of our own encoder and "
+            f"encoder.kind is {kind!r}: set warm_start.tie_to_encoder=False"
+        )

@@ -19,12 +19,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import inference, models, programs, prompts, queries
+from blue import foreign, inference, models, programs, prompts, queries
 from blue.checkpoints import Checkpoints, fingerprint
 from blue.data import examples, synthetic, table
 from blue.data.log import Log
 from blue.errors import UserError
-from blue.inference import Embed, Model, Profile
+from blue.inference import Model, Profile, TextEncoder
 from blue.models import hf
 from blue.models.decoder import DecoderConfig
 from blue.sharding import batch_shards, param_shardings, put, replicated
@@ -34,6 +34,7 @@ __all__ = ["Model", "Profile"]
 logger = logging.getLogger("blue")
 
 TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
+ITEMS_A_CALL = 16_384  # of the encoder, for the item table: bounds the memory
 
 
 # --- data
@@ -94,14 +95,29 @@ def templates(config: ConfigDict) -> prompts.Templates:
     return prompts.TEMPLATES[config.prompts.style]
 
 
-def query_format(config: ConfigDict, encoder: Model) -> queries.QueryFormat:
-    """How users become encoder queries."""
+def query_format(config: ConfigDict, encoder: TextEncoder) -> queries.QueryFormat:
+    """How users become queries of this encoder."""
+    return _query_format(config, encoder.num_tokens, encoder.max_tokens)
+
+
+def own_query_format(config: ConfigDict, encoder: Model) -> queries.QueryFormat:
+    """The same of our own encoder before it embeds anything: while it is trained."""
+    return _query_format(config, _counter(encoder), config.encoder.max_tokens)
+
+
+def _counter(encoder: Model) -> Callable[[str], int]:
+    return lambda text: len(encoder.tokenizer.pooled(text))
+
+
+def _query_format(
+    config: ConfigDict, num_tokens: Callable[[str], int], max_tokens: int
+) -> queries.QueryFormat:
     return queries.QueryFormat(
         templates=templates(config),
         instruction=config.prompts.instruction,
         recent_items=config.prompts.recent_items,
-        tokenizer=encoder.tokenizer,
-        max_tokens=config.encoder.max_tokens,
+        num_tokens=num_tokens,
+        max_tokens=max_tokens,
     )
 
 
@@ -246,20 +262,63 @@ def load_encoder(
 # --- models as functions of text
 
 
-def make_embed(config: ConfigDict, encoder: Model, mesh: Mesh) -> Embed:
-    """texts -> unit vectors [n, E]: what rewards, evaluation and the item table use."""
+def load_text_encoder(
+    config: ConfigDict,
+    section: ConfigDict,
+    log: Log,
+    workdir: str,
+    mesh: Mesh,
+    *,
+    stage: str = "evaluate",
+) -> TextEncoder:
+    """The encoder that config.encoder or config.evaluate.transfer names, for `stage`.
+
+    Sizes come from config.encoder; an own transfer encoder is its checkpoint.
+    """
+    if section.kind == "sentence_transformers":
+        return foreign.sentence_transformers(
+            section.checkpoint,
+            max_tokens=config.encoder.max_tokens,
+            batch_size=config.encoder.batch_size,
+        )
+    if section.kind == "function":
+        return foreign.function(
+            section.checkpoint,
+            max_tokens=config.encoder.max_tokens,
+            batch_size=config.encoder.batch_size,
+        )
+    if section is not config.encoder:
+        config = config.copy_and_resolve_references()
+        config.encoder.checkpoint, config.encoder.tokenizer = section.checkpoint, ""
+    model = load_encoder(config, log, workdir, mesh, stage=stage)
+    return own_encoder(config, model, mesh)
+
+
+def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
+    """Our own encoder, compiled for the devices of `mesh`."""
     check_divides(config.encoder.batch_size, "encoder.batch_size", mesh)
-    buckets = tuple(b for b in config.encoder.buckets if b < config.encoder.max_tokens)
-    embed = inference.make_embedder(
+    max_tokens = config.encoder.max_tokens
+    run = inference.make_embedder(
         encoder.cfg,
         encoder.tokenizer,
         mesh,
-        buckets=(*buckets, config.encoder.max_tokens),
+        buckets=(*(b for b in config.encoder.buckets if b < max_tokens), max_tokens),
         batch_size=config.encoder.batch_size,
         params_dtype=config.dtype.params,
         dtype=config.dtype.compute,
     )
-    return functools.partial(embed, encoder.params)
+    embed = functools.partial(run, encoder.params)
+    weights, tokenizer = fingerprint(encoder.params), encoder.tokenizer.fingerprint
+    return TextEncoder(
+        embed=embed,
+        start=lambda texts: lambda: embed(texts),  # the devices are its own
+        num_tokens=_counter(encoder),
+        max_tokens=max_tokens,
+        width=encoder.cfg.width,
+        name=encoder.name,
+        fingerprint=f"{encoder.cfg} {weights} {tokenizer} "
+        f"{config.dtype.compute} {max_tokens}",
+    )
 
 
 def make_generate_with(
@@ -339,25 +398,25 @@ def check_divides(batch_size: int, field: str, mesh: Mesh) -> None:
 
 
 def item_table(
-    config: ConfigDict, embed: Embed, log: Log, encoder: Model, workdir: str
+    encoder: TextEncoder, log: Log, workdir: str
 ) -> Float[np.ndarray, "items E"]:
     """Unit vectors of the whole catalogue, computed once and memory-mapped.
 
-    Kept under a fingerprint of encoder weights, tokenizer, dtype and item texts.
+    Kept under a fingerprint of the encoder and the item texts.
     """
-    digest = hashlib.sha256()
-    weights = fingerprint(encoder.params)
-    digest.update(f"{encoder.cfg} {weights} {encoder.tokenizer.fingerprint}".encode())
-    digest.update(f"{config.dtype.compute} {config.encoder.max_tokens}".encode())
+    digest = hashlib.sha256(encoder.fingerprint.encode())
     for text in log.texts:
         digest.update(text.encode() + b"\0")
     path = Path(workdir) / "items" / f"{digest.hexdigest()[:16]}.npy"
     if not path.exists():
         logger.info("embedding %d items", len(log.texts))
-        vectors = embed(log.texts)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".tmp")
-        with partial.open("wb") as f:
-            np.save(f, vectors)
+        shape = (len(log.texts), encoder.width)
+        vectors = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+        for start in range(0, len(vectors), ITEMS_A_CALL):
+            part = slice(start, start + ITEMS_A_CALL)
+            vectors[part] = encoder.embed(log.texts[part])
+        vectors.flush()
         os.replace(partial, path)
     return np.load(path, mmap_mode="r")

@@ -103,7 +103,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     examples = sources.load_examples(config, log, workdir)
     model = sources.load_encoder(config, log, workdir, mesh, stage=STAGE)
     logger.info("encoder: %s", model.name)
-    query_format = sources.query_format(config, model)
+    query_format = sources.own_query_format(config, model)
     profiles = load_profiles(config, log, examples.train)
 
     schedule, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
@@ -165,6 +165,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         workdir,
         stage=STAGE,
         num_steps=section.num_steps,
+        role=STAGE,
+        model=model,
         params=model.params,
         optimizer=optimizer,
         mesh=mesh,

@@ -16,12 +16,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import evaluate, programs, queries, session, sources, watch
+from blue import evaluate, export, programs, queries, session, sources, watch
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples, batch_indices
 from blue.data.log import Log
 from blue.errors import UserError
-from blue.experience import gather, make_batch
+from blue.experience import make_batch, score, write
 from blue.inference import Embed, Model
 from blue.models.decoder import Params
 from blue.optimizers import TrainState
@@ -55,9 +55,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     examples = sources.load_examples(config, log, workdir)
     base = sources.load_profiler(config, log, workdir, mesh, "base")
     assert base is not None
-    encoder = sources.load_encoder(config, log, workdir, mesh, stage=STAGE)
-    embed = sources.make_embed(config, encoder, mesh)
-    items = sources.item_table(config, embed, log, encoder, workdir)
+    encoder = sources.load_text_encoder(
+        config, config.encoder, log, workdir, mesh, stage=STAGE
+    )
+    items = sources.item_table(encoder, log, workdir)
     prompt_format = sources.prompt_format(config, base)
     query_format = sources.query_format(config, encoder)
     logger.info("profiler: %s; encoder: %s", base.name, encoder.name)
@@ -66,26 +67,33 @@ def run(config: ConfigDict, workdir: str) -> None:
     schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
     shapes = programs.abstract_params(base.cfg, mesh, config.dtype.params)
     run_on = build_programs(config, base, mesh, optimizer, schedule)
-    write_and_score = functools.partial(
-        gather,
+    views = config.rewards.embedding
+    write_profiles = functools.partial(
+        write,
         relayout=programs.make_relayout(shapes, mesh, config.dtype.compute),
         sample=run_on.sample,
-        score=make_score(config, mesh, items.shape[1]),
-        choose=sources.make_choice(
-            config, base, mesh, batch_size=config.batch_size * (config.group_size + 1)
-        ),
-        embed=embed,
-        items=items,
-        titles=log.titles,
+        encoder=encoder,
         query_format=query_format,
+        view_weights=(views.history_profile, views.profile),
         tokenizer=base.tokenizer,
         seed=config.seed,
         stage_id=sources.stage_id(STAGE),
         mesh=mesh,
     )
-    validate = make_validation(
-        config, examples, log, base, mesh, items, embed, query_format, prompt_format
+    score_profiles = functools.partial(
+        score,
+        rewards=make_rewards(config, mesh, items.shape[1]),
+        choose=sources.make_choice(
+            config, base, mesh, batch_size=config.batch_size * (config.group_size + 1)
+        ),
+        items=items,
+        titles=log.titles,
+        mesh=mesh,
     )
+    validate = make_validation(
+        config, examples, log, base, mesh, items, encoder.embed, query_format,
+        prompt_format,
+    )  # fmt: skip
 
     # --- state
     state, first_step = session.start(checkpoints, shapes, optimizer, base.params, mesh)
@@ -130,20 +138,21 @@ def run(config: ConfigDict, workdir: str) -> None:
         batch = batch_of(examples.train, indices, step=step)
         data_s = time.monotonic() - started
         reader = reader_of(state.params) if ask else None
-        seen = write_and_score(state.params, reader, batch, step)
-        bucket = seen.prompt.shape[1]
+        written = write_profiles(state.params, batch, step)
+        bucket = written.prompt.shape[1]
         ref_logprobs = run_on.reference[bucket](
-            base.params, seen.prompt, seen.prompt_mask, seen.rollout.tokens
+            base.params, written.prompt, written.prompt_mask, written.rollout.tokens
         )
+        seen = score_profiles(reader, batch, written)
         update_started = time.monotonic()
         state, info = run_on.update[bucket](
             state,
             programs.UpdateBatch(
-                prompt=seen.prompt,
-                prompt_mask=seen.prompt_mask,
-                tokens=seen.rollout.tokens,
-                mask=seen.rollout.mask,
-                sampler_logprobs=seen.rollout.logprobs,
+                prompt=written.prompt,
+                prompt_mask=written.prompt_mask,
+                tokens=written.rollout.tokens,
+                mask=written.rollout.mask,
+                sampler_logprobs=written.rollout.logprobs,
                 ref_logprobs=ref_logprobs,
                 advantages=seen.device_advantages,
             ),
@@ -162,11 +171,12 @@ def run(config: ConfigDict, workdir: str) -> None:
             keep_best(checkpoints, done, state, metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
             # the same few held-out users every time, through the same programs
+            written = write_profiles(state.params, watched, step)
             watch.show_samples(
                 writer,
                 step,
                 watched,
-                write_and_score(state.params, reader_of(state.params), watched, step),
+                score_profiles(reader_of(state.params), watched, written),
                 log.titles,
                 prompts=[base.tokenizer.decode(p) for p in watched.prompts],
                 count=min(config.log.sample_users, config.batch_size),
@@ -188,9 +198,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     if checkpoints.best() is None:  # no validation was asked for
         keep_best(checkpoints, config.num_steps, state, 0.0)
     watch.show_projector(
-        writer, config.num_steps, examples, log, items, embed, query_format
+        writer, config.num_steps, examples, log, items, encoder.embed, query_format
     )
     writer.close()
+    export.write(checkpoints, base, workdir, STAGE)
     checkpoints.finish({"steps": config.num_steps})
     checkpoints.close()
     logger.info(
@@ -273,7 +284,7 @@ def build_programs(
     return out
 
 
-def make_score(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
+def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
     """Compiles rewards and advantages with the weights of the config."""
     B, G, M = config.batch_size, config.group_size, config.num_negatives
     O, K = config.rewards.choice.num_options, config.data.targets_per_example

@@ -241,6 +241,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         workdir,
         stage=STAGE,
         num_steps=section.num_steps,
+        role="profiler",
+        model=model,
         params=params,
         optimizer=optimizer,
         mesh=mesh,

@@ -214,6 +214,7 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.prompts.recent_items = 4
     c.prompts.instruction = ""
     c.tokenizer.vocab_size = 1024
+    c.encoder.kind, c.evaluate.transfer.kind = "own", ""
     c.profiler.checkpoint = c.encoder.checkpoint = ""
     c.profiler.tokenizer = c.encoder.tokenizer = ""
     c.profiler.preset, c.encoder.preset = "tiny_gemma3", "tiny_qwen3"

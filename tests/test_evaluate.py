@@ -18,7 +18,7 @@ from blue.data import examples as examples_lib
 from blue.data import synthetic
 from blue.data.examples import history
 from blue.errors import UserError
-from blue.inference import Model, Profile
+from blue.inference import Model, Profile, TextEncoder
 from blue.tokenizer import train_tokenizer
 from configs import base as base_config
 
@@ -104,6 +104,10 @@ def make_generate(log, examples, which):
     return generate
 
 
+def num_tokens(tokenizer):
+    return lambda text: len(tokenizer.pooled(text))
+
+
 def run_stage(world, workdir, *, trained=True, **fields):
     """The result of evaluate.run with rules in place of models; `fields` of config."""
     log, examples, tokenizer = world
@@ -118,14 +122,16 @@ def run_stage(world, workdir, *, trained=True, **fields):
             return None
         return Model(None, {}, tokenizer, which, step=7 * (which == "trained"))
 
-    encoder = Model(None, {}, tokenizer, "words", step=0)
+    encoder = TextEncoder(
+        embed, lambda texts: lambda: embed(texts), num_tokens(tokenizer), 64,
+        embed(["width"]).shape[1], "words", "words",
+    )  # fmt: skip
     rules = dict(
         load_log=lambda config, workdir: log,
         load_examples=lambda config, log, workdir: examples,
         load_profiler=load_profiler,
-        load_encoder=lambda config, log, workdir, mesh: encoder,
-        make_embed=lambda config, encoder, mesh: embed,
-        item_table=lambda config, embed, log, encoder, workdir: embed(log.texts),
+        load_text_encoder=lambda config, section, log, workdir, mesh: encoder,
+        item_table=lambda encoder, log, workdir: embed(log.texts),
         make_generate=lambda config, profiler, mesh, *, temperature: make_generate(
             log, examples, profiler.name
         ),
@@ -368,7 +374,9 @@ def test_equal_texts_are_embedded_once():
 
 def test_validation_is_the_mean_over_its_users(world):
     log, examples, tokenizer = world
-    query_format = queries.QueryFormat(prompts.TEMPLATES["short"], "", 4, tokenizer, 99)
+    query_format = queries.QueryFormat(
+        prompts.TEMPLATES["short"], "", 4, num_tokens(tokenizer), 99
+    )
     prompt_format = queries.PromptFormat(prompts.TEMPLATES["short"], 8, tokenizer, 400)
     cohort = evaluate.choose_users(examples.validation, log.titles, limit=12)
     generate = make_generate(log, examples, "trained")

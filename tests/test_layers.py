@@ -12,7 +12,8 @@ LAYERS = [
     {"train_profiler", "train_encoder", "warm_start"},  # stages
     {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share
-    {"sources"},  # config and workdir -> data, tokenizers, models
+    {"sources", "export"},  # config and workdir -> data, tokenizers, models
+    {"foreign"},  # encoders that are not ours
     {"inference", "queries", "report"},
     {"programs"},  # jitted programs with shardings
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},

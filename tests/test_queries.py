@@ -23,7 +23,7 @@ def make_format(tokenizer, **changes):
         templates=TEMPLATES["short"],
         instruction="",
         recent_items=4,
-        tokenizer=tokenizer,
+        num_tokens=lambda text: len(tokenizer.pooled(text)),
         max_tokens=64,
     )
     return f._replace(**changes)
