@@ -21,8 +21,16 @@ from ml_collections import ConfigDict
 
 from blue import foreign, inference, models, programs, prompts, queries
 from blue.checkpoints import Checkpoints, fingerprint
-from blue.data import examples, synthetic, table
-from blue.data.log import Log
+from blue.data import (
+    amazon_reviews_2023,
+    examples,
+    google_local,
+    movielens,
+    synthetic,
+    table,
+)
+from blue.data.assemble import template_columns
+from blue.data.log import Log, join
 from blue.data.splits import read_splits
 from blue.errors import UserError
 from blue.inference import Model, Profile, TextEncoder
@@ -41,23 +49,48 @@ ITEMS_A_CALL = 16_384  # of the encoder, for the item table: bounds the memory
 # --- data
 
 
+_READERS = {  # of public data sets with fixed file names and columns
+    "movielens": movielens.read,
+    "amazon_reviews_2023": amazon_reviews_2023.read,
+    "google_local": google_local.read,
+}
+
+
 def load_log(config: ConfigDict, workdir: str) -> Log:
-    """The interaction log that `config.data` names."""
+    """The interaction log that `config.data` names; several folders become one log.
+
+    The items' columns that category and pseudo_item_template name are kept.
+    """
     data = config.data
     if data.name == "synthetic":
         return synthetic.make(config.seed, **data.synthetic)[0]
     if data.name == "table":
-        return table.read(
-            data.path,
+        read = functools.partial(
+            table.read,
             events=data.events,
             items=data["items"],  # `.items` is a method of every config section
             separator=data.separator,
             columns=dict(data.columns),
+        )
+    elif data.name in _READERS:
+        read = _READERS[data.name]
+    else:
+        known = ", ".join(("synthetic", "table", *_READERS))
+        raise UserError(f"data.name is {data.name!r}; known are {known}")
+    pseudo = ("data.pseudo_item_template", data.pseudo_item_template)
+    columns = [data.category] * bool(data.category) + template_columns(*pseudo)
+    folders = [data.path] if os.path.isdir(data.path) else data.path.split(",")
+    logs = [
+        read(
+            folder.strip(),
             title_template=data.title_template,
             item_template=data.item_template,
             max_bad_fraction=data.max_bad_fraction,
+            item_columns=tuple(dict.fromkeys(columns)),
         )
-    raise UserError(f"data.name is {data.name!r}; known are 'synthetic' and 'table'")
+        for folder in folders
+    ]
+    return join(logs)
 
 
 def load_examples(config: ConfigDict, log: Log, workdir: str) -> examples.Examples:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from blue import sources
 from blue.data import table
 from blue.data.log import Log
+from configs import base
 
 
 def xwines() -> tuple[Log, float]:
@@ -22,11 +24,30 @@ def xwines() -> tuple[Log, float]:
     return _xwines(str(Path(root, "data", "xwines_slim")))
 
 
+def real_log(name: str, *folders: str, **fields) -> Log:
+    """Test folders as one log through the reader `name`; `fields` of config.data."""
+    root = os.environ.get("BLUE_TEST_DATA")
+    if not root:
+        pytest.skip("BLUE_TEST_DATA is not set: no real log at hand")
+    path = ",".join(str(Path(root, "data", folder)) for folder in folders)
+    return in_fresh_process(_load, fields | {"name": name, "path": path})
+
+
+def _load(fields: dict) -> Log:
+    config = base.get_config()
+    config.data.update(fields)
+    return sources.load_log(config, "")
+
+
 def in_fresh_process(function: Callable, *args, **kwargs):
     """The function's value, without a type checker that looks at every call."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(function, *args, **kwargs).result()
+    return _pool().submit(function, *args, **kwargs).result()
+
+
+@functools.cache
+def _pool() -> ProcessPoolExecutor:
+    """One process for all of a worker's tests: importing jax takes seconds."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 @functools.cache

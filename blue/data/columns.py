@@ -10,10 +10,11 @@ import functools
 import itertools
 import logging
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from blue.data.cells import read_seconds
 from blue.data.log import clean_line
 from blue.data.rows import column_names, read_rows
 from blue.errors import UserError
@@ -90,26 +91,25 @@ def find_columns(
 def find_user_column(path: Path, name: str, *, separator: str) -> str:
     """The column of user ids in a further file, where events have them as `name`."""
     found = column_names(path, separator=separator)
-    name = "user_id" if "user_id" in found else name
-    return _find(path, found, "user_id", name, "user_id")
+    name = "user_id" if "user_id" in found or not found else name
+    return _find(path, found, "user_id", name, "user_id") if found else name
 
 
 def check_times(
     path: Path,
     column: str,
-    read: Callable[[Any], int | None],
     *,
     separator: str,
     max_bad_fraction: float,
 ) -> None:
-    """Raise `UserError` if `read` makes nothing of the first rows' times.
+    """Raise `UserError` if the first rows' times cannot be read.
 
     All of them, or more than 100 and than `max_bad_fraction`; fewer are broken rows.
     """
     rows = read_rows(path, [column], separator=separator)
     cells = [(row.line, row.values[0]) for row in itertools.islice(rows, _PEEKED)]
     cells = [(line, value) for line, value in cells if value not in (None, "")]
-    bad = [(line, value) for line, value in cells if read(value) is None]
+    bad = [(line, value) for line, value in cells if read_seconds(value) is None]
     if bad and (
         len(bad) == len(cells) or len(bad) > max(100, max_bad_fraction * len(cells))
     ):

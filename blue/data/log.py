@@ -1,7 +1,9 @@
-"""The interaction log that every reader returns, and the cleaning of its text."""
+"""The log that every reader returns: its order, its text, and several as one."""
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +22,8 @@ class Log(NamedTuple):
     item: Int32[np.ndarray, " n"]  # index into item_ids
     timestamp: Int64[np.ndarray, " n"]  # seconds since 1970, UTC
     rating: Float32[np.ndarray, " n"]  # NaN: none given
-    rows_read: int  # of all files, broken ones included
-    rows_bad: dict[str, int]  # broken rows that were skipped, by reason
+    rows_read: int  # of all files, those left out included
+    rows_bad: dict[str, int]  # rows that were left out, by reason
     columns: dict[str, list[str]] = {}  # more of each item by name; "" where missing
 
 
@@ -49,3 +51,77 @@ def clean_line(text: str, max_chars: int = 300) -> str:
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
         text = unicodedata.normalize("NFKC", text)  # joins what was held apart
     return " ".join(text.split())[:max_chars].rstrip()
+
+
+def event_order(
+    user: Int32[np.ndarray, " n"],
+    item: Int32[np.ndarray, " n"],
+    timestamp: Int64[np.ndarray, " n"],
+    *,
+    once: bool = False,
+) -> Int64[np.ndarray, " m"]:
+    """Indices by (user, time, place in the file), each event once.
+
+    Of equal (user, item, time) the first is kept; with `once` of equal (user, item) the
+    earliest.
+    """
+    order = np.lexsort((timestamp, user))  # stable
+    same = (user, item) if once else (user, item, timestamp)
+    columns = [column[order] for column in same]
+    grouped = np.lexsort(columns)
+    repeated = np.ones(max(len(order) - 1, 0), bool)
+    for column in columns:
+        repeated &= column[grouped[1:]] == column[grouped[:-1]]
+    keep = np.ones(len(order), bool)
+    keep[grouped[1:][repeated]] = False
+    return order[keep]
+
+
+def join(logs: Sequence[Log]) -> Log:
+    """One log of several.
+
+    The same id is the same user or item in all of them; of an item that several
+    describe the first text counts. Item columns are those that all have.
+    """
+    if len(logs) == 1:
+        return logs[0]
+    user_ids = sorted(set().union(*(log.user_ids for log in logs)))
+    users = {user_id: number for number, user_id in enumerate(user_ids)}
+    items: dict[str, int] = {}
+    titles, texts = [], []
+    shared = set.intersection(*(set(log.columns) for log in logs))
+    columns: dict[str, list[str]] = {
+        name: [] for name in logs[0].columns if name in shared
+    }
+    parts = []
+    for log in logs:
+        for i, item_id in enumerate(log.item_ids):
+            if items.setdefault(item_id, len(items)) == len(titles):  # it is new
+                titles.append(log.titles[i])
+                texts.append(log.texts[i])
+                for name, values in columns.items():
+                    values.append(log.columns[name][i])
+        user = np.array([users[user_id] for user_id in log.user_ids], np.int32)
+        item = np.array([items[item_id] for item_id in log.item_ids], np.int32)
+        parts.append((user[log.user], item[log.item], log.timestamp, log.rating))
+    user, item, timestamp, rating = map(np.concatenate, zip(*parts, strict=True))
+    order = event_order(user, item, timestamp)
+    rows_bad = Counter()
+    for log in logs:
+        rows_bad.update(log.rows_bad)
+    if len(order) < len(user):
+        rows_bad["join: duplicate (user, item, time)"] = len(user) - len(order)
+    return Log(
+        name="+".join(log.name for log in logs),
+        user_ids=user_ids,
+        item_ids=list(items),
+        titles=titles,
+        texts=texts,
+        user=user[order],
+        item=item[order],
+        timestamp=timestamp[order],
+        rating=rating[order],
+        rows_read=sum(log.rows_read for log in logs),
+        rows_bad=dict(rows_bad),
+        columns=columns,
+    )
