@@ -1,13 +1,11 @@
-"""Numbers that judge a ranking or a profile: pure functions over host arrays and text.
+"""Numbers that judge a ranking: pure functions over host arrays.
 
-Ranks, NDCG, recall and MRR of one target among candidates, their intervals by a
-bootstrap over users, and cheap statistics that show when profiles degenerate.
+Ranks, NDCG, recall and MRR of one target among candidates, and their intervals by a
+bootstrap over users. What judges the text of profiles is in panel.py.
 Protocol: BLUE, https://arxiv.org/abs/2605.06981, section "Evaluation"; the paper is
 silent about ties and intervals, so both are defined here.
 """
 
-import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -116,37 +114,3 @@ def share_interval(num_true: int, num: int) -> Interval:
     half = z / (1 + z * z / num)
     half *= float(np.sqrt(share * (1 - share) / num + z * z / (4 * num * num)))
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words of `text`, in order."""
-    return re.findall(r"\w+", text.casefold())
-
-
-def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of n consecutive tokens, in order."""
-    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-
-
-def repetition(text: str, *, n: int) -> float:
-    """1 - distinct n-grams / n-grams of the words ("rep-n").  [0, 1); 0 if too short.
-
-    Welleck et al. 2019, https://arxiv.org/abs/1908.04319.
-    """
-    grams = ngrams(words(text), n)
-    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def copy_rate(text: str, titles: Sequence[str], *, n: int) -> float:
-    """Share of the words inside an n-gram that occurs in a history title.  [0, 1].
-
-    "Extractive coverage" from n words up: Grusky et al. 2018,
-    https://arxiv.org/abs/1804.11283.
-    """
-    known = {gram for title in titles for gram in ngrams(words(title), n)}
-    tokens = words(text)
-    copied = np.zeros(len(tokens), bool)
-    for i, gram in enumerate(ngrams(tokens, n)):
-        if gram in known:
-            copied[i : i + n] = True
-    return float(copied.mean()) if tokens else 0.0

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from blue import advantages, losses, rewards, rollout
 from blue.models import decoder, encoder
 from blue.models.decoder import DecoderConfig, Params
 from blue.optimizers import TrainState, apply_gradients, init_state
-from blue.sharding import abstract, by_batch, param_shardings, replicated
+from blue.sharding import BATCH, abstract, by_batch, param_shardings, replicated
 
 log = logging.getLogger("blue")
 LOGITS_BUDGET = 2**26  # float32 logits of one head chunk a device: 256 MiB
@@ -172,6 +172,12 @@ def sampler_model(params: Params, cfg: DecoderConfig, **sizes: Any) -> rollout.M
     return rollout.Model(prefill, step, logits)
 
 
+def _sampling_key(seeds: UInt32[Array, " 3"]) -> Array:
+    """The key of (seed, stage, step)."""
+    key = jax.random.key(seeds[0])
+    return jax.random.fold_in(jax.random.fold_in(key, seeds[1]), seeds[2])
+
+
 @functools.cache
 def make_sample(
     cfg: DecoderConfig,
@@ -191,15 +197,13 @@ def make_sample(
     """(decode params, prompt, mask, example ids, [seed, stage, step]) -> Rollout."""
 
     def run(params: Params, prompt: Array, mask: Array, ids: Array, seeds: Array):
-        key = jax.random.key(seeds[0])
-        key = jax.random.fold_in(jax.random.fold_in(key, seeds[1]), seeds[2])
         return rollout.sample(
             sampler_model(
                 params, cfg, group=group_size, length=max_tokens, dtype=jnp.dtype(dtype)
             ),
             prompt,
             mask,
-            key,
+            _sampling_key(seeds),
             ids,
             group_size=group_size,
             max_tokens=max_tokens,
@@ -219,6 +223,120 @@ def make_sample(
         jax.ShapeDtypeStruct((3,), jnp.uint32, sharding=replicated(mesh)),
     )
     return compile_program(run, args, out_shardings=by_batch(mesh))
+
+
+class SlotShapes(NamedTuple):
+    """Sizes of the programs of continuous batching."""
+
+    batch_size: int  # rows decoded at a time
+    prompt_tokens: int  # of the longest prompt
+    max_tokens: int
+
+
+def _new_slots(cfg: DecoderConfig, shapes: SlotShapes, dtype: str) -> rollout.Slots:
+    """Free slots, all zero, of the state that `sampler_model` keeps."""
+    B, P, C = shapes
+    kv = jax.tree.map(lambda a: a[:, 0], decoder.init_cache(cfg, B, 1, P, dtype))
+    cache = decoder.init_cache(cfg, B, 1, C, dtype)
+    state = (jnp.zeros((B, P), bool), kv, cache)
+    return rollout.new_slots(jnp.zeros((B, cfg.width), dtype), state, C)
+
+
+def _slot_shardings(slots: rollout.Slots, mesh: Mesh) -> rollout.Slots:
+    """Rows over data and fsdp; heads of keys and values over tensor, as the weights."""
+
+    def one(x: Any) -> NamedSharding:
+        heads = x.ndim >= 4 and x.shape[-2] % mesh.shape["tensor"] == 0
+        others = (None,) * (x.ndim - 3) + ("tensor", None) if heads else ()
+        return NamedSharding(mesh, PartitionSpec(*BATCH, *others))
+
+    return jax.tree.map(one, slots)
+
+
+def abstract_slots(
+    cfg: DecoderConfig, mesh: Mesh, shapes: SlotShapes, dtype: str
+) -> rollout.Slots:
+    """Shapes and shardings of the state of continuous batching."""
+    slots = jax.eval_shape(lambda: _new_slots(cfg, shapes, dtype))
+    return abstract(slots, _slot_shardings(slots, mesh))
+
+
+@functools.cache
+def make_new_slots(
+    cfg: DecoderConfig, mesh: Mesh, shapes: SlotShapes, dtype: str
+) -> Program:
+    """() -> Slots, all of them free."""
+    out = _shardings(abstract_slots(cfg, mesh, shapes, dtype))
+    return compile_program(
+        lambda: _new_slots(cfg, shapes, dtype), (), out_shardings=out
+    )
+
+
+@functools.cache
+def make_refill(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    shapes: SlotShapes,
+    *,
+    refill_size: int,
+    prompt_tokens: int,
+    dtype: str,
+) -> Program:
+    """(decode params, Slots, prompt, mask, example ids, rows), slots donated -> Slots.
+
+    `refill_size` prompts at a time, padded to `prompt_tokens`.
+    """
+
+    def run(params: Params, slots: rollout.Slots, *new: Array) -> rollout.Slots:
+        sizes = {"group": 1, "length": shapes.max_tokens, "dtype": jnp.dtype(dtype)}
+        return rollout.refill(sampler_model(params, cfg, **sizes), slots, *new)
+
+    slots = abstract_slots(cfg, mesh, shapes, dtype)
+    args = (
+        abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
+        slots,
+        rows(mesh, (refill_size, prompt_tokens), jnp.int32),
+        rows(mesh, (refill_size, prompt_tokens), jnp.bool_),
+        rows(mesh, (refill_size,), jnp.int32),
+        rows(mesh, (refill_size,), jnp.int32),
+    )
+    return compile_program(run, args, out_shardings=_shardings(slots), donate=(1,))
+
+
+@functools.cache
+def make_advance(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    shapes: SlotShapes,
+    *,
+    temperature: float,
+    end_ids: tuple[int, ...],
+    dtype: str,
+) -> Program:
+    """(decode params, Slots, free rows wanted, [seed, stage, step]), slots donated ->
+    (Slots, steps taken)."""
+
+    def run(params: Params, slots: rollout.Slots, num_free: Array, seeds: Array):
+        sizes = {"group": 1, "length": shapes.max_tokens, "dtype": jnp.dtype(dtype)}
+        return rollout.advance(
+            sampler_model(params, cfg, **sizes),
+            slots,
+            _sampling_key(seeds),
+            num_free,
+            temperature=temperature,
+            end_ids=end_ids,
+        )
+
+    slots = abstract_slots(cfg, mesh, shapes, dtype)
+    whole = replicated(mesh)
+    args = (
+        abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
+        slots,
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
+        jax.ShapeDtypeStruct((3,), jnp.uint32, sharding=whole),
+    )
+    out = (_shardings(slots), whole)
+    return compile_program(run, args, out_shardings=out, donate=(1,))
 
 
 def _completion_scores(

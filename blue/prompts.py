@@ -11,6 +11,7 @@ pass `make_safe`. Structure is made of what safe text cannot hold: line breaks, 
 brackets and vertical bars.
 """
 
+import functools
 import re
 import string
 import sys
@@ -337,13 +338,18 @@ def profile_word_stats(profile: str, titles: Sequence[str]) -> dict[str, float]:
         are 0 for a profile without content words.
     """
     words = [word.casefold() for word in _content_words(make_safe(profile))]
-    known = {w.casefold() for title in titles for w in _WORD.findall(make_safe(title))}
+    known = frozenset[str]().union(*map(_word_set, titles))
     count = max(1, len(words))
     return {
         "words": float(len(words)),
         "in_history": sum(word in known for word in words) / count,
         "distinct": len(set(words)) / count,
     }
+
+
+@functools.lru_cache(maxsize=2**14)  # the same titles come with every user
+def _word_set(title: str) -> frozenset[str]:
+    return frozenset(word.casefold() for word in _WORD.findall(make_safe(title)))
 
 
 def _things(titles: Sequence[str]) -> list[str]:

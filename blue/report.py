@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from blue import metrics, prompts
+from blue import metrics, panel, prompts
 from blue.writer import summary_table
 
 METRICS = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"}
@@ -119,8 +119,8 @@ def profile_statistics(
             {
                 "distinct_words": words["distinct"],
                 "in_history": words["in_history"],
-                "repeated_3grams": metrics.repetition(text, n=3),
-                "copied": metrics.copy_rate(text, titles, n=4),
+                "repeated_3grams": panel.repetition(text, n=3),
+                "copied": panel.copy_rate(text, titles),
             }
         )
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}

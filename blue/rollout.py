@@ -3,6 +3,10 @@
 The prompt is prefilled once a user; its keys and values serve all G completions. Every
 row decodes from slot 0 of its completion, whatever its prompt's length. Randomness is a
 function of (key, example, rollout, position), so results do not depend on batching.
+
+`sample` decodes a batch until all rows have ended. For many prompts, `refill` puts new
+ones in the place of rows that have, while `advance` goes on with the others: continuous
+batching (Yu et al. 2022, Orca, section 3.1: scheduling by the iteration).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,12 +29,24 @@ class Model(NamedTuple):
     """What the sampler needs of a model, as functions; it loads nothing itself.
 
     prefill(prompt, mask) -> (hidden [B D], state);  step(tokens [B G], slot, state) ->
-    (hidden [B G D], state);  logits(hidden [B G D]) -> [B G V] float32.
+    (hidden [B G D], state), slot one for all or one a prompt [B];
+    logits(hidden [B G D]) -> [B G V] float32.
     """
 
     prefill: Callable[[Array, Array], tuple[Array, Any]]
     step: Callable[[Array, Array, Any], tuple[Array, Any]]
     logits: Callable[[Array], Array]
+
+
+class Slots(NamedTuple):
+    """B completions under way, each of its own prompt and at its own position."""
+
+    tokens: Int[Array, "B C"]
+    length: Int[Array, " B"]  # tokens written so far
+    done: Bool[Array, " B"]  # ended, or never begun: free for another prompt
+    example_ids: Int[Array, " B"]
+    hidden: Float[Array, "B 1 D"]  # predicts the next token
+    state: Any  # of the model, with leading axis B; axis 1 of prompts right-aligned
 
 
 def truncate_logits(
@@ -76,6 +92,13 @@ def sample_tokens(
     return tokens.astype(jnp.int32), chosen
 
 
+def _row_keys(key: Any, example_ids: Int[Array, " B"], group_size: int) -> Any:
+    """Keys [B G] of the rows, to be folded with the position."""
+    by_example = jax.vmap(lambda i: jax.random.fold_in(key, i))(example_ids)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    return jax.vmap(lambda k: fold(k, jnp.arange(group_size)))(by_example)
+
+
 def sample(
     model: Model,
     prompt: Int[Array, "B P"],
@@ -96,9 +119,7 @@ def sample(
     A row stops at any of `end_ids` and keeps it; the loop ends when all rows have.
     """
     B, G = prompt.shape[0], group_size
-    by_example = jax.vmap(lambda i: jax.random.fold_in(key, i))(example_ids)
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    row_keys = jax.vmap(lambda k: fold(k, jnp.arange(G)))(by_example)  # [B G]
+    row_keys = _row_keys(key, example_ids, G)
     fold_position = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
     ends = jnp.asarray(end_ids, jnp.int32)
 
@@ -138,3 +159,95 @@ def sample(
     done = jnp.zeros((B, G), bool)
     start = (jnp.int32(0), hidden, state, done, record)
     return jax.lax.while_loop(unfinished, one_token, start)[-1]
+
+
+# --- continuous batching
+
+
+def new_slots(hidden: Float[Array, "B D"], state: Any, max_tokens: int) -> Slots:
+    """Slots around what the model's prefill gave, still marked as free."""
+    batch = len(hidden)
+    return Slots(
+        tokens=jnp.zeros((batch, max_tokens), jnp.int32),
+        length=jnp.zeros(batch, jnp.int32),
+        done=jnp.ones(batch, bool),
+        example_ids=jnp.zeros(batch, jnp.int32),
+        hidden=hidden[:, None],
+        state=state,
+    )
+
+
+def refill(
+    model: Model,
+    slots: Slots,
+    prompt: Int[Array, "N P"],
+    prompt_mask: Bool[Array, "N P"],
+    example_ids: Int[Array, " N"],
+    rows: Int[Array, " N"],
+) -> Slots:
+    """`slots` with N new prompts at `rows`; those at row B or above are left out.
+
+    P may be shorter than the prompts' room in `slots`: they are right-aligned in it.
+    """
+    hidden, state = model.prefill(prompt, prompt_mask)
+
+    def put(old: Array, new: Array) -> Array:
+        if old.ndim > 1 and new.shape[1] < old.shape[1]:
+            missing = old.shape[1] - new.shape[1]
+            widths = [(0, 0), (missing, 0)] + [(0, 0)] * (new.ndim - 2)
+            new = jnp.pad(new, widths)
+        return old.at[rows].set(new.astype(old.dtype), mode="drop")
+
+    fresh = new_slots(hidden, state, slots.tokens.shape[1])
+    fresh = fresh._replace(done=jnp.zeros(len(rows), bool), example_ids=example_ids)
+    return jax.tree.map(put, slots, fresh)
+
+
+def advance(
+    model: Model,
+    slots: Slots,
+    key: Any,
+    num_free: Int[Array, ""],
+    *,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    end_ids: Sequence[int],
+) -> tuple[Slots, Int[Array, ""]]:
+    """Decodes until at least `num_free` of the B rows are done; and how many steps.
+
+    The tokens are those of `sample` with `group_size` 1 at the same key.
+    """
+    max_tokens = slots.tokens.shape[1]
+    row_keys = _row_keys(key, slots.example_ids, 1)[:, 0]
+    fold_position = jax.vmap(jax.random.fold_in)
+    ends = jnp.asarray(end_ids, jnp.int32)
+
+    def too_few(carry: tuple[Slots, Array]) -> Array:
+        return carry[0].done.sum() < num_free
+
+    def one_token(carry: tuple[Slots, Array]) -> tuple[Slots, Array]:
+        s, steps = carry
+        at = jnp.minimum(s.length, max_tokens - 1)  # rows that are done change nothing
+        new, _ = sample_tokens(
+            model.logits(s.hidden),
+            fold_position(row_keys, at)[:, None],
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
+        hidden, state = model.step(new, at, s.state)
+        here = ~s.done[:, None] & (jnp.arange(max_tokens)[None] == at[:, None])
+        length = s.length + ~s.done
+        ended = jnp.isin(new[:, 0], ends) | (length == max_tokens)
+        s = Slots(
+            tokens=jnp.where(here, new, s.tokens),
+            length=length,
+            done=s.done | ended,
+            example_ids=s.example_ids,
+            hidden=hidden,
+            state=state,
+        )
+        return s, steps + 1
+
+    return jax.lax.while_loop(too_few, one_token, (slots, jnp.int32(0)))

@@ -15,6 +15,7 @@ LAYERS = [
     {"sources", "export"},  # config and workdir -> data, tokenizers, models
     {"foreign"},  # encoders that are not ours
     {"inference", "queries", "report"},
+    {"panel"},  # what profiles are like
     {"programs"},  # jitted programs with shardings
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
     {"models", "data", "tokenizer"},

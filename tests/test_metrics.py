@@ -117,14 +117,3 @@ def test_wilson_interval_by_hand():
     assert metrics.share_interval(0, 10).low == 0.0
     assert metrics.share_interval(0, 10).high == pytest.approx(0.2775, abs=5e-5)
     assert metrics.share_interval(10, 10).high == pytest.approx(1.0)
-
-
-def test_text_statistics_by_hand():
-    assert metrics.repetition("a b c, a b c A B C", n=3) == pytest.approx(1 - 3 / 7)
-    assert metrics.repetition("a b", n=3) == 0.0
-    copied = "likes the big red canvas tent and socks"  # 4 of 8 words, in one 4-gram
-    title = "Big Red Canvas Tent 2000"
-    assert metrics.copy_rate(copied, [title], n=4) == 0.5
-    assert metrics.copy_rate(copied, ["canvas tent", "big red"], n=4) == 0.0
-    assert metrics.repetition("", n=3) == 0.0
-    assert metrics.copy_rate("", [title], n=4) == 0.0

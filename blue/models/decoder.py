@@ -429,6 +429,17 @@ def init_cache(
     return [KV(zeros(), zeros()) for _ in range(cfg.num_layers)]
 
 
+def _write_slot(
+    cache: Float[Array, "B G C K H"], new: Float[Array, "B G K H"], slot: Array
+) -> Float[Array, "B G C K H"]:
+    """The cache with one more token a row: at one slot, or at each prompt's own."""
+    new = new[:, :, None].astype(cache.dtype)
+    write = jax.lax.dynamic_update_slice_in_dim
+    if slot.ndim == 0:  # one slice: cheaper than the scatter of many
+        return write(cache, new, slot, axis=2)
+    return jax.vmap(lambda c, n, s: write(c, n, s, axis=1))(cache, new, slot)
+
+
 def _decode_attention(
     cfg: DecoderConfig,
     slot: Array,
@@ -440,10 +451,7 @@ def _decode_attention(
     kv: KV,
 ) -> tuple[Array, KV]:
     """Attention of one new token a row; keeps the cache with its slot written."""
-    write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
-        old, new[:, :, None].astype(old.dtype), slot, axis=2
-    )
-    own = KV(write(cache.k, kv.k), write(cache.v, kv.v))
+    own = KV(_write_slot(cache.k, kv.k, slot), _write_slot(cache.v, kv.v, slot))
     out = group_attention(cfg, q[:, :, None], prompt_kv, own, see_prompt, see_own)
     return out[:, :, 0], own
 
@@ -453,29 +461,31 @@ def decode_step(
     layers: Sequence[Params],
     cfg: DecoderConfig,
     tokens: Int[Array, "B G"],
-    slot: Int[Array, ""],
+    slot: Int[Array, "*B"],
     prompt_mask: Bool[Array, "B P"],
     prompt_kv: Sequence[KV],
     cache: Sequence[KV],
     *,
     dtype: Any = jnp.float32,
 ) -> tuple[Float[Array, "B G D"], list[KV]]:
-    """One more token of every completion; every row writes the same slot.
+    """One more token of every completion.
 
+    slot: where in the cache it goes: one slot for all rows, or one a prompt [B].
     layers: `layer_params` of each layer, taken out of the stack before the loop, so
     that no layer scan copies the cache.
     """
     B, G = tokens.shape
     at = positions_of(prompt_mask)
-    position = jnp.broadcast_to(at[:, -1:] + 1 + slot, (B, G))
-    slots = jnp.arange(cache[0].k.shape[2])
+    rows = slot[None] if slot.ndim == 0 else slot  # [1] or [B]
+    position = jnp.broadcast_to(at[:, -1:] + 1 + rows[:, None], (B, G))
+    slots = jnp.tile(jnp.arange(cache[0].k.shape[2]), (len(rows), 1))
     x = embed_tokens(params, cfg, tokens, dtype)
     new_cache: list[KV] = []
     for n, layer in enumerate(layers):
         kind = cfg.kind(n)
         window = window_of(cfg, kind)
         see_prompt = causal_mask(position, at, window=window) & prompt_mask[:, None, :]
-        see_own = causal_mask(slot[None], slots, window=window)[None, None]
+        see_own = causal_mask(rows[:, None], slots, window=window)[:, None]
 
         attend = functools.partial(
             _decode_attention,
