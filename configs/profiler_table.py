@@ -24,7 +24,7 @@ from configs import base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Small models on a laptop; with arg "real" settings for pretrained ones; "tiny"."""
+    """Small models on a laptop; arg "real": for pretrained ones; "tiny": two steps."""
     c = base.get_config()
     c.data.name = "table"
     c.data.min_interactions = 5

@@ -12,7 +12,6 @@ import logging
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from blue.data.cells import read_seconds
 from blue.data.log import clean_line
@@ -51,48 +50,61 @@ def find_columns(
     *,
     separator: str,
     columns: Mapping[str, str],
-    templates: Mapping[str, str],
-) -> tuple[dict[str, str], dict[str, str]]:
-    """`columns` and `templates` with the names that the two files have.
+    title_template: str,
+    item_template: str,
+) -> tuple[dict[str, str], str, str]:
+    """`columns` and the two templates with the names that the two files have.
 
-    Args:
-      columns: config field -> name, as `table.read` has them; all numbers: the file has
-        no header, and nothing is to be found. A file without the default `rating` has
-        no ratings.
-      templates: config field -> template of the items' columns; `{title}` alone may
-        become another column.
+    A file without the default `rating` has no ratings. Numbers (a file without header)
+    stay as they are. A template that is `{title}` alone may become another column, and
+    `item_template` the `title_template`.
 
     Raises:
-      UserError: a name that the file does not have, or a default name without one
-        obvious column; with the columns there are and the flag to set.
+      UserError: names that a file does not have, and default names without one obvious
+        column; with the columns there are and the flags to set. Or no such file.
     """
-    found = {path: column_names(path, separator=separator) for path in (items, events)}
-    named = dict(columns)
+    _check_file(items, "data.items")
+    _check_file(events, "data.events")
+    columns = dict(columns)
+    file = _File(events, column_names(events, separator=separator))
     required = ("user_id", "item_id", "timestamp")
-    if all(named[field].isdecimal() for field in required):  # no header
-        named["rating"] = named["rating"] if named["rating"].isdecimal() else ""
-    elif found[events]:
+    if all(columns[field].isdecimal() for field in required):  # no header
+        columns["rating"] *= columns["rating"].isdecimal()
+    elif file.found:
         for field in required:
-            named[field] = _find(events, found[events], field, columns[field], field)
-        if columns["rating"]:
-            named["rating"] = _find_rating(events, found[events], columns["rating"])
-    if not found[items] or columns["items_item_id"].isdecimal():
-        return named, dict(templates)
-    key = columns["items_item_id"]
-    if key == "item_id" and named["item_id"] in found[items]:
-        key = named["item_id"]  # the same name in both files
-    named["items_item_id"] = _find(items, found[items], "items_item_id", key, "item_id")
-    return named, {
-        field: _find_in_template(items, found[items], field, template)
-        for field, template in templates.items()
-    }
+            columns[field] = file.find(field, columns[field], field)
+        if columns["rating"] == "rating" and not file.usual("rating"):
+            _say(f"{events.name}: no column of ratings, read without")
+            columns["rating"] = ""
+        elif columns["rating"]:
+            columns["rating"] = file.find("rating", columns["rating"], "rating")
+        file.check()
+
+    file = _File(items, column_names(items, separator=separator))
+    if not file.found or columns["items_item_id"].isdecimal():
+        return columns, title_template, item_template
+    same = columns["items_item_id"] == "item_id" and columns["item_id"] in file.found
+    name = columns["item_id"] if same else columns["items_item_id"]
+    columns["items_item_id"] = file.find("items_item_id", name, "item_id")
+    title = file.fill_in("data.title_template", title_template)
+    untitled = item_template == "{title}" and "title" not in file.found
+    if untitled or item_template == title_template:
+        text = title
+    else:
+        text = file.fill_in("data.item_template", item_template)
+    file.check()
+    return columns, title, text
 
 
 def find_user_column(path: Path, name: str, *, separator: str) -> str:
     """The column of user ids in a further file, where events have them as `name`."""
-    found = column_names(path, separator=separator)
-    name = "user_id" if "user_id" in found or not found else name
-    return _find(path, found, "user_id", name, "user_id") if found else name
+    file = _File(path, column_names(path, separator=separator))
+    if not file.found:  # told when it is read
+        return name
+    name = "user_id" if "user_id" in file.found else name
+    column = file.find("user_id", name, "user_id")
+    file.check()
+    return column
 
 
 def check_times(
@@ -122,82 +134,95 @@ def check_times(
         )
 
 
-def _find(path: Path, found: Sequence[str], field: str, name: str, role: str) -> str:
-    """The name of the column for data.columns.<field>, which has the default `role`."""
-    if name in found:
-        return name
-    usual = _usual(found, role) if name == role else []
-    if len(usual) == 1:
-        _say(f"{path.name}: column {usual[0]!r} is taken as {role}")
-        return usual[0]
-    _refuse(path, found, name, f"data.columns.{field}", usual)
+class _File:
+    """The columns of one file, and what is missing among them."""
 
+    def __init__(self, path: Path, found: Sequence[str]):
+        self.path = path
+        self.found = found
+        self._missing: list[str] = []
+        self._flags: list[str] = []
+        self._hints: list[str] = []
 
-def _find_rating(path: Path, found: Sequence[str], name: str) -> str:
-    if name != "rating" or name in found or _usual(found, name):
-        return _find(path, found, "rating", name, "rating")
-    _say(f"{path.name}: no column of ratings, read without")
-    return ""
+    def usual(self, role: str) -> list[str]:
+        """The columns that could be meant by a default name."""
+        plain = lambda name: "".join(filter(str.isalnum, name)).casefold()
+        names = _USUAL[role] | {plain(role)}
+        return [name for name in self.found if plain(name) in names]
 
-
-def _find_in_template(
-    path: Path, found: Sequence[str], field: str, template: str
-) -> str:
-    try:
-        parsed = [name for _, name, _, _ in string.Formatter().parse(template) if name]
-    except ValueError:  # told where the template is used
-        return template
-    for name in parsed:
-        if name in found:
-            continue
-        usual = _usual(found, "title") if template == "{title}" else []
+    def find(self, field: str, name: str, role: str) -> str:
+        """The column for data.columns.<field>, whose default name is `role`."""
+        if name in self.found:
+            return name
+        usual = self.usual(role) if name == role else []
         if len(usual) == 1:
-            _say(f"{path.name}: column {usual[0]!r} is taken as title ({field})")
-            return f"{{{usual[0]}}}"
-        _refuse(path, found, name, field, usual, template)
-    return template
+            _say(f"{self.path.name}: column {usual[0]!r} is taken as {role}")
+            return usual[0]
+        self._miss(name, f"--config.data.columns.{field}=NAME", usual)
+        return name
+
+    def fill_in(self, field: str, template: str) -> str:
+        """The template of the config's `field`, `{title}` with the column it means."""
+        try:
+            parsed = [name for _, name, _, _ in string.Formatter().parse(template)]
+        except ValueError:  # told where the template is used
+            return template
+        for name in filter(None, parsed):
+            if name in self.found:
+                continue
+            usual = self.usual("title") if template == "{title}" else []
+            if len(usual) == 1:
+                _say(f"{self.path.name}: column {usual[0]!r} is taken as title")
+                return f"{{{usual[0]}}}"
+            self._miss(name, f"--config.{field}='{{NAME}}'", usual)
+        return template
+
+    def _miss(self, name: str, flag: str, usual: Sequence[str]) -> None:
+        if name not in self._missing:
+            self._missing.append(name)
+        if flag not in self._flags:
+            self._flags.append(flag)
+        if usual:
+            meant = f"{_shown(usual)} could be meant by {name!r}"
+            self._hints.append(meant)
+        elif close := difflib.get_close_matches(name, self.found, n=1):
+            self._hints.append(f"did you mean {_shown(close)}?")
+
+    def check(self) -> None:
+        """Raise `UserError` if anything is missing."""
+        if not self._missing:
+            return
+        hints = [f"set {' '.join(self._flags)}", *dict.fromkeys(self._hints)]
+        if len(self.found) == 1:
+            hints.append("if that is several columns, set --config.data.separator")
+        if any(name.replace(".", "").isdecimal() for name in self.found):
+            hints.append(
+                "if the first line is data, name all columns by number, such as "
+                "--config.data.columns.user_id=1"
+            )
+        raise UserError(
+            f"{self.path}: no column {_shown(self._missing)}; the file has "
+            f"{_shown(self.found)}: {'; '.join(hints)}"
+        )
 
 
-def _usual(found: Sequence[str], role: str) -> list[str]:
-    plain = lambda name: "".join(filter(str.isalnum, name)).casefold()
-    own = plain(role)
-    return [name for name in found if plain(name) in _USUAL[role] | {own}]
+def _check_file(path: Path, field: str) -> None:
+    if path.is_file():
+        return
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no such file, for data.path is no folder")
+    there = sorted(file.name for file in path.parent.iterdir() if file.is_file())
+    raise UserError(
+        f"{path}: no such file; the folder has {_shown(there) or 'no file'}: "
+        f"set --config.{field}=NAME or --config.data.path=DIR"
+    )
+
+
+def _shown(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(clean_line(name, 40)) for name in names[:_SHOWN])
+    return shown + ", ..." * (len(names) > _SHOWN)
 
 
 @functools.cache  # every stage reads the log
 def _say(line: str) -> None:
-    logger.info("%s; --config.data.columns.* and templates change it", clean_line(line))
-
-
-def _refuse(
-    path: Path,
-    found: Sequence[str],
-    name: str,
-    field: str,
-    usual: Sequence[str],
-    template: str = "",
-) -> NoReturn:
-    shown = ", ".join(repr(clean_line(column, 40)) for column in found[:_SHOWN])
-    if template:
-        flag = f"--config.{field}='{{NAME}}'"
-        named = f", which {field}={template!r} names"
-    else:
-        flag, named = f"--config.{field}=NAME", f" ({field})"
-    hints = []
-    if usual:
-        meant = " or ".join(repr(clean_line(column, 40)) for column in usual)
-        hints.append(f"more than one could be meant, {meant}")
-    elif close := difflib.get_close_matches(name, found, n=1):
-        hints.append(f"did you mean {close[0]!r}?")
-    if len(found) == 1:
-        hints.append("if that is several columns, set --config.data.separator")
-    if any(column.replace(".", "").isdecimal() for column in found):
-        hints.append(
-            "if the first line is data, name columns by number, such as "
-            "--config.data.columns.user_id=1"
-        )
-    raise UserError(
-        f"{path}: no column {name!r}{named}; the file has {shown}"
-        f"{', ...' if len(found) > _SHOWN else ''}: set {flag}"
-        + "".join(f"; {hint}" for hint in hints)
-    )
+    logger.info("%s; data.columns and the templates can say otherwise", line)

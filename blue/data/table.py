@@ -47,17 +47,14 @@ def read(
     folder, separator = Path(path), separator.replace("\\t", "\t")
     if any(character in '"\r\n' for character in separator):
         raise UserError(f"data.separator={separator!r} cannot separate columns")
-    columns, templates = find_columns(
+    columns, title_template, item_template = find_columns(
         folder / events,
         folder / items,
         separator=separator,
         columns=columns,
-        templates={
-            "data.title_template": title_template,
-            "data.item_template": item_template,
-        },
+        title_template=title_template,
+        item_template=item_template,
     )
-    title_template, item_template = templates.values()
     catalogue = Catalogue(title_template, item_template, item_columns)
     wanted = list(dict.fromkeys([columns["items_item_id"], *catalogue.fields]))
     item_file = take_rows(
