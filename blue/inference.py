@@ -224,6 +224,9 @@ class Written(NamedTuple):
     tokens: int  # of them that were prompt or profile
 
 
+WriteProfiles = Callable[[Params, Iterable[Job]], Iterator[Written]]
+
+
 def prompt_lengths(least: int, most: int) -> tuple[int, ...]:
     """Padded lengths, ascending, for prompts of `least` to `most` tokens.
 
@@ -253,7 +256,7 @@ def make_profile_writer(
     stage_id: int,
     params_dtype: str,
     dtype: str,
-) -> Callable[[Params, Iterable[Job]], Iterator[Written]]:
+) -> WriteProfiles:
     """(params, jobs) -> profiles as they are finished.
 
     `batch_size` profiles are written at a time; whenever `refill_size` of them have

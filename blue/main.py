@@ -22,6 +22,7 @@ STAGES = {  # name in config.stages -> its module, and what it does
     "encoder": ("train_encoder", "fine-tune the encoder, supervised contrastive"),
     "warm_start": ("warm_start", "fine-tune the profiler on rule-made profiles"),
     "profiler": ("train_profiler", "train the profiler with GRPO"),
+    "write_profiles": ("write_profiles", "write profiles of all users of the log"),
     "evaluate": ("evaluate", "compare profiles with baselines on test users"),
 }
 

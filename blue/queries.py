@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from blue import prompts
 from blue.data.examples import Split, history
@@ -84,20 +84,26 @@ def history_profile_query(f: QueryFormat, titles: list[str], profile: str) -> st
     return fit_titles(view, recent, num_tokens=f.num_tokens, max_tokens=f.max_tokens)
 
 
+def profile_prompt(
+    f: PromptFormat,
+    items: Sequence[int] | Int[np.ndarray, " h"],
+    ratings: Sequence[float] | Float[np.ndarray, " h"],
+    titles: list[str],
+) -> list[int]:
+    """The profiler's prompt, token ids, of a history, oldest first."""
+    items, ratings = items[-f.history_items :], ratings[-f.history_items :]
+    shown = [titles[int(i)] for i in items]
+    prompt, _ = prompts.fit_profile_prompt(
+        f.templates, shown, ratings, f.tokenizer, max_tokens=f.max_tokens
+    )
+    return prompt
+
+
 def profile_prompts(
     f: PromptFormat, split: Split, rows: Int[np.ndarray, " U"], titles: list[str]
 ) -> list[list[int]]:
     """The profiler's prompt, token ids, of each of the users `rows` of `split`."""
-    ids = []
-    for row in rows:
-        items, ratings = history(split, int(row))
-        items, ratings = items[-f.history_items :], ratings[-f.history_items :]
-        shown = [titles[i] for i in items.tolist()]
-        prompt, _ = prompts.fit_profile_prompt(
-            f.templates, shown, ratings, f.tokenizer, max_tokens=f.max_tokens
-        )
-        ids.append(prompt)
-    return ids
+    return [profile_prompt(f, *history(split, int(row)), titles) for row in rows]
 
 
 # --- the methods of the evaluation that are texts

@@ -51,6 +51,7 @@ AT_LEAST = {
         "warm_start.profile_items",
         "evaluate.bootstrap",
         "evaluate.batch_size",
+        "write_profiles.batch_size",
         "log.every",
         "log.samples_every",
     ),

@@ -50,7 +50,7 @@ class Writer:
         self._stage, self._num_steps, self._every = stage, num_steps, every
         self._writes = jax.process_index() == 0
         self._tensorboard: Any = None
-        self._progress = _Progress(stage, first_step=first_step, num_steps=num_steps)
+        self._progress = Progress(stage, first=first_step, total=num_steps, unit="step")
         if not self._writes:
             return
         root = Path(workdir)
@@ -136,22 +136,26 @@ class Writer:
                 self._tensorboard.close()
 
 
-class _Progress:
-    """The line that says where a stage is, on a terminal or in the log."""
+class Progress:
+    """The line that says where a stage is, on a terminal or in the log.
 
-    def __init__(self, stage: str, *, first_step: int, num_steps: int):
-        self._stage, self._num_steps = stage, num_steps
+    The stage does `total` units (steps, users), of which a resumed one skips `first`.
+    """
+
+    def __init__(self, stage: str, *, first: int, total: int, unit: str):
+        self._stage, self._total, self._unit = stage, total, unit
         self._times: deque[tuple[int, float]] = deque(maxlen=RATE_WINDOW)
         self._last_line = -math.inf
         self._live = sys.stderr.isatty()
         self._open = False
-        if first_step:
-            log.info("%s: resumed, goes on with step %d", stage, first_step)
+        if first:
+            log.info("%s: resumed, goes on with %s %d", stage, unit, first)
 
     def update(self, step: int, values: Mapping[str, Scalar]) -> None:
+        """Unit `step` is done, and all before it."""
         now = time.monotonic()
         self._times.append((step, now))
-        last = step == self._num_steps - 1
+        last = step == self._total - 1
         if self._live:
             width = shutil.get_terminal_size().columns - 1
             sys.stderr.write("\r" + self._line(step, values)[:width].ljust(width))
@@ -162,16 +166,17 @@ class _Progress:
             self._last_line = now
 
     def end(self) -> None:
+        """Leave the live line."""
         if self._open:
             sys.stderr.write("\n")
 
     def _line(self, step: int, values: Mapping[str, Scalar]) -> str:
-        parts = [f"{self._stage} {step + 1}/{self._num_steps}"]
+        parts = [f"{self._stage} {step + 1}/{self._total}"]
         (first, start), (last, end) = self._times[0], self._times[-1]
         if last > first and end > start:  # the first step, which compiles, is outside
             rate = (last - first) / (end - start)
-            parts.append(f"{rate:.3g} steps/s")
-            parts.append(f"{_duration((self._num_steps - 1 - step) / rate)} left")
+            parts.append(f"{rate:.3g} {self._unit}s/s")
+            parts.append(f"{_duration((self._total - 1 - step) / rate)} left")
         parts += [f"{key} {float(value):.4g}" for key, value in values.items()]
         return "  ".join(parts)
 

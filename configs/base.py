@@ -8,7 +8,7 @@ the defaults of the framework the paper built on, or ours.
 
 from ml_collections import ConfigDict
 
-STAGES = ("encoder", "warm_start", "profiler", "evaluate")
+STAGES = ("encoder", "warm_start", "profiler", "write_profiles", "evaluate")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -243,5 +243,6 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.checkpoint_every, c.eval_every = 1, 2
     c.evaluate.validation_users, c.evaluate.test_users = 8, 16
     c.evaluate.bootstrap, c.evaluate.batch_size = 200, 8
+    c.write_profiles.batch_size = 16
     c.log.samples_every = 1
     return c

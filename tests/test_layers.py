@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"main"},
     {"settings", "usage", "record"},  # the command line
-    {"train_profiler", "train_encoder", "warm_start"},  # stages
+    {"train_profiler", "train_encoder", "warm_start", "write_profiles"},  # stages
     {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share
     {"sources", "export"},  # config and workdir -> data, tokenizers, models
