@@ -242,6 +242,7 @@ def _build(
         first_id += len(chosen[name])
         stats[f"users_{name}"] = len({user for user, _ in chosen[name]})
         stats[f"examples_{name}"] = len(chosen[name])
+    _check_candidates([splits["validation"], splits["test"]], len(pool), eval_negatives)
     return Examples(
         **splits,
         pool=pool,
@@ -390,21 +391,26 @@ def _eval_negatives(
     title_group: Int32[np.ndarray, " I"],
     num: int,
 ) -> Int32[np.ndarray, "n num"]:
-    negatives, fewest = np.zeros((len(split.user), num), np.int32), num
+    """`num` candidates a row; -1 where there are not as many."""
+    negatives = np.full((len(split.user), num), -1, np.int32)
     for i, user in enumerate(split.user):
         target = split.next_item[i]  # a user may have several
         rng = generator(seed, "evaluation negatives", user, target)
         drawn = _draw_negatives(rng, split, i, pool, title_group, num)
         negatives[i, : len(drawn)] = drawn
-        fewest = min(fewest, len(drawn))
+    return negatives
+
+
+def _check_candidates(held_out: Sequence[Split], num_pool: int, num: int) -> None:
+    counts = [(split.negatives >= 0).sum(axis=1) for split in held_out]
+    fewest = int(np.concatenate(counts).min(initial=num))
     if fewest < num:
         raise UserError(
-            f"data.eval_negatives={num}: of the {len(pool)} items of training users "
+            f"data.eval_negatives={num}: of the {num_pool} items of training users "
             f"only {fewest} are new to one of the users held out and not titled as the "
             f"next item; set --config.data.eval_negatives={fewest} or lower, or bring "
             "a log of more items"
         )
-    return negatives
 
 
 def sample_negatives(
