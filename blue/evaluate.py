@@ -1,143 +1,76 @@
 """Evaluation: do the profiles help to find the next item of users never trained on?
 
 Stage `evaluate`. Every method turns a test user into one query; the encoder ranks the
-next item among stored negatives (BLUE, https://arxiv.org/abs/2605.06981, section
-"Evaluation": 99 of them). Beside the trained profiles stand the untrained ones, raw
-history, trivial rankers and other users' profiles, all with intervals over users.
+next item, among stored negatives (BLUE, https://arxiv.org/abs/2605.06981, section
+"Evaluation": 99 of them) and under the other protocols of `protocols`. Beside the
+trained profiles stand the untrained ones, raw history, rankers and profiles without a
+model, and other users' profiles, all with intervals over users.
 Training stages call `validation_ndcg`.
 """
 
+import functools
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import metrics, prompts, queries, report, sharding, sources
-from blue.data.examples import Examples, Split, history
+from blue import (
+    cold_start,
+    comparison,
+    metrics,
+    prompts,
+    protocols,
+    queries,
+    report,
+    sharding,
+    sources,
+    summary,
+)
+from blue.baselines import template_pieces
+from blue.cohort import Cohort, Generate, choose_users, write_profiles
+from blue.comparison import Space
+from blue.data.examples import Examples, Split
 from blue.data.log import Log
 from blue.data.profiles import read_profiles
 from blue.errors import UserError
 from blue.inference import Embed, Profile
+from blue.protocols import Ranker
 from blue.queries import PromptFormat, QueryFormat
 
 logger = logging.getLogger("blue")
 
 PROFILERS = {"base": "base", "blue": "trained"}  # method -> which profiler writes
 OWN_METHODS = (
-    *("random", "popular", "mean_items", "empty", "all_history", "10_history"),
+    *("random", "popular", "ease", "mean_items", "mean_recent"),
+    *("empty", "constant", "all_history", "10_history", "pseudo_item"),
     *PROFILERS,
 )
+TRANSFERRED = ("1+99", "1+99-popularity")  # also ranked by the second encoder
 SHOWN_USERS = 3  # in evaluation.md
 
-# prompts and example ids -> one profile each
-Generate = Callable[[list[list[int]], list[int]], list[Profile]]
 # profiles and the options of each -> scores [n options]
 Choose = Callable[[list[str], list[list[str]]], np.ndarray]
 
 
-class Cohort(NamedTuple):
-    """The U users of one evaluation."""
-
-    split: Split
-    rows: Int[np.ndarray, " U"]  # where they are in `split`
-    example_ids: Int[np.ndarray, " U"]  # key the sampling
-    histories: list[list[str]]  # titles, oldest first
-    candidates: Int[np.ndarray, "U I"]  # column 0: the next item; then the negatives
-
-
-def choose_users(split: Split, titles: list[str], *, limit: int) -> Cohort:
-    """At most `limit` users of `split`, evenly spaced; all of them when it is 0."""
-    num = len(split.user)
-    count = min(num, limit) if limit else num
-    rows = np.arange(count) * num // max(count, 1)
-    items = [history(split, int(row))[0].tolist() for row in rows]
-    return Cohort(
-        split=split,
-        rows=rows,
-        example_ids=split.ids[rows],
-        histories=[[titles[i] for i in own] for own in items],
-        candidates=np.concatenate(
-            [split.next_item[rows, None], split.negatives[rows]], axis=1
-        ),
-    )
-
-
-# --- calls of models
-
-
-def write_profiles(
-    cohort: Cohort,
-    generate: Generate,
-    *,
-    titles: list[str],
-    prompt_format: PromptFormat,
-) -> list[Profile]:
-    """One sampled profile for each user of `cohort`, keyed by the example ids."""
-    prompt_ids = queries.profile_prompts(
-        prompt_format, cohort.split, cohort.rows, titles
-    )
-    return generate(prompt_ids, cohort.example_ids.tolist())
-
-
-def embed_texts(
-    embed: Embed, texts: Mapping[str, Sequence[str]]
-) -> Float[np.ndarray, "R U E"]:
-    """Unit vectors of the queries of R methods; equal texts are embedded once."""
-    unique = list(dict.fromkeys(t for rows in texts.values() for t in rows))
-    position = {text: i for i, text in enumerate(unique)}
-    vectors = embed(unique)
-    return np.stack([vectors[[position[t] for t in rows]] for rows in texts.values()])
-
-
-# --- scores
-
-
-def cosine_scores(
-    vectors: Float[np.ndarray, "R U E"],
-    item_table: Float[np.ndarray, "items E"],
-    candidates: Int[np.ndarray, "U I"],
-) -> Float[np.ndarray, "R U I"]:
-    """Cosine of each query with its user's candidates, rounded to six decimals.
-
-    float32 knows no more of a cosine; unrounded, equal vectors would differ in the last
-    bit by their column, and the ties of a collapsed encoder would go unseen.
-    """
-    scores = np.empty((*vectors.shape[:2], candidates.shape[1]), np.float32)
-    for start in range(0, len(candidates), 128):  # bounds the gathered item vectors
-        part = slice(start, start + 128)
-        items = np.asarray(item_table[candidates[part]], np.float32)  # [u I E]
-        by_user = vectors[:, part].swapaxes(0, 1) @ items.swapaxes(1, 2)  # [u R I]
-        scores[:, part] = by_user.swapaxes(0, 1)
-    return np.round(scores, 6)
-
-
-def mean_item_vectors(
-    cohort: Cohort, item_table: Float[np.ndarray, "items E"]
-) -> Float[np.ndarray, "U E"]:
-    """Mean of the vectors of all items in each user's history, at unit length."""
-    items = [history(cohort.split, int(row))[0] for row in cohort.rows]
-    means = np.stack([item_table[own].mean(axis=0) for own in items])
-    lengths = np.linalg.norm(means, axis=1, keepdims=True)
-    return (means / np.maximum(lengths, 1e-12)).astype(np.float32)
-
-
-def trivial_scores(
-    cohort: Cohort, item_counts: Int[np.ndarray, " items"], *, seed: int
-) -> dict[str, Float[np.ndarray, "U I"]]:
-    """Rankers that know nothing of the user: chance, and popularity in training."""
-    num = cohort.candidates.shape[1]
-    keys = [[seed, int(i)] for i in cohort.example_ids]
-    return {
-        "random": np.stack([np.random.default_rng(key).random(num) for key in keys]),
-        "popular": item_counts[cohort.candidates].astype(np.float64),
-    }
+def open_space(
+    config: ConfigDict,
+    section: ConfigDict,
+    log: Log,
+    workdir: str,
+    mesh: jax.sharding.Mesh,
+) -> Space:
+    """The encoder of `section`: config.encoder, or config.evaluate.transfer."""
+    encoder = sources.load_text_encoder(config, section, log, workdir, mesh)
+    query_format = sources.query_format(config, encoder)
+    table = sources.item_table(encoder, log, workdir)
+    return Space(encoder.name, encoder.embed, query_format, table)
 
 
 # --- validation while training
@@ -157,7 +90,8 @@ def validation_ndcg(
 
     `eval/ndcg@10`, by which `best` is chosen, `eval/recall@10` and `eval/mrr` rank with
     recent history + profile, `eval/profile_ndcg@10` with the profile alone;
-    `eval/finished` is the share of profiles with an end token. All in [0, 1].
+    `eval/finished` is the share of profiles with an end token. All in [0, 1], means
+    over users.
     """
     assert cohort.histories, "no validation users"
     profiles = write_profiles(
@@ -169,12 +103,16 @@ def validation_ndcg(
         "both": [queries.history_profile_query(query_format, h, p) for h, p in pairs],
         "alone": [queries.profile_query(query_format, p) for p in written],
     }
-    scores = cosine_scores(embed_texts(embed, views), item_table, cohort.candidates)
-    both, alone = (metrics.ranking_metrics(metrics.rank_of_target(s)) for s in scores)
-    values = {f"eval/{key}": float(value.mean()) for key, value in both.items()}
-    values["eval/profile_ndcg@10"] = float(alone["ndcg@10"].mean())
-    values["eval/finished"] = float(np.mean([p.finished for p in profiles]))
-    return values
+    vectors = queries.embed_texts(embed, views)
+    ranker = Ranker(tuple(views), protocols.cosine(vectors, item_table))
+    rows = np.arange(len(cohort.rows))
+    ranks, _ = protocols.rank_candidates(ranker, rows, cohort.candidates)
+    both, alone = (metrics.ranking_metrics(of_view) for of_view in ranks)
+    by_row = {f"eval/{key}": value for key, value in both.items()}
+    by_row["eval/profile_ndcg@10"] = alone["ndcg@10"]
+    by_row["eval/finished"] = np.array([float(p.finished) for p in profiles])
+    means = metrics.user_means(np.stack([*by_row.values()]), cohort.users).mean(axis=1)
+    return dict(zip(by_row, means.tolist(), strict=True))
 
 
 # --- the reader of the multiple-choice reward
@@ -229,50 +167,33 @@ def history_profiles(config: ConfigDict, cohort: Cohort) -> list[str]:
 # --- the stage
 
 
-def check(config: ConfigDict, split: Split, cohort: Cohort) -> None:
+def check(config: ConfigDict, log: Log, split: Split, cohort: Cohort) -> None:
     """What a user can get wrong, told before a model is loaded."""
     for name in config.evaluate.profiles:
-        if name in OWN_METHODS or name.startswith(("10h+", "shuffled_")):
+        prefixed = name.startswith(("10h+", "shuffled_")) or name.endswith("_centred")
+        if name in OWN_METHODS or prefixed:
             raise UserError(
                 f"evaluate.profiles.{name}: this evaluation has a method of that name; "
                 "choose another, such as the other method's own"
             )
-    if len(cohort.rows) < 2:
+    if (chosen := len(np.unique(cohort.users))) < 2:
         raise UserError(
             f"evaluate.test_users={config.evaluate.test_users} (0: all) of the data's "
-            f"{len(split.user)} test users leaves {len(cohort.rows)}; at least 2 needed"
+            f"{len(np.unique(split.user))} test users leaves {chosen}; at least 2 "
+            "needed, and data.test_users takes at most a fifth of the log's users"
         )
     if cohort.candidates.shape[1] < config.rewards.choice.num_options:
         raise UserError(
             f"data.eval_negatives={config.data.eval_negatives} must be at least "
             f"rewards.choice.num_options - 1 = {config.rewards.choice.num_options - 1}"
         )
-    users = split.user[cohort.rows]
-    assert len(np.unique(users)) == len(users), "one test example a user"
-
-
-def all_scores(
-    config: ConfigDict,
-    workdir: str,
-    mesh: jax.sharding.Mesh,
-    log: Log,
-    examples: Examples,
-    cohort: Cohort,
-    profiles: Mapping[str, Sequence[str]],
-) -> dict[str, Float[np.ndarray, "U I"]]:
-    """Every method's scores of the candidates: method -> one row a user."""
-    encoder = sources.load_text_encoder(config, config.encoder, log, workdir, mesh)
-    item_table = sources.item_table(encoder, log, workdir)
-    query_format = sources.query_format(config, encoder)
-    partners = queries.other_users(len(cohort.rows), seed=config.seed)
-    texts = queries.query_texts(query_format, cohort.histories, profiles, partners)
-    means = mean_item_vectors(cohort, item_table)
-    vectors = np.concatenate([means[None], embed_texts(encoder.embed, texts)])
-    if not np.isfinite(vectors).all():
-        logger.warning("the encoder gave non-finite vectors: they rank last")
-    cosines = cosine_scores(vectors, item_table, cohort.candidates)
-    by_method = dict(zip(["mean_items", *texts], cosines, strict=True))
-    return trivial_scores(cohort, examples.item_counts, seed=config.seed) | by_method
+    if config.data.category not in ("", *log.columns):
+        raise UserError(
+            f"data.category={config.data.category!r} is no item column; known: "
+            f"{', '.join(log.columns) or 'none'}"
+        )
+    template = config.data.pseudo_item_template
+    template_pieces("data.pseudo_item_template", template, log.columns)
 
 
 def write_file(path: epath.Path, text: str, *, private: bool = False) -> None:
@@ -285,11 +206,85 @@ def write_file(path: epath.Path, text: str, *, private: bool = False) -> None:
     part.replace(path)
 
 
+def compare(
+    config: ConfigDict,
+    workdir: str,
+    mesh: jax.sharding.Mesh,
+    log: Log,
+    examples: Examples,
+    cohort: Cohort,
+    profiles: Mapping[str, Sequence[str]],
+) -> tuple[dict[str, Any], Space]:
+    """Rank every method under every protocol; the numbers, and the encoder's space.
+
+    `profiles` has one text a row for each method that writes them.
+    """
+    section, num = config.evaluate, config.data.eval_negatives
+    settings = dict(resamples=section.bootstrap, seed=config.seed)
+    recent, others = config.prompts.recent_items, list(section.profiles)
+    template = config.data.pseudo_item_template
+    rules = comparison.rule_profiles(
+        log, examples, cohort, recent=recent, template=template
+    )
+    drawn = comparison.draw(
+        epath.Path(workdir) / "candidates",
+        examples,
+        section.protocols,
+        category=log.columns.get(config.data.category),
+        seed=config.seed,
+        num=num,
+        write=jax.process_index() == 0,
+    )
+    without = comparison.rankers_without_encoder(
+        log,
+        examples,
+        cohort,
+        seed=config.seed,
+        ease_l2=section.ease_l2,
+        ease_max_items=section.ease_max_items,
+    )
+    rankers_of = lambda space: comparison.rankers_of_space(
+        examples, cohort, rules | dict(profiles), space, seed=config.seed, recent=recent
+    )
+    space = open_space(config, config.encoder, log, workdir, mesh)
+    ranked, recommended = comparison.rank(
+        examples,
+        cohort,
+        drawn,
+        [*without, *rankers_of(space)],
+        section.protocols,
+        num=num,
+    )
+    if not ranked:
+        raise UserError(
+            f"evaluate.protocols={section.protocols}: none of them can be ranked; "
+            "1+99-category needs data.category and enough items of each"
+        )
+    result = summary.summarise(ranked, others=others, **settings)
+    result["strata"] = summary.all_strata(
+        ranked,
+        examples.item_counts,
+        cohort.split.next_item[cohort.rows],
+        list(map(len, cohort.histories)),
+        **settings,
+    )
+    result["recommended"] = recommended
+    if section.transfer.kind:
+        second = open_space(config, section.transfer, log, workdir, mesh)
+        names = [name for name in section.protocols if name in TRANSFERRED]
+        ranked, _ = comparison.rank(
+            examples, cohort, drawn, rankers_of(second), names, num=num
+        )
+        found = summary.summarise(ranked, others=others, **settings)
+        result["transfer"] = {"encoder": second.name, **found}
+    return result, space
+
+
 def run(config: ConfigDict, workdir: str) -> None:
     """Evaluate the profilers of `workdir` on its test users and write what was found.
 
-    Leaves evaluation.json, evaluation.md and evaluation_profiles.jsonl; the same config
-    and checkpoints give the same files.
+    Leaves evaluation.json, evaluation.md, evaluation_profiles.jsonl and candidates/;
+    the same config and checkpoints give the same files.
     """
     # --- setup
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -297,32 +292,35 @@ def run(config: ConfigDict, workdir: str) -> None:
     examples = sources.load_examples(config, log, workdir)
     limit = config.evaluate.test_users
     cohort = choose_users(examples.test, log.titles, limit=limit)
-    check(config, examples.test, cohort)
-    user_ids = [log.user_ids[u] for u in examples.test.user[cohort.rows].tolist()]
+    check(config, log, examples.test, cohort)
+    user_ids = [log.user_ids[u] for u in cohort.users.tolist()]
     others = {
         method: read_profiles(path, user_ids, field=f"evaluate.profiles.{method}")
         for method, path in config.evaluate.profiles.items()
     }
+    short = cold_start.cohorts(cohort, log.titles, config.evaluate.cold_start)
 
     # --- profiles of the starting and of the trained profiler; then the reader
     generated: dict[str, list[Profile]] = {}
+    short_profiles: dict[int, dict[str, list[str]]] = {events: {} for events in short}
     written_by: dict[str, dict[str, Any]] = {}
     reader = None
     for method, which in PROFILERS.items():
         profiler = sources.load_profiler(config, log, workdir, mesh, which)
         if profiler is None:
             continue
-        generated[method] = write_profiles(
-            cohort,
-            sources.make_generate(
-                config,
-                profiler,
-                mesh,
-                temperature=config.evaluate.sampling_temperature,
+        temperature = config.evaluate.sampling_temperature
+        write = functools.partial(
+            write_profiles,
+            generate=sources.make_generate(
+                config, profiler, mesh, temperature=temperature
             ),
             titles=log.titles,
             prompt_format=sources.prompt_format(config, profiler),
         )
+        generated[method] = write(cohort)
+        for events, cut in short.items():
+            short_profiles[events][method] = [p.text for p in write(cut)]
         written_by[method] = {"step": profiler.step, "model": profiler.name}
         if reader is None or config.rewards.choice.reader == "policy":
             reader = profiler
@@ -334,12 +332,12 @@ def run(config: ConfigDict, workdir: str) -> None:
         options=[[log.titles[i] for i in row] for row in options.tolist()],
     )
     reader_result["model"] = reader.name
-    del profiler, reader  # their memory is the encoder's now
+    del profiler, reader, write  # their memory is the encoder's now
 
-    # --- scores, ranks, intervals
+    # --- ranks, intervals
     profiles = {m: [p.text for p in written] for m, written in generated.items()}
     profiles |= others
-    scores = all_scores(config, workdir, mesh, log, examples, cohort, profiles)
+    compared, space = compare(config, workdir, mesh, log, examples, cohort, profiles)
     statistics = {
         method: report.profile_statistics(texts, cohort.histories)
         for method, texts in profiles.items()
@@ -347,23 +345,27 @@ def run(config: ConfigDict, workdir: str) -> None:
     for method, written in generated.items():
         statistics[method]["finished"] = float(np.mean([p.finished for p in written]))
         statistics[method]["tokens"] = float(np.mean([p.num_tokens for p in written]))
-    protocol = f"1+{cohort.candidates.shape[1] - 1}"
     result = {
         "dataset": log.name,
-        "users": len(cohort.rows),
+        "users": len({*user_ids}),
+        "targets": len(cohort.rows),
         "seed": config.seed,
         "resamples": config.evaluate.bootstrap,
         "models": {method: facts["model"] for method, facts in written_by.items()},
-        **report.summarise(
-            scores,
-            others=list(others),
-            protocol=protocol,
-            resamples=config.evaluate.bootstrap,
-            seed=config.seed,
-        ),
+        **compared,
         "profile_stats": statistics,
         "reader": reader_result,
     }
+    if short:
+        result["cold_start"] = cold_start.curve(
+            short,
+            short_profiles,
+            embed=space.embed,
+            query_format=space.query_format,
+            item_table=space.item_table,
+            resamples=config.evaluate.bootstrap,
+            seed=config.seed,
+        )
 
     # --- files
     shown = [
@@ -374,6 +376,11 @@ def run(config: ConfigDict, workdir: str) -> None:
         )
         for i in range(min(SHOWN_USERS, config.log.sample_users, len(user_ids)))
     ]
+    several = len({*user_ids}) < len(user_ids)  # then the user alone is ambiguous
+    targets = [
+        {"target": log.item_ids[item]} if several else {}
+        for item in cohort.candidates[:, 0].tolist()
+    ]
     lines = [
         {
             "user_id": user,
@@ -382,9 +389,10 @@ def run(config: ConfigDict, workdir: str) -> None:
             "finished": profile.finished,
             **written_by[method],
             "method": method,
+            **target,
         }
         for method, written in generated.items()
-        for user, profile in zip(user_ids, written, strict=True)
+        for user, target, profile in zip(user_ids, targets, written, strict=True)
     ]
     if jax.process_index() == 0:
         folder = epath.Path(workdir)
@@ -394,4 +402,4 @@ def run(config: ConfigDict, workdir: str) -> None:
         numbers = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
         write_file(folder / "evaluation.json", numbers + "\n")
     closing = report.closing(result, shown)
-    logger.info("evaluation on %d test users\n\n%s\n", len(user_ids), closing)
+    logger.info("evaluation on %d test users\n\n%s\n", result["users"], closing)

@@ -8,6 +8,7 @@ It comes in two halves, `write` and `score`: an encoder that needs no device of 
 embeds the profiles while the devices work on what is asked of them in between.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -159,26 +160,35 @@ def start_embedding(
     return vectors
 
 
-def reward_inputs(
-    written: Written,
+def ask_reader(
+    profiles: Sequence[Sequence[Profile]],
     batch: Batch,
-    *,
-    items: Float[np.ndarray, "items E"],
     choose: Callable[[list[str], list[list[str]]], np.ndarray] | None,
     titles: list[str],
+) -> Float[np.ndarray, "B G O"]:
+    """The reader's score of each option from the profile alone; zeros without one."""
+    B, G, O = len(profiles), len(profiles[0]), batch.options.shape[1]  # noqa: E741
+    if choose is None:
+        return np.zeros((B, G, O), np.float32)
+    pairs = [(b, p.text) for b, group in enumerate(profiles) for p in group]
+    shown = [[titles[i] for i in batch.options[b]] for b, _ in pairs]
+    scores = choose([text for _, text in pairs], shown)
+    return scores.reshape(B, G, O).astype(np.float32)
+
+
+def reward_inputs(
+    profiles: Sequence[Sequence[Profile]],
+    batch: Batch,
+    *,
+    vectors: Float[np.ndarray, "2 B G E"],
+    choice_scores: Float[np.ndarray, "B G O"],
+    items: Float[np.ndarray, "items E"],
     mesh: Mesh,
 ) -> RewardInputs:
-    """Asks the reader, once, then waits for the encoder; on the devices."""
-    profiles = written.profiles
+    """What rewards look at, on the devices."""
     B, G = len(profiles), len(profiles[0])
-    pairs = [(b, p.text) for b, group in enumerate(profiles) for p in group]
-    scores = np.zeros((B * G, batch.options.shape[1]), np.float32)
-    if choose is not None:
-        shown = [[titles[i] for i in batch.options[b]] for b, _ in pairs]
-        scores = choose([text for _, text in pairs], shown)
-    stats = [prompts.profile_word_stats(text, []) for _, text in pairs]
+    stats = [prompts.profile_word_stats(p.text, []) for row in profiles for p in row]
     words = [1.0 - s["distinct"] if s["words"] else 0.0 for s in stats]
-    vectors = written.vectors()
     inputs = dict(
         history_profile_emb=vectors[0],
         profile_emb=vectors[1],
@@ -187,7 +197,7 @@ def reward_inputs(
         negative_emb=np.asarray(items[batch.negatives]),
         negative_mask=batch.negative_mask,
         in_batch_mask=batch.in_batch_mask,
-        choice_scores=scores.reshape(B, G, -1).astype(np.float32),
+        choice_scores=choice_scores,
         choice_answer=batch.answer.astype(np.float32),
         finished=np.array([[p.finished for p in group] for group in profiles]),
         repeated_words=np.array(words, np.float32).reshape(B, G),
@@ -256,12 +266,18 @@ def score(
     of `parts`.
     """
     started = time.monotonic()
+    profiles = written.profiles
+    ask = None if reader is None else functools.partial(choose, reader)
+    choice_scores = ask_reader(profiles, batch, ask, titles)
+    answered = time.monotonic()
+    vectors = written.vectors()
+    embed_s = time.monotonic() - answered
     inputs = reward_inputs(
-        written,
+        profiles,
         batch,
+        vectors=vectors,
+        choice_scores=choice_scores,
         items=items,
-        choose=None if reader is None else lambda p, o: choose(reader, p, o),
-        titles=titles,
         mesh=mesh,
     )
     advantages, total, parts = rewards(inputs)
@@ -271,8 +287,9 @@ def score(
     times = {
         "time/rollout_s": written.rollout_s,
         "time/reward_s": time.monotonic() - started,
+        "time/embed_s": embed_s,  # of it, spent waiting for the encoder
     }
     return Experience(
-        written.profiles, written.mask, advantages,
+        profiles, written.mask, advantages,
         host_advantages, host_total, host_parts, times,
     )  # fmt: skip

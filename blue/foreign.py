@@ -1,7 +1,7 @@
 """Encoders that are not ours: sentence-transformers, or any function of the user's.
 
-They run on the host's cores, in a thread of their own beside the devices, and see no
-text twice as long as they remember it.
+They run on the host's cores, in a thread of their own while the devices work, and a
+text whose vector is still remembered is not embedded again.
 """
 
 import collections
@@ -9,6 +9,7 @@ import copy
 import hashlib
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import traceback
@@ -31,10 +32,9 @@ PROBE = ("red running shoes", "", "The user likes quiet books about rivers.")
 def function(spec: str, *, max_tokens: int, batch_size: int) -> TextEncoder:
     """The user's `module:function`, list of texts -> array [n d], as an encoder.
 
-    The module may be a file in the current directory. It is called with at most
-    `batch_size` texts, in one thread; its rows are brought to unit length, one of
-    zeros stays (a text like no other). Its tokens are words, and cutting is its own
-    business.
+    The module may be a file in the current directory. One call at a time is made, with
+    at most `batch_size` texts; rows are brought to unit length, and one of zeros stays
+    (a text like no other). Tokens are counted in words, and cutting is its business.
     """
     call, source = _import_function(spec)
     width = _rows(spec, call, PROBE).shape[-1]
@@ -82,13 +82,16 @@ def sentence_transformers(
             local_files_only=True,
             trust_remote_code=False,
             model_kwargs={"dtype": "float32"},
+            processor_kwargs={"split_special_tokens": True},  # "[SEP]" in a title
         ).eval()
     except Exception as error:  # whatever a broken directory makes it raise
         raise UserError(
             f"encoder {directory} is no sentence-transformers model: {_line(error)}"
         ) from error
     limit = model.max_seq_length or max_tokens
-    model.max_seq_length = max_tokens = int(min(limit, max_tokens))
+    max_tokens = int(min(limit, max_tokens))
+    if limit != math.inf:  # static embeddings read everything
+        model.max_seq_length = max_tokens
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         # sorts them by length, and keeps no gradients
@@ -171,7 +174,8 @@ def _import_function(spec: str) -> tuple[Callable[[list[str]], Any], bytes]:
     name, colon, attribute = spec.partition(":")
     if not (name and colon and attribute):
         raise UserError(f"encoder {spec!r} must be of the form module:function")
-    sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    sys.path.insert(0, here)
     try:
         importlib.invalidate_caches()
         module = importlib.import_module(name)
@@ -181,7 +185,7 @@ def _import_function(spec: str) -> tuple[Callable[[list[str]], Any], bytes]:
             f"current directory ({_line(error)})"
         ) from error
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
     call = getattr(module, attribute, None)
     if not callable(call):
         known = [k for k, v in vars(module).items() if callable(v) and k[0] != "_"]
@@ -255,13 +259,14 @@ def _model_directory(checkpoint: str) -> Path:
 
 def _token_counter(model: Any, checkpoint: str) -> Callable[[str], int]:
     """Tokens of a text uncut; on a copy, for a tokenizer serves one thread."""
-    tokenizer = copy.deepcopy(model.tokenizer)
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    backend = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
     if not hasattr(backend, "no_truncation"):
         raise UserError(
-            f"encoder {checkpoint}: its tokenizer {type(tokenizer).__name__} is not "
-            "supported, only fast ones (tokenizer.json)"
+            f"encoder {checkpoint}: its tokenizer {type(model.tokenizer).__name__} is "
+            "not supported, only fast ones (tokenizer.json)"
         )
-    backend.no_truncation()
-    backend.no_padding()
-    return lambda text: len(backend.encode(text).ids)
+    counter = copy.deepcopy(backend)
+    counter.encode_special_tokens = True
+    counter.no_truncation()
+    counter.no_padding()
+    return lambda text: len(counter.encode(text).ids)

@@ -1,15 +1,18 @@
 """Numbers that judge a ranking: pure functions over host arrays.
 
-Ranks, NDCG, recall and MRR of one target among candidates, and their intervals by a
-bootstrap over users. What judges the text of profiles is in panel.py.
-Protocol: BLUE, https://arxiv.org/abs/2605.06981, section "Evaluation"; the paper is
-silent about ties and intervals, so both are defined here.
+Ranks, NDCG, recall and MRR of one target among candidates, their intervals by a
+bootstrap over users, and what is recommended. What judges the text of profiles is in
+panel.py. Protocol: BLUE, https://arxiv.org/abs/2605.06981, section "Evaluation"; the
+paper is silent about ties and intervals, so both are defined here.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+DETECTABLE = 2.8  # standard errors: the normal quantiles of .975 and .80, added
 
 
 class Interval(NamedTuple):
@@ -20,19 +23,24 @@ class Interval(NamedTuple):
     high: float
 
 
-def rank_of_target(scores: Float[np.ndarray, "U I"]) -> Int[np.ndarray, " U"]:
+def rank_of_target(
+    scores: Float[np.ndarray, "*R U I"], *, tolerance: float = 0.0
+) -> Int[np.ndarray, "*R U"]:
     """Rank of the target, column 0, among the candidates of each user.  In [1, I].
 
-    Pessimistic: 1 + the others that do not score strictly less, so that a collapsed
-    encoder (all scores equal) ranks its targets last.  A NaN, be it the target's or
-    another candidate's, is never less and so counts against the target.
+    Pessimistic: 1 + the others that do not score less by more than `tolerance`, so that
+    a collapsed encoder (all scores equal) ranks its targets last.  A NaN, be it the
+    target's or another candidate's, is never less and so counts against the target.
     """
-    return 1 + (~(scores[:, 1:] < scores[:, :1])).sum(axis=1)
+    return 1 + (~(scores[..., 1:] < scores[..., :1] - tolerance)).sum(axis=-1)
 
 
-def tie_share(scores: Float[np.ndarray, "U I"]) -> float:
-    """Share of users whose target (column 0) has another candidate's score.  [0, 1]."""
-    return float((scores[:, 1:] == scores[:, :1]).any(axis=1).mean())
+def tied_targets(
+    scores: Float[np.ndarray, "*R U I"], *, tolerance: float = 0.0
+) -> Bool[np.ndarray, "*R U"]:
+    """Whether another candidate has the target's score (column 0) to `tolerance`."""
+    distance = np.abs(scores[..., 1:] - scores[..., :1])
+    return (distance <= tolerance).any(axis=-1)
 
 
 def ndcg(ranks: Int[np.ndarray, " U"], *, k: int) -> Float[np.ndarray, " U"]:
@@ -63,6 +71,68 @@ def ranking_metrics(
         "recall@10": recall(ranks, k=10),
         "mrr": mrr(ranks),
     }
+
+
+def expected_metrics(
+    share: Float[np.ndarray, " U"], *, num: int
+) -> dict[str, Float[np.ndarray, " U"]]:
+    """`ranking_metrics` in expectation over `num` negatives drawn with replacement.
+
+    `share`, in [0, 1], is the chance that one draw scores at or above the target, so
+    that the rank is 1 + Binomial(num, share): Krichene and Rendle 2020, section 4,
+    https://doi.org/10.1145/3394486.3403226. No draw, hence no noise of drawing.
+    """
+    above = np.arange(num + 1)
+    ways = np.array([math.comb(num, int(k)) for k in above], np.float64)
+    q = np.asarray(share, np.float64)[:, None]
+    chances = ways * q**above * (1.0 - q) ** (num - above)  # [U num+1]
+    by_rank = ranking_metrics(1 + above)
+    return {key: chances @ values for key, values in by_rank.items()}
+
+
+def chance_metrics(sizes: Int[np.ndarray, " U"]) -> dict[str, float]:
+    """Means of `ranking_metrics` where all ranks from 1 to sizes[u] are as likely."""
+    sums = ranking_metrics(np.arange(1, int(sizes.max()) + 1))
+    return {
+        key: float((np.cumsum(values)[sizes - 1] / sizes).mean())
+        for key, values in sums.items()
+    }
+
+
+def gini(counts: Int[np.ndarray, " items"]) -> float:
+    """Gini coefficient of counts: 0 where all are equal, near 1 where one has all.
+
+    Half the mean absolute difference of two items over the mean; 0 without any count.
+    """
+    ordered = np.sort(counts).astype(np.float64)
+    num, total = len(ordered), ordered.sum()
+    if total == 0:
+        return 0.0
+    places = 2 * np.arange(1, num + 1) - num - 1
+    return float((places * ordered).sum() / (num * total))
+
+
+def user_means(
+    values: Float[np.ndarray, "N U"], users: Int[np.ndarray, " U"]
+) -> Float[np.ndarray, "N users"]:
+    """Each user's mean over its columns, users in ascending order.
+
+    A user counts once however many targets it has; resampling these means is the
+    cluster bootstrap by user.
+    """
+    distinct, place = np.unique(users, return_inverse=True)
+    sums = [np.bincount(place, row, len(distinct)) for row in values]
+    return np.stack(sums) / np.bincount(place)
+
+
+def minimum_detectable(values: Float[np.ndarray, "N users"]) -> Float[np.ndarray, " N"]:
+    """Smallest mean difference each row of paired differences would likely show.
+
+    80% power in a two-sided test at 5%: (1.96 + 0.84) standard errors. Cohen 1988,
+    section 2.4. Needs two users or more.
+    """
+    errors = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
+    return DETECTABLE * errors
 
 
 def bootstrap_intervals(

@@ -16,7 +16,9 @@ from blue import prompts
 from blue.data.examples import Split, history
 from blue.tokenizer import Tokenizer
 
-SHUFFLED = ("base", "blue")  # also evaluated with other users' profiles
+SHUFFLED = ("base", "blue", "pseudo_item")  # also with other users' profiles
+# controls that are not evaluated with recent history
+ALONE = ("constant", "shuffled_base", "shuffled_pseudo_item")
 
 
 class QueryFormat(NamedTuple):
@@ -126,7 +128,7 @@ def query_texts(
     """The queries of every method that is a text: method -> one query a user.
 
     `profiles` has one text a user for each method that writes them; `partners` is the
-    user whose profile the shuffled methods read instead.
+    row whose profile the shuffled methods read instead.
     """
     texts = {
         "empty": [profile_query(f, "")] * len(histories),
@@ -140,9 +142,19 @@ def query_texts(
             written[f"shuffled_{name}"] = [own[int(w)] for w in partners]
     for name, own in written.items():
         texts[name] = [profile_query(f, p) for p in own]
-        if name != "shuffled_base":
+        if name not in ALONE:
             texts[f"10h+{name}"] = [
                 history_profile_query(f, h, p)
                 for h, p in zip(histories, own, strict=True)
             ]
     return texts
+
+
+def embed_texts(
+    embed: Callable[[Sequence[str]], np.ndarray], texts: Mapping[str, Sequence[str]]
+) -> Float[np.ndarray, "R U E"]:
+    """Unit vectors of the queries of R methods; equal texts are embedded once."""
+    unique = list(dict.fromkeys(t for rows in texts.values() for t in rows))
+    position = {text: i for i, text in enumerate(unique)}
+    vectors = embed(unique)
+    return np.stack([vectors[[position[t] for t in rows]] for rows in texts.values()])

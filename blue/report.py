@@ -1,4 +1,4 @@
-"""From scores to evaluation.json, and that dict in words: evaluation.md and the table.
+"""evaluation.json in words: the page evaluation.md and the terminal's closing table.
 
 Titles and profiles come from strangers and from a policy, so they are escaped: they
 can neither break a table nor bring links, images or HTML into the page.
@@ -9,23 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-from blue import metrics, panel, prompts
+from blue import panel, prompts
+from blue.summary import HEADLINES, METRICS, PAIRS, RAW_METHODS
 from blue.writer import summary_table
 
-METRICS = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"}
-RAW_METHODS = ("all_history", "10_history", "mean_items", "popular")
-# the differences users rely on (first minus second), where both methods exist
-PAIRS = (
-    ("blue", "base"),
-    ("blue", "shuffled_blue"),
-    ("base", "shuffled_base"),
-    ("base", "empty"),
-    ("10h+blue", "10h+base"),
-    ("10h+blue", "10_history"),
-    ("10h+blue", "10h+shuffled_blue"),
-)
 STATISTICS = {
     "finished": "finished",
     "tokens": "tokens",
@@ -33,6 +21,18 @@ STATISTICS = {
     "in_history": "words in history",
     "repeated_3grams": "repeated 3-grams",
     "copied": "copied 4-grams",
+}
+PROTOCOL_WORDS = {
+    "1+99": "The next item among items drawn uniformly",
+    "1+99-popularity": "The next item among items drawn by popularity to the 0.75",
+    "1+99-category": "The next item among items of its category, drawn uniformly",
+    "full": "The next item among the whole catalogue but the user's own items",
+    "expected-1+99": "1+99 in exact expectation over the draws",
+    "expected-1+99-popularity": "1+99-popularity in exact expectation over the draws",
+}
+STRATA_WORDS = {
+    "popularity": "by the target's popularity (thirds of the training interactions)",
+    "history_length": "by events in the history",
 }
 MAX_CHARS = 2000  # of one profile or title in the page
 
@@ -43,69 +43,6 @@ class User(NamedTuple):
     recent_titles: list[str]
     next_title: str
     profiles: dict[str, str]  # method -> profile
-
-
-# --- numbers
-
-
-def difference_pairs(
-    methods: Sequence[str], others: Sequence[str]
-) -> list[tuple[str, str]]:
-    """Pairs (a, b) for `a - b`: PAIRS, against raw history, and with other methods."""
-    trained = "blue" if "blue" in methods else "base"
-    pairs = list(PAIRS)
-    for ours in (trained, f"10h+{trained}"):
-        pairs += [(ours, raw) for raw in RAW_METHODS]
-    for other in others:
-        pairs += [(other, "base"), (f"10h+{other}", "10h+base")]
-        pairs += [("blue", other), ("10h+blue", f"10h+{other}")]
-    return [p for p in dict.fromkeys(pairs) if set(p) <= set(methods)]
-
-
-def summarise(
-    scores: Mapping[str, Float[np.ndarray, "U I"]],
-    *,
-    others: Sequence[str],
-    protocol: str,
-    resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """`protocols`, `methods`, `differences`, `half_widths` and `ties` of the result.
-
-    A half width is that of a difference's interval: about the smallest difference that
-    this number of users can tell from zero.
-    """
-    ranks = {name: metrics.rank_of_target(s) for name, s in scores.items()}
-    values = {name: metrics.ranking_metrics(r) for name, r in ranks.items()}
-    pairs = difference_pairs(list(scores), others)
-    keys = list(METRICS)
-    table = [values[name][key] for name in scores for key in keys]
-    table += [values[a][key] - values[b][key] for a, b in pairs for key in keys]
-    found = metrics.bootstrap_intervals(np.stack(table), resamples=resamples, seed=seed)
-    intervals = iter(i._asdict() for i in found)
-    methods = {name: {protocol: {k: next(intervals) for k in keys}} for name in scores}
-    differences = [
-        {"a": a, "b": b, "protocol": protocol, "metric": key, **next(intervals)}
-        for a, b in pairs
-        for key in keys
-    ]
-    half_widths: dict[str, dict[str, dict[str, float]]] = {}
-    for d in differences:
-        row = half_widths.setdefault(f"{d['a']} - {d['b']}", {protocol: {}})
-        row[protocol][d["metric"]] = (d["high"] - d["low"]) / 2
-    num = next(iter(scores.values())).shape[1]
-    chance = metrics.ranking_metrics(np.arange(1, num + 1))
-    facts = {
-        "candidates": num,
-        "chance": {key: float(v.mean()) for key, v in chance.items()},
-    }
-    return {
-        "protocols": {protocol: facts},
-        "methods": methods,
-        "differences": differences,
-        "half_widths": half_widths,
-        "ties": {protocol: {m: metrics.tie_share(s) for m, s in scores.items()}},
-    }
 
 
 def profile_statistics(
@@ -157,17 +94,72 @@ def method_rows(result: Mapping[str, Any], protocol: str) -> list[list[str]]:
     return [
         [method, *(interval(values[protocol][key]) for key in METRICS)]
         for method, values in result["methods"].items()
+        if protocol in values
     ]
 
 
-def difference_rows(result: Mapping[str, Any], protocol: str) -> list[list[str]]:
-    """One row a pair of methods: the paired difference of each metric."""
+def difference_rows(
+    result: Mapping[str, Any],
+    protocol: str,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> list[list[str]]:
+    """One row a pair (of `pairs`, or of all): paired differences, and the detectable.
+
+    The last column is the minimum detectable difference of NDCG@10.
+    """
     cells: dict[str, dict[str, str]] = {}
     for d in result["differences"]:
-        if d["protocol"] == protocol:
+        if d["protocol"] == protocol and (pairs is None or (d["a"], d["b"]) in pairs):
             row = cells.setdefault(f"{d['a']} - {d['b']}", {})
             row[d["metric"]] = interval(d, signed=True)
-    return [[name, *(row[key] for key in METRICS)] for name, row in cells.items()]
+            if d["metric"] == "ndcg@10":
+                row["mdd"] = f"{d['mdd']:.3f}"
+    return [
+        [name, *(row[key] for key in (*METRICS, "mdd"))] for name, row in cells.items()
+    ]
+
+
+def key_pairs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The differences shown for protocols after the first."""
+    trained = trained_method(result)
+    controls = ("popular", "constant", "pseudo_item", "mean_recent")
+    return [*PAIRS, *((trained, control) for control in controls)]
+
+
+def trained_method(result: Mapping[str, Any]) -> str:
+    """The method a reader asks about: the trained profile where there is one."""
+    return "blue" if "blue" in result["methods"] else "base"
+
+
+def detectable(differences: Sequence[Mapping[str, Any]], users: int) -> str:
+    """A sentence: what differences of NDCG@10 this many users can show."""
+    shown = [
+        f"{d['a']} - {d['b']} {d['mdd']:.3f}"
+        for d in differences
+        if (d["a"], d["b"]) in HEADLINES and d["metric"] == "ndcg@10"
+    ]
+    return (
+        f"Minimum detectable difference of NDCG@10 with {users} users (80% power, "
+        f"two-sided 5%): {', '.join(shown) or 'none shown'}."
+    )
+
+
+def protocol_sentence(result: Mapping[str, Any], protocol: str) -> str:
+    """`detectable` of one protocol."""
+    of_protocol = [d for d in result["differences"] if d["protocol"] == protocol]
+    return detectable(of_protocol, result["protocols"][protocol]["users"])
+
+
+def headline(result: Mapping[str, Any], protocol: str) -> str:
+    """One line for a protocol: its key differences of NDCG@10."""
+    shown = [
+        f"{d['a']} - {d['b']} {interval(d, signed=True)} (detectable {d['mdd']:.3f})"
+        for d in result["differences"]
+        if d["protocol"] == protocol
+        and d["metric"] == "ndcg@10"
+        and (d["a"], d["b"]) in HEADLINES
+    ]
+    return f"{protocol}, NDCG@10: {'; '.join(shown)}"
 
 
 def verdict(result: Mapping[str, Any], method: str, protocol: str) -> str:
@@ -221,17 +213,79 @@ def user_section(number: int, user: User) -> str:
     return "\n".join(lines)
 
 
+def strata_tables(strata: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """NDCG@10 of each method in each part of the rows, as a table and a sentence."""
+    header = ["NDCG@10", *(f"{k} ({v['users']} users)" for k, v in strata.items())]
+    methods = next(iter(strata.values()))["methods"] if strata else {}
+    rows = [
+        [
+            method,
+            *(interval(part["methods"][method]["ndcg@10"]) for part in strata.values()),
+        ]
+        for method in methods
+    ]
+    lines = [
+        f"{name}: {detectable(part['differences'], part['users'])}"
+        for name, part in strata.items()
+    ]
+    return [table(header, rows), "\n".join(f"* {line}" for line in lines)]
+
+
+def recommended_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """One row a method: how popular and varied its ten best of the catalogue are."""
+    keys = ("log_popularity", "gini", "coverage")
+    return [
+        [m, *(f"{r[k]:.3f}" for k in keys)] for m, r in result["recommended"].items()
+    ]
+
+
+def cold_start_rows(curve: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """One row a history length: users, NDCG@10 of each method, trained - base."""
+    rows = []
+    for point in curve:
+        row = [str(point["events"]), str(point["users"])]
+        row += [interval(values["ndcg@10"]) for values in point["methods"].values()]
+        found = [d for d in point["differences"] if d["metric"] == "ndcg@10"]
+        row += [
+            f"{interval(d, signed=True)} (detectable {d['mdd']:.3f})" for d in found
+        ]
+        rows.append(row)
+    return rows
+
+
+def cold_start_header(curve: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The header over `cold_start_rows`."""
+    found = [d for d in curve[0]["differences"] if d["metric"] == "ndcg@10"]
+    pairs = [f"{d['a']} - {d['b']}" for d in found]
+    return ["events", "users", *curve[0]["methods"], *pairs]
+
+
 def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
-    """What a terminal shows at the end: methods, differences, verdict, profiles."""
-    trained = "blue" if "blue" in result["methods"] else "base"
-    parts = []
-    for protocol in result["protocols"]:
-        header = [protocol, *METRICS.values()]
-        parts.append(summary_table(method_rows(result, protocol), header))
-        header[0] = "difference"
-        parts.append(summary_table(difference_rows(result, protocol), header))
-        methods = (trained, f"10h+{trained}")
-        parts += [verdict(result, method, protocol) for method in methods]
+    """What a terminal shows: the first protocol, a line for each other, profiles."""
+    trained = trained_method(result)
+    first, *more = result["protocols"]
+    header = [first, *METRICS.values()]
+    parts = [
+        summary_table(method_rows(result, first), header),
+        summary_table(
+            difference_rows(result, first),
+            ["difference", *METRICS.values(), "detectable"],
+        ),
+        protocol_sentence(result, first),
+        *(verdict(result, method, first) for method in (trained, f"10h+{trained}")),
+    ]
+    lines = [headline(result, protocol) for protocol in more]
+    if "transfer" in result:
+        transfer = result["transfer"]
+        name = " ".join(transfer["encoder"].split())
+        lines += [
+            f"ranked by {name}: {headline(transfer, protocol)}"
+            for protocol in transfer["protocols"]
+        ]
+    if lines:
+        parts.append("\n".join(lines))
+    if curve := result.get("cold_start"):
+        parts.append(summary_table(cold_start_rows(curve), cold_start_header(curve)))
     parts.append(
         summary_table(profile_rows(result), ["profiles of", *STATISTICS.values()])
     )
@@ -243,30 +297,93 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
     return "\n\n".join(parts)
 
 
+def protocol_section(
+    result: Mapping[str, Any], protocol: str, *, all_pairs: bool, title: str
+) -> list[str]:
+    """One protocol of the page: methods, differences, what could be detected."""
+    facts = result["protocols"][protocol]
+    chance = ", ".join(f"{METRICS[k]} {facts['chance'][k]:.4f}" for k in METRICS)
+    pairs = None if all_pairs else key_pairs(result)
+    notes = f" {facts['note']}" if facts.get("note") else ""
+    parts = [
+        f"## {title}",
+        f"{PROTOCOL_WORDS.get(protocol, 'The next item among drawn items')}: "
+        f"{facts['candidates']:.0f} candidates, {facts['targets']} targets of "
+        f"{facts['users']} users; ties count against the target. Chance: {chance}."
+        f"{notes}",
+        table(["method", *METRICS.values()], method_rows(result, protocol)),
+        protocol_sentence(result, protocol),
+        table(
+            ["difference", *METRICS.values(), "detectable"],
+            difference_rows(result, protocol, pairs),
+        ),
+        protocol_sentence(result, protocol),
+    ]
+    return parts
+
+
+def more_sections(result: Mapping[str, Any]) -> list[str]:
+    """What is there of the second encoder, strata, recommendations, cold start."""
+    parts = []
+    if transfer := result.get("transfer"):
+        name = escape(transfer["encoder"])
+        for protocol in transfer["protocols"]:
+            title = f"{protocol}, ranked by another encoder"
+            section = protocol_section(transfer, protocol, all_pairs=False, title=title)
+            section.insert(1, f"The same profiles ranked by {name}.")
+            parts += section
+    for kind, by_protocol in result.get("strata", {}).items():
+        for protocol, strata in by_protocol.items():
+            if strata:
+                parts += [
+                    f"## {protocol}, {STRATA_WORDS[kind]}",
+                    *strata_tables(strata),
+                ]
+    if result.get("recommended"):
+        header = ["method", "mean log popularity", "Gini", "coverage"]
+        parts += [
+            "## What is recommended",
+            "Of the ten best items of the whole catalogue for each target: mean of "
+            "log(1 + training interactions), Gini coefficient of how often items are "
+            "recommended, share of the catalogue recommended at all.",
+            table(header, recommended_rows(result)),
+        ]
+    if curve := result.get("cold_start"):
+        parts += [
+            "## Cold start",
+            "NDCG@10 where only the newest events of the history are known; users with "
+            "fewer are left out of the row.",
+            table(cold_start_header(curve), cold_start_rows(curve)),
+        ]
+    return parts
+
+
 def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:
-    """The page evaluation.md: every number of `result`, then the users, if any."""
+    """The page evaluation.md: the numbers of `result`, then the users, if any.
+
+    The first protocol in full; of the others the methods and the key differences (all
+    of them are in evaluation.json), and strata of the first alone.
+    """
     parts = [f"# Evaluation on {escape(result['dataset'])}"]
     models = ", ".join(f"{k}: {escape(v)}" for k, v in result["models"].items())
     parts.append(
-        f"{result['users']} test users, seed {result['seed']}. Profilers: {models}. "
-        f"Mean and 95% interval from {result['resamples']} bootstrap resamples of the "
+        f"{result['users']} test users, {result['targets']} targets, seed "
+        f"{result['seed']}. Profilers: {models}. "
+        "Mean over users (of each user's mean over its targets) and 95% interval from "
+        f"{result['resamples']} bootstrap resamples of the "
         "users; differences are paired. The intervals are not corrected for the number "
-        "of comparisons, and cover the choice of users, not of seeds."
+        "of comparisons, and cover the choice of users, not of seeds. The column "
+        "detectable is the minimum detectable difference of NDCG@10 (80% power, "
+        "two-sided 5%): smaller ones cannot be expected to show."
     )
-    trained = "blue" if "blue" in result["methods"] else "base"
-    for protocol, facts in result["protocols"].items():
-        chance = ", ".join(f"{METRICS[k]} {facts['chance'][k]:.4f}" for k in METRICS)
-        parts += [
-            f"## {protocol}",
-            f"The next item among {facts['candidates']} candidates; ties count against "
-            f"it. Chance: {chance}.",
-            table(["method", *METRICS.values()], method_rows(result, protocol)),
-            table(["difference", *METRICS.values()], difference_rows(result, protocol)),
-            " ".join(
-                verdict(result, method, protocol)
-                for method in (trained, f"10h+{trained}")
-            ),
-        ]
+    trained = trained_method(result)
+    for place, protocol in enumerate(result["protocols"]):
+        parts += protocol_section(
+            result, protocol, all_pairs=place == 0, title=protocol
+        )
+        methods = (trained, f"10h+{trained}")
+        parts.append(" ".join(verdict(result, m, protocol) for m in methods))
+    parts += more_sections(result)
     parts += [
         "## Profiles",
         table(["method", *STATISTICS.values()], profile_rows(result)),

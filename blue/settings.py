@@ -63,6 +63,7 @@ AT_LEAST = {
 }
 ABOVE_ZERO = (
     "adam_eps",
+    "evaluate.ease_l2",
     "grad_clip",
     "sampling_temperature",
     "top_p",
@@ -83,7 +84,10 @@ ONE_OF = {
     "prompts.style": ("full", "short"),
     "encoder.kind": ("own", "sentence_transformers", "function"),
     "evaluate.transfer.kind": ("", "own", "sentence_transformers", "function"),
-    "evaluate.protocols": ("1+99", "1+99-popularity", "1+99-category", "full"),
+    "evaluate.protocols": (
+        *("1+99", "1+99-popularity", "1+99-category"),
+        *("full", "expected-1+99", "expected-1+99-popularity"),
+    ),
     "dtype.params": DTYPES,
     "dtype.compute": DTYPES,
     "lr_schedule": SCHEDULES,
@@ -247,6 +251,7 @@ def check(config: ConfigDict, stages: Sequence[str]) -> list[str]:
                     f"{name} is {value!r}, must be one of {', '.join(allowed)}"
                 )
     _check_buckets(values)
+    _check_evaluation(values)
     _check_mesh(values)
     chosen = _check_stages(values, stages)
     _check_encoders(values, chosen)
@@ -271,6 +276,22 @@ def _check_buckets(values: dict[str, Any]) -> None:
             raise UserError(
                 f"{name} is {buckets}, must end with {longest} {tokens} or more"
             )
+
+
+def _check_evaluation(values: dict[str, Any]) -> None:
+    if not _get(values, "evaluate.protocols"):
+        raise UserError("evaluate.protocols is empty, must name one or more")
+    lengths = _get(values, "evaluate.cold_start")
+    if any(not isinstance(n, int) or n < 0 for n in lengths):
+        raise UserError(
+            f"evaluate.cold_start is {lengths}, must be history lengths of 0 or more"
+        )
+    kind = _get(values, "evaluate.transfer.kind")
+    if kind and not _get(values, "evaluate.transfer.checkpoint"):
+        raise UserError(
+            f"evaluate.transfer.checkpoint is empty, must name the {kind} encoder that "
+            "evaluate.transfer.kind asks for"
+        )
 
 
 def _check_mesh(values: dict[str, Any]) -> None:

@@ -186,6 +186,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             writer.histogram(step, "advantage", seen.advantages)
             writer.histogram(step, "rollout/length", seen.mask.sum(-1))
         if writer.due(step):
+            metrics |= watch.profile_metrics(batch, seen, log.titles)
             writer.scalars(step, metrics)
         writer.progress(step, {k: metrics[k] for k in PROGRESS})
         if last or done % config.checkpoint_every == 0:
@@ -197,9 +198,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     # --- leave
     if checkpoints.best() is None:  # no validation was asked for
         keep_best(checkpoints, config.num_steps, state, 0.0)
-    watch.show_projector(
-        writer, config.num_steps, examples, log, items, encoder.embed, query_format
-    )
+    known = (examples, log, items, encoder.embed, query_format)
+    watch.show_projector(writer, config.num_steps, *known, seed=config.seed)
     writer.close()
     export.write(checkpoints, base, workdir, STAGE)
     checkpoints.finish({"steps": config.num_steps})

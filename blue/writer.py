@@ -107,16 +107,21 @@ class Writer:
         step: int,
         name: str,
         embeddings: np.ndarray | jax.Array,
-        labels: Sequence[str],
+        labels: Sequence[tuple[str, str]],
     ) -> None:
-        """Points [n, E] of TensorBoard's projector, one label each, 10,000 at most."""
+        """Points [n, E] of TensorBoard's projector, 10,000 at most.
+
+        Each has a label of two columns: its kind, for the colour, and its name.
+        """
         assert len(embeddings) == len(labels) and re.fullmatch(r"[\w.-]+", name)
         if self._tensorboard is not None:
             points = np.asarray(embeddings[:MAX_POINTS], np.float32)
-            clean = [_label(label) for label in labels[:MAX_POINTS]]
+            clean = [[_label(kind), _label(name)] for kind, name in labels[:MAX_POINTS]]
             folder = Path(self._tensorboard.logdir) / f"{step:05d}" / name
             if not folder.exists():  # a resumed run would list it a second time
-                self._tensorboard.add_embedding(points, clean, None, step, name)
+                self._tensorboard.add_embedding(
+                    points, clean, None, step, name, metadata_header=["kind", "name"]
+                )
 
     def progress(self, step: int, values: Mapping[str, Scalar]) -> None:
         """Tell that `step` is done, with the rate, the time left and `values`.
@@ -134,6 +139,28 @@ class Writer:
             self._samples.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
+
+
+def write_curves(
+    workdir: str | os.PathLike[str],
+    stage: str,
+    curves: Mapping[str, Mapping[int, float]],
+) -> None:
+    """TensorBoard curves whose axis is not a step: tag -> {x: value}.
+
+    For a stage without a `Writer`; they replace what the stage left there before.
+    """
+    if jax.process_index():
+        return
+    from tensorboardX import SummaryWriter
+
+    directory = Path(workdir) / "tensorboard" / stage
+    shutil.rmtree(directory, ignore_errors=True)
+    writer = SummaryWriter(str(directory))
+    for tag, points in curves.items():
+        for x, value in sorted(points.items()):
+            writer.add_scalar(tag, value, x)
+    writer.close()
 
 
 class Progress:

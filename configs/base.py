@@ -177,7 +177,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.evaluate.sampling_temperature = 0.7  # of profiles at evaluation [P]
     c.evaluate.bootstrap = 10000  # resamples of users
     c.evaluate.batch_size = 64  # users a call
-    c.evaluate.protocols = ("1+99", "1+99-popularity", "1+99-category", "full")
+    c.evaluate.protocols = (  # the first is shown in full; expected: without draws
+        *("1+99", "1+99-popularity", "1+99-category"),
+        *("full", "expected-1+99", "expected-1+99-popularity"),
+    )
+    c.evaluate.ease_l2 = 100.0  # regularisation of EASE, the collaborative yardstick
+    c.evaluate.ease_max_items = 10_000  # more training items: no EASE; time ~ n^3
     c.evaluate.transfer = ConfigDict()  # a second encoder, never used in training
     c.evaluate.transfer.kind = ""  # empty: none; else as encoder.kind
     c.evaluate.transfer.checkpoint = ""
@@ -210,6 +215,8 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.data.min_interactions = 10
     c.data.window_policy = "exclude_window"
     c.data.title_template = c.data.item_template = "{title}"
+    c.data.category = c.data.pseudo_item_template = c.train_encoder.profiles = ""
+    c.evaluate.transfer.kind, c.evaluate.cold_start = "", ()
     c.prompts.style = "short"
     c.prompts.history_items = 8
     c.prompts.recent_items = 4

@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.max_prompt_tokens, c.prompt_buckets = 176, (176,)
     c.max_completion_tokens = 36
 
-    c.train_encoder.num_steps = 400
+    c.train_encoder.num_steps = 300
     c.train_encoder.batch_size = 128
     c.train_encoder.lr, c.train_encoder.lr_schedule = 2e-3, "cosine"
     c.train_encoder.lr_warmup_steps = 20
@@ -54,7 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.train_encoder.queries = (*3 * ("items", "profile"), "history_profile")
     c.train_encoder.query_tokens, c.train_encoder.item_tokens = 192, 40
 
-    c.warm_start.num_steps = 800
+    c.warm_start.num_steps = 700
     c.warm_start.tasks = ("profile", "profile", "profile", "choice")
     c.warm_start.targets = 4
     c.warm_start.profile_items = 6

@@ -5,6 +5,7 @@ history (trained) or of the catalogue (base).
 """
 
 import functools
+import itertools
 import json
 import logging
 import stat
@@ -13,7 +14,7 @@ import zlib
 import numpy as np
 import pytest
 
-from blue import evaluate, metrics, prompts, queries, sources
+from blue import evaluate, metrics, panel, prompts, queries, sources
 from blue.data import examples as examples_lib
 from blue.data import synthetic
 from blue.data.examples import history
@@ -22,10 +23,19 @@ from blue.inference import Model, Profile, TextEncoder
 from blue.tokenizer import train_tokenizer
 from configs import base as base_config
 
+UNTRAINED = [
+    *("random", "popular", "ease", "mean_items", "mean_recent", "empty"),
+    *("all_history", "10_history", "constant", "base", "10h+base", "shuffled_base"),
+]
+CENTRED = ["mean_items_centred", "mean_recent_centred", "base_centred"]
 METHODS = [
-    *("random", "popular", "mean_items", "empty", "all_history", "10_history"),
-    *("base", "10h+base", "shuffled_base"),
+    *UNTRAINED,
     *("blue", "10h+blue", "shuffled_blue", "10h+shuffled_blue"),
+    *(*CENTRED, "blue_centred"),
+]
+PROTOCOLS = [
+    *("1+99", "1+99-popularity", "full"),
+    *("expected-1+99", "expected-1+99-popularity"),
 ]
 REQUIRED_DIFFERENCES = [
     *(("blue", "base"), ("blue", "shuffled_blue"), ("base", "shuffled_base")),
@@ -45,7 +55,7 @@ def word_vector(word):
 def embed(texts):
     """Unit vectors of bags of words; texts without words share one direction."""
     rows = [
-        sum(map(word_vector, metrics.words(f"{t} the")), np.zeros(64)) for t in texts
+        sum(map(word_vector, panel.words(f"{t} the")), np.zeros(64)) for t in texts
     ]
     vectors = np.stack(rows)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -152,12 +162,9 @@ def finished(world, tmp_path_factory):
     return run_stage(world, workdir, **more), workdir
 
 
-def find(result, a, b, metric="ndcg@10"):
-    (found,) = (
-        d
-        for d in result["differences"]
-        if (d["a"], d["b"], d["metric"]) == (a, b, metric)
-    )
+def find(result, a, b, metric="ndcg@10", protocol="1+99"):
+    wanted = {"a": a, "b": b, "metric": metric, "protocol": protocol}
+    (found,) = (d for d in result["differences"] if wanted.items() <= d.items())
     return found
 
 
@@ -167,19 +174,22 @@ def test_evaluation_json_has_the_promised_shape(finished, world):
     assert result["users"] == len(world[1].test.user)
     assert list(result["methods"]) == METHODS
     for protocols in result["methods"].values():
-        assert set(protocols) == {"1+99"}
-        assert set(protocols["1+99"]) == {"ndcg@10", "recall@10", "mrr"}
-        for values in protocols["1+99"].values():
-            assert set(values) == {"mean", "low", "high"}
-            assert 0 <= values["low"] <= values["mean"] <= values["high"] <= 1
-    for a, b in REQUIRED_DIFFERENCES:
-        for metric in ("ndcg@10", "recall@10", "mrr"):
-            d = find(result, a, b, metric)
-            assert d["protocol"] == "1+99"
-            means = [result["methods"][m]["1+99"][metric]["mean"] for m in (a, b)]
+        assert list(protocols) == PROTOCOLS  # no item column names a category here
+        for by_metric in protocols.values():
+            assert set(by_metric) == {"ndcg@10", "recall@10", "mrr"}
+            for values in by_metric.values():
+                assert set(values) == {"mean", "low", "high"}
+                assert 0 <= values["low"] <= values["mean"] <= values["high"] <= 1
+    for protocol, metric in itertools.product(PROTOCOLS, ("ndcg@10", "mrr")):
+        for a, b in REQUIRED_DIFFERENCES:
+            d = find(result, a, b, metric, protocol)
+            means = [result["methods"][m][protocol][metric]["mean"] for m in (a, b)]
             assert d["mean"] == pytest.approx(means[0] - means[1])
             assert d["low"] <= d["mean"] <= d["high"]
-    assert result["protocols"]["1+99"]["candidates"] == 100
+            assert d["high"] - d["low"] == pytest.approx(4 * d["mdd"] / 2.8, rel=0.2)
+    facts = result["protocols"]["1+99"]
+    assert facts["candidates"] == 100 and facts["left_out"] == 0
+    assert facts["users"] == facts["targets"] == 48
     assert result["protocols"]["1+99"]["chance"]["ndcg@10"] == pytest.approx(
         0.0454, abs=5e-5
     )
@@ -245,14 +255,14 @@ def test_same_config_gives_the_same_bytes(world, tmp_path):
     first = [(tmp_path / name).read_bytes() for name in names]
     run_stage(world, tmp_path, **few)  # over the files of the first run
     assert first == [(tmp_path / name).read_bytes() for name in names]
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["candidates", *sorted(names)]
     run_stage(world, tmp_path, seed=1, **few)
     assert first[0] != (tmp_path / names[0]).read_bytes()
 
 
 def test_without_a_trained_profiler_only_base_is_evaluated(world, tmp_path):
     result = run_stage(world, tmp_path, trained=False)
-    assert list(result["methods"]) == METHODS[:9]
+    assert list(result["methods"]) == [*UNTRAINED, *CENTRED]
     assert result["models"] == {"base": "base"}
     assert result["reader"]["model"] == "base"
     assert find(result, "base", "popular") and find(result, "10h+base", "10_history")
@@ -279,7 +289,7 @@ def test_other_methods_profiles_come_from_files(world, tmp_path):
             )
     other = {"evaluate.profiles": {"oracle": str(path)}}
     result = run_stage(world, tmp_path, **other)
-    assert list(result["methods"]) == [*METHODS, "oracle", "10h+oracle"]
+    assert sorted(result["methods"]) == sorted([*METHODS, "oracle", "10h+oracle"])
     assert result["methods"]["oracle"]["1+99"]["recall@10"]["mean"] > 0.95
     assert find(result, "blue", "oracle")["high"] < 0
     assert find(result, "10h+oracle", "10h+base")["low"] > 0
@@ -292,7 +302,7 @@ def test_other_methods_profiles_come_from_files(world, tmp_path):
         run_stage(world, tmp_path, **other)
 
 
-@pytest.mark.parametrize("name", ["base", "blue", "popular", "10h+x", "shuffled_x"])
+@pytest.mark.parametrize("name", ["base", "ease", "10h+x", "shuffled_x", "x_centred"])
 def test_other_methods_may_not_take_our_names(world, tmp_path, name):
     with pytest.raises(
         UserError, match=f"evaluate.profiles.{name}".replace("+", r"\+")
@@ -321,45 +331,6 @@ def test_chosen_users_are_spread_evenly(world):
     assert len(more.rows) == len(split.user)
 
 
-def test_random_scores_belong_to_the_user_not_to_the_selection(world):
-    log, examples, _ = world
-    counts = examples.item_counts
-    everyone = evaluate.choose_users(examples.test, log.titles, limit=0)
-    few = evaluate.choose_users(examples.test, log.titles, limit=5)
-    scores = evaluate.trivial_scores(everyone, counts, seed=0)
-    picked = evaluate.trivial_scores(few, counts, seed=0)
-    np.testing.assert_array_equal(picked["random"], scores["random"][few.rows])
-    assert scores["popular"][3, 0] == counts[everyone.candidates[3, 0]]
-    assert (
-        scores["random"] != evaluate.trivial_scores(everyone, counts, seed=1)["random"]
-    ).all()
-
-
-def test_cosine_scores_by_loop_and_over_chunks():
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(3, 300, 8)).astype(np.float32) / 8
-    table = rng.normal(size=(40, 8)).astype(np.float32) / 8
-    candidates = rng.integers(40, size=(300, 5))
-    scores = evaluate.cosine_scores(vectors, table, candidates)
-    for r, u, i in ((0, 0, 0), (1, 127, 4), (2, 128, 2), (0, 299, 1)):
-        expected = vectors[r, u] @ table[candidates[u, i]]
-        assert scores[r, u, i] == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_collapsed_encoder_ranks_last_not_first():
-    """Every text gets the same vector, up to the noise of its batch."""
-    rng = np.random.default_rng(0)
-    one = rng.normal(size=64)
-    one /= np.linalg.norm(one)
-    noise = rng.normal(size=(50, 64)) * 1e-9
-    table = (one + noise).astype(np.float32)
-    vectors = np.broadcast_to(one.astype(np.float32), (1, 20, 64))
-    candidates = rng.integers(50, size=(20, 30))
-    (scores,) = evaluate.cosine_scores(vectors, table, candidates)
-    assert metrics.rank_of_target(scores).tolist() == [30] * 20
-    assert metrics.tie_share(scores) == 1.0
-
-
 def test_equal_texts_are_embedded_once():
     calls = []
 
@@ -367,7 +338,7 @@ def test_equal_texts_are_embedded_once():
         calls.append(list(texts))
         return embed(texts)
 
-    vectors = evaluate.embed_texts(counting, {"a": ["x", "y"], "b": ["y", "x"]})
+    vectors = queries.embed_texts(counting, {"a": ["x", "y"], "b": ["y", "x"]})
     assert calls == [["x", "y"]]
     np.testing.assert_array_equal(vectors[0], vectors[1, ::-1])
 

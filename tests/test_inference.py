@@ -211,7 +211,6 @@ def test_padding_waste_is_under_a_fifth(often_ending):
     prompts = sum(len(job.prompt) for job in jobs_of(300, high=336))
     assert used == prompts + sum(profile.num_tokens for profile in got)
     waste = 1 - used / sum(chunk.token_slots for chunk in chunks)
-    print(waste)
     assert 0 < waste < 0.2
 
 

@@ -12,11 +12,13 @@ LAYERS = [
     {"train_profiler", "train_encoder", "warm_start", "write_profiles"},  # stages
     {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share
+    {"cold_start", "comparison"},
+    {"cohort"},
     {"sources", "export"},  # config and workdir -> data, tokenizers, models
     {"foreign"},  # encoders that are not ours
-    {"inference", "queries", "report"},
+    {"inference", "queries", "report", "baselines"},
     {"panel"},  # what profiles are like
-    {"programs"},  # jitted programs with shardings
+    {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
     {"models", "data", "tokenizer"},
     {"unigram"},

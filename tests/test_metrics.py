@@ -22,7 +22,11 @@ def test_rank_by_hand_is_pessimistic():
         ]
     )
     assert metrics.rank_of_target(scores).tolist() == [1, 3, 3, 4]
-    assert metrics.tie_share(scores) == 0.5
+    assert metrics.tied_targets(scores).tolist() == [False, False, True, True]
+    near = metrics.rank_of_target(scores, tolerance=0.15)
+    assert near.tolist() == [1, 4, 4, 4]  # .1 is no longer clearly less than .2
+    near = metrics.tied_targets(scores, tolerance=0.15)
+    assert near.tolist() == [False, True, True, True]
 
 
 def test_nan_counts_against_the_target():
@@ -74,6 +78,75 @@ def test_equals_ir_measures(seed, levels):
     for line in lines:
         key = measures[line.measure]
         assert line.value == pytest.approx(ours[key][int(line.query_id)], abs=1e-9)
+
+
+def test_expected_metrics_by_hand():
+    """Two draws, each above with chance 1/2: ranks 1, 2, 3 with chances 1/4, 1/2, 1/4.
+
+    The share may be 0 or 1 as well: first, and last.
+    """
+    found = metrics.expected_metrics(np.array([0.5, 0.0, 1.0]), num=2)
+    middle = 0.25 + 0.5 / np.log2(3) + 0.25 / 2
+    np.testing.assert_allclose(found["ndcg@10"], [middle, 1.0, 0.5])
+    np.testing.assert_allclose(found["recall@10"], 1.0)
+    np.testing.assert_allclose(found["mrr"], [0.25 + 0.25 + 0.25 / 3, 1.0, 1 / 3])
+
+
+@settings(max_examples=20, deadline=None)
+@given(share=st.floats(0, 1), num=st.integers(1, 99))
+def test_expected_mrr_is_its_closed_form(share, num):
+    """E[1 / (1 + Binomial(n, q))] = (1 - (1 - q)^(n + 1)) / ((n + 1) q)."""
+    found = metrics.expected_metrics(np.array([share]), num=num)
+    closed = 1.0
+    if share > 1e-9:
+        closed = -np.expm1((num + 1) * np.log1p(-share)) if share < 1 else 1.0
+        closed /= (num + 1) * share
+    assert found["mrr"][0] == pytest.approx(closed, rel=1e-6)
+
+
+def test_expectation_is_the_mean_over_many_draws():
+    rng = np.random.default_rng(0)
+    shares = np.array([0.01, 0.08, 0.3])
+    ranks = 1 + rng.binomial(99, shares[:, None], (3, 20_000))
+    expected = metrics.expected_metrics(shares, num=99)
+    for row, of_share in enumerate(ranks):
+        for key, values in metrics.ranking_metrics(of_share).items():
+            error = values.std() / np.sqrt(20_000)
+            assert abs(values.mean() - expected[key][row]) <= 4 * error + 1e-3
+
+
+def test_chance_is_the_mean_over_all_ranks():
+    found = metrics.chance_metrics(np.array([100, 100]))
+    assert found["ndcg@10"] == pytest.approx(0.0454, abs=5e-5)
+    by_size = [metrics.ranking_metrics(np.arange(1, n + 1)) for n in (3, 50)]
+    for key, value in metrics.chance_metrics(np.array([3, 50])).items():
+        assert value == pytest.approx(np.mean([v[key].mean() for v in by_size]))
+
+
+def test_gini_by_hand():
+    assert metrics.gini(np.array([5, 5, 5, 5])) == 0.0
+    assert metrics.gini(np.array([0, 0, 0, 9])) == pytest.approx(3 / 4)
+    counts = np.array([4, 1, 1, 0])
+    differences = np.abs(counts[:, None] - counts[None])
+    assert metrics.gini(counts) == pytest.approx(differences.mean() / 2 / counts.mean())
+    assert metrics.gini(np.zeros(3, np.int64)) == 0.0
+
+
+def test_a_user_counts_once_however_many_targets_it_has():
+    values = np.array([[1.0, 0.0, 0.5, 0.3, 0.1]])
+    users = np.array([7, 7, 2, 9, 9])
+    np.testing.assert_allclose(metrics.user_means(values, users), [[0.5, 0.5, 0.2]])
+
+
+def test_minimum_detectable_difference_is_found_in_four_of_five_experiments():
+    rng = np.random.default_rng(0)
+    one = rng.normal(0.0, 0.3, (1, 500))
+    (mdd,) = metrics.minimum_detectable(one)
+    assert mdd == pytest.approx(2.8 * one.std(ddof=1) / np.sqrt(500))
+    trials = rng.normal(mdd, 0.3, (4000, 500))
+    errors = trials.std(axis=1, ddof=1) / np.sqrt(500)
+    power = (trials.mean(axis=1) > 1.96 * errors).mean()
+    assert power == pytest.approx(0.8, abs=0.06)
 
 
 def test_bootstrap_matches_the_normal_interval():

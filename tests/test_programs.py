@@ -127,6 +127,45 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
     np.testing.assert_allclose(np.linalg.norm(u, axis=1), 1.0, atol=1e-5)
 
 
+def test_continuous_batching_is_the_same_on_any_mesh():
+    """Sixteen prompts through eight rows; keys and values split over all three axes."""
+    cfg = small(gemma3.tiny_gemma3)
+    shapes = programs.SlotShapes(batch_size=B, prompt_tokens=P + 4, max_tokens=C)
+    results = []
+    for shape in ((1, 1, 1), (2, 2, 2)):
+        mesh = mesh_of(shape)
+        params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
+        abstract = programs.abstract_params(cfg, mesh, "float32")
+        params = programs.make_relayout(abstract, mesh, "float32")(params)
+        refill = programs.make_refill(
+            cfg, mesh, shapes, refill_size=B, prompt_tokens=P, dtype="float32"
+        )
+        advance = programs.make_advance(
+            cfg, mesh, shapes, temperature=1.0, end_ids=tuple(range(12)),
+            dtype="float32",
+        )  # fmt: skip
+        slots = programs.make_new_slots(cfg, mesh, shapes, "float32")()
+        seeds, found = np.array([0, 1, 2], np.uint32), []
+        rows = np.arange(B, dtype=np.int32)
+        for seed in (0, 1):
+            batch = batch_on(mesh, seed)
+            ids = put(np.arange(B, dtype=np.int32) + 10 * seed, by_batch(mesh))
+            new = (batch.prompt, batch.prompt_mask, ids, put(rows, by_batch(mesh)))
+            old, slots = slots, refill(params, slots, *new)
+            assert old.state[2][0].k.is_deleted()  # its memory was reused
+            # half of the rows, then the other half: the second refill finds both ended
+            for free in (B // 2, B):
+                slots, steps = advance(params, slots, np.int32(free), seeds)
+                found.append(to_host((slots.tokens, slots.length, slots.done, steps)))
+                assert found[-1][2].sum() >= free
+        kv = slots.state[1][0].k
+        assert kv.addressable_shards[0].data.size * mesh.size == kv.size
+        results.append(found)
+    jax.tree.map(np.testing.assert_array_equal, *results)
+    lengths = results[0][-1][1]
+    assert len(set(lengths.tolist())) > 2
+
+
 def test_encoder_update_sees_the_whole_mesh_as_one_batch():
     cfg = small(qwen3.tiny_qwen3)
     results = []

@@ -176,3 +176,54 @@ def test_padding_more_changes_no_sample():
     b = sample(TINY, model, pad(prompt), pad(mask))
     np.testing.assert_array_equal(a.tokens, b.tokens)
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
+# --- continuous batching
+
+
+@pytest.mark.parametrize("family", [gemma3.tiny_gemma3, qwen3.tiny_qwen3])
+def test_refilled_slots_hold_what_sample_gives(family):
+    """Eight prompts through three rows, in the middle of each other's completions."""
+    import dataclasses
+
+    cfg = dataclasses.replace(family(), vocab_size=64, window=4, num_layers=3)
+    _, model = make_model(cfg, 1, 9, sharpen=3.0)
+    prompt, mask = prompts(cfg, 8, 7)
+    options = {"group_size": 1, "max_tokens": 9, "end_ids": tuple(range(8))}
+    ids = jnp.array([9, 2, 77, 5, 2**31 - 1, 1, 0, 3])
+    want = sample(cfg, model, prompt, mask, ids=ids, **options)
+    lengths = np.asarray(want.mask.sum(-1))[:, 0]
+
+    # prompts of seven tokens in slots with room for eleven
+    room = jnp.zeros((3, 11), bool)
+    slots = rollout.new_slots(*model.prefill(jnp.zeros((3, 11), jnp.int32), room), 9)
+    refill = jax.jit(lambda *a: rollout.refill(model, *a))
+    advance = jax.jit(
+        lambda s, n: rollout.advance(
+            model, s, jax.random.key(0), n, temperature=1.0, end_ids=range(8)
+        )
+    )
+    owner, left, found, busy = [None] * 3, list(range(8)), {}, 0
+    while left or any(row is not None for row in owner):
+        free = [row for row in range(3) if owner[row] is None]
+        new = [left.pop(0) for _ in free[: len(left)]]
+        if new:
+            rows = jnp.asarray((free + [3])[: len(new)] + [3] * (3 - len(new)))
+            pick = jnp.asarray((new * 3)[:3])
+            slots = refill(slots, prompt[pick], mask[pick], ids[pick], rows)
+            for row, number in zip(free, new, strict=False):
+                owner[row] = number
+        active = [row for row in range(3) if owner[row] is not None]
+        before = np.asarray(slots.length)
+        missing = [lengths[owner[row]] - before[row] for row in active]
+        slots, steps = advance(slots, 3 - len(active) + 1)
+        assert steps == min(missing)  # not a step more than one more free row takes
+        for row in active:
+            if slots.done[row]:
+                found[owner[row]] = np.asarray(slots.tokens[row, : slots.length[row]])
+                owner[row] = None
+        busy += len(active) > 1
+    assert busy > 3 and len(set(lengths.tolist())) > 3
+    for number in range(8):
+        tokens = np.asarray(want.tokens[number, 0, : lengths[number]])
+        np.testing.assert_array_equal(found[number], tokens)

@@ -1,13 +1,22 @@
 """Whole stages on a tiny world: what they leave, resume to the bit, compile counts."""
 
 import json
+import re
 import stat
 
 import jax
 import numpy as np
 import pytest
 
-from blue import session, train_encoder, train_profiler, warm_start, watch, writer
+from blue import (
+    session,
+    sources,
+    train_encoder,
+    train_profiler,
+    warm_start,
+    watch,
+    writer,
+)
 from blue.sources import stage_checkpoints
 from configs import quickstart
 
@@ -96,6 +105,9 @@ def test_metrics_have_the_promised_keys(whole):
         optim/lr optim/grad_norm optim/skipped time/step_s time/rollout_s
         time/reward_s time/update_s time/checkpoint_s time/data_s speed/tokens_per_s
         speed/mfu speed/hbm_gb speed/compiles data/rows_bad data/epoch data/prompts
+        profile/mentions profile/target_leak profile/history_leak profile/copied
+        profile/boilerplate profile/repeated_4grams profile/distinct_words
+        profile/speculation_rate profile/compression profile/words
     """.split()
     assert set(promised) <= set().union(*rows)
     assert {"eval/ndcg@10", "eval/recall@10", "eval/mrr"} <= set(rows[-1])
@@ -142,7 +154,42 @@ def test_tensorboard_has_scalars_text_histograms_and_points(whole):
     assert "reward/total" in tags["scalars"]
     assert any(tag.startswith("samples/0") for tag in tags["tensors"])
     assert "advantage" in tags["histograms"]
-    assert list(folder.rglob("tensors.tsv")) and list(folder.rglob("metadata.tsv"))
+
+
+def test_the_projector_shows_items_and_hashed_users(whole):
+    """Through TensorBoard's own plugin, as a browser would ask for it."""
+    from tensorboard.backend.event_processing.data_provider import (
+        MultiplexerDataProvider,
+    )
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import (
+        EventMultiplexer,
+    )
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+    from werkzeug.test import Client
+
+    logdir = str(whole / "tensorboard")
+    events = EventMultiplexer().AddRunsFromDirectory(logdir)
+    events.Reload()
+    provider = MultiplexerDataProvider(events, logdir)
+    plugin = ProjectorPlugin(TBContext(logdir=logdir, data_provider=provider))
+    apps = plugin.get_plugin_apps()
+    ask = lambda route, **query: Client(apps[route]).get("/", query_string=query)
+    plugin._determine_is_active()  # reads the files; otherwise in a thread
+    assert "profiler" in ask("/runs").json
+    (points,) = ask("/info", run="profiler").json["embeddings"]
+    found = {"run": "profiler", "name": points["tensorName"]}
+    vectors = np.frombuffer(ask("/tensor", **found).data, np.float32)
+    header, *rows = ask("/metadata", **found).text.splitlines()
+    assert header == "kind\tname"
+    kinds, names = zip(*(row.split("\t") for row in rows), strict=True)
+    assert vectors.size == len(rows) * points["tensorShape"][1]
+    log = sources.load_log(make_config(), str(whole))
+    assert list(names[: kinds.count("item")]) == log.titles
+    users = names[kinds.index("user") :]
+    assert kinds.count("user") == len(users) > 1
+    assert all(re.match(r"[0-9a-f]{12}: \w", name) for name in users)
+    assert not any(user in name for name in names for user in log.user_ids)
 
 
 def test_too_many_non_finite_updates_stop_the_run():

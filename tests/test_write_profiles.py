@@ -193,7 +193,7 @@ def test_finished_profiles_stay_until_something_differs(tmp_path, caplog, monkey
     texts = lambda rows: [row["profile"] for row in rows]
     assert texts(second) != texts(first)
 
-    # another seed of sampling, with an unfinished part of the old one lying about
+    # another temperature, with an unfinished part of other profiles lying about
     (tmp_path / "profiles.jsonl.part").write_text('{"fingerprint": "another"}\n')
     config.evaluate.sampling_temperature = 0.5
     write_profiles.run(config, str(tmp_path))

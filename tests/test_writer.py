@@ -123,7 +123,8 @@ def test_tensorboard_reads_everything_and_shows_replayed_steps_once(tmp_path):
 
 
 def test_projector_has_one_clean_row_a_point(tmp_path):
-    labels = ["a\tb", "c\r\nd", "", "e\u2028f\x00g", "\udc80"]
+    names = ["a\tb", "c\r\nd", "", "e\u2028f\x00g", "\udc80"]
+    labels = [("item\t", name) for name in names]
     for _ in range(2):  # a resumed run comes by a second time
         writer = open_writer(tmp_path, tensorboard=True)
         writer.projector(3, "items", np.eye(5, dtype=np.float16), labels)
@@ -131,9 +132,23 @@ def test_projector_has_one_clean_row_a_point(tmp_path):
     root = tmp_path / "tensorboard" / "profiler"
     assert (root / "projector_config.pbtxt").read_text().count("embeddings {") == 1
     (metadata,) = root.rglob("metadata.tsv")
-    assert metadata.read_text().split("\n") == ["a b", "c d", "-", "e f g", "?", ""]
+    clean = ["a b", "c d", "-", "e f g", "?"]
+    rows = ["kind\tname", *(f"item\t{name}" for name in clean)]
+    assert metadata.read_text().splitlines() == rows
     (tensors,) = root.rglob("tensors.tsv")
     assert len(tensors.read_text().splitlines()) == 5
+
+
+def test_curves_over_something_else_replace_earlier_ones(tmp_path):
+    for top in (0.5, 0.75):
+        curves = {"cold_start/blue": {10: top, 0: 0.25}, "cold_start/base": {0: 0.0}}
+        writer_module.write_curves(tmp_path, "evaluate", curves)
+    folder = tmp_path / "tensorboard" / "evaluate"
+    found = events(folder)
+    points = [(e.step, e.value) for e in found.Scalars("cold_start/blue")]
+    assert points == [(0, 0.25), (10, 0.75)]
+    assert set(found.Tags()["scalars"]) == set(curves)
+    assert len(list(folder.iterdir())) == 1
 
 
 def test_due_is_every_and_the_last(tmp_path):
@@ -181,7 +196,7 @@ def test_only_process_0_writes(tmp_path, monkeypatch):
     writer.scalars(0, {"a": 1})
     writer.samples(0, [{}])
     writer.progress(0, {})
-    writer.projector(0, "x", np.eye(2), ["a", "b"])
+    writer.projector(0, "x", np.eye(2), [("user", "a"), ("item", "b")])
     writer.close()
     assert not list(tmp_path.iterdir())
 

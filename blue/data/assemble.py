@@ -6,6 +6,7 @@ A reader streams rows into a `Catalogue` and into `Events`; `make_log` puts both
 
 import re
 import string
+import sys
 import time
 from array import array
 from collections import Counter
@@ -127,7 +128,8 @@ class Catalogue:
         self.titles.append(title)
         self.texts.append(title if text == title else text)  # one string, not two
         for name, values in self.columns.items():
-            values.append(clean_line(read_text(cells[name]), _MAX_TEXT))
+            value = clean_line(read_text(cells[name]), _MAX_TEXT)
+            values.append(sys.intern(value))  # few brands and categories, many items
         return ""
 
     def add_titled(self, value: Any, cells: Mapping[str, Any]) -> str:
@@ -245,8 +247,8 @@ def parse_template(name: str, template: str) -> list[tuple[str, str]]:
 
 _GAP = "\0"  # stands where a value is missing; clean_line lets none through
 _BRACKETED_GAP = re.compile(r"[(\[{\"'“‘]\s*\0\s*[)\]}\"'”’]")
-_GAP_BEFORE_STOP = re.compile(r"[\s,;:.|/–—-]*\0(?=\s*[,;:.|/–—-])")
-_GAP_AT_END = re.compile(r"[\s,;:|/–—-]*\0\s*$")
+_GAP_BEFORE_STOP = re.compile(r"(?:[\s,;:.|/–—-]*\0)+(?=\s*[,;:.|/–—-])")
+_GAP_AT_END = re.compile(r"(?:[\s,;:|/–—-]*\0)+\s*$")
 _GAP_BEFORE_WORD = re.compile(r"\0\s*")
 _LEADING_STOPS = re.compile(r"^[\s,;:.|/–—-]+")
 

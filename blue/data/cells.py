@@ -12,6 +12,8 @@ _MAX_LIST = 10_000  # characters of a cell that is still read as a list
 
 def read_id(value: Any) -> str:
     """The id as text, so that leading zeros stay; empty where there is none."""
+    if isinstance(value, str):
+        return value.strip()
     if isinstance(value, float):  # a column with gaps: 7.0 is the id 7, NaN is a gap
         value = int(value) if value.is_integer() else None
     return "" if value is None else read_text(value).strip()
@@ -79,6 +81,8 @@ def read_rating(value: Any) -> float | None:
 
 def read_text(value: Any, depth: int = 3) -> str:
     """A cell as text; lists, also those written out as text, are joined by commas."""
+    if isinstance(value, str) and depth and not value.startswith("["):
+        return value
     missing = value is None or isinstance(value, float) and math.isnan(value)
     if missing or not depth:  # what lies deeper than `depth` lists is left out
         return ""

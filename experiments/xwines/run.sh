@@ -10,4 +10,4 @@ python -m blue.main --config=configs/profiler_xwines.py --workdir="$workdir" \
   --config.data.path="$data" --config.profiler.tokenizer="$tokenizer" \
   --config.seed=0 --config.log.tensorboard=False
 python experiments/xwines/collect.py "$workdir"
-python experiments/xwines/plot.py # needs matplotlib, which BLUE does not
+python tools/plot_run.py experiments/xwines --out experiments/xwines # extra `plots`
