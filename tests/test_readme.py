@@ -83,7 +83,7 @@ def written_out(pattern):
     return [line.removeprefix("    ") for line in block.splitlines()]
 
 
-def more_rows(events, items, *, users=30, of=130):
+def more_rows(events, items, *, users=60, of=130):
     """The example's rows, and more under its headers."""
     ids = [f"{i:04d}" for i in range(1000, 1000 + of)]
     items += [[i, f"Lamp no. {i}, {int(i) % 7}", f"B{int(i) % 5}", "9.5"] for i in ids]
@@ -119,7 +119,7 @@ def test_the_own_log_command_runs_to_profiles_and_a_table(tmp_path, monkeypatch)
     (shown,) = re.findall(r'^ +(\{"user_id": .*)\.\.\.\}$', OWN_LOG, re.M)
     keys = re.findall(r'"(\w+)": ', shown)
     assert all(list(line) == keys for line in lines)
-    users = [f"user {user}" for user in range(30)] + ["anna", "ben"]
+    users = [f"user {user}" for user in range(60)] + ["anna", "ben"]
     assert [line["user_id"] for line in lines] == sorted(users)
     assert stat.S_IMODE(profiles.stat().st_mode) == 0o600
     assert (
