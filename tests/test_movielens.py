@@ -1,13 +1,16 @@
 """The MovieLens reader: both kinds of files, titles, joined folders, real logs."""
 
+import functools
 import gzip
 
 import pytest
 from real_logs import real_log
 
+from blue import sources
 from blue.data import movielens
 from blue.data.log import join
 from blue.data.movielens import movie
+from configs import base
 
 RATINGS = ["1,0007,4.0,300", "1,0012,2.5,100", "2,0007,5,200"]
 MOVIES = [
@@ -138,24 +141,54 @@ def test_join_unifies_ids_and_keeps_the_first_text(tmp_path):
     assert log.rows_read == 10
 
 
+def test_folders_separated_by_commas_are_joined(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_csv(tmp_path / name)
+    config = base.get_config()
+    config.data.update(name="movielens", path=f"{tmp_path}/a, {tmp_path}/b")
+    config.data.update(category="genres", pseudo_item_template="{year} {genres}")
+    log = sources.load_log(config, "")
+    assert log.name == "a+b" and (len(log.item), log.rows_read) == (3, 10)
+    assert list(log.columns) == ["genres", "year"]
+    config.data.name = "movielense"
+    with pytest.raises(
+        ValueError, match="'movielense'; known are synthetic, table, mo"
+    ):
+        sources.load_log(config, "")
+
+
 # --- real logs: users, events and rated items as their READMEs say
 
 
+@functools.cache
+def real(folder):
+    return real_log("movielens", folder, item_template="{title} ({year}). {genres}")
+
+
 @pytest.mark.parametrize(
-    "folders, users, events, rated",
+    "folder, users, events, rated",
     [
-        (["movielens_latest_small"], 488, 80_535, 9_033),
-        (["movielens_small_2015_2016"], 1_434, 210_602, 11_192),
-        (["movietweetings_2013"], 14_757, 99_391, 10_775),
-        (["movielens_latest_small", "movielens_small_2015_2016"], 1_922, 291_137, None),
+        ("movielens_latest_small", 488, 80_535, 9_033),
+        ("movielens_small_2015_2016", 1_434, 210_602, 11_192),
+        ("movietweetings_2013", 14_757, 99_391, 10_775),
     ],
 )
-def test_real_logs(folders, users, events, rated):
-    log = real_log("movielens", *folders, item_template="{title} ({year}). {genres}")
+def test_real_logs(folder, users, events, rated):
+    log = real(folder)
     assert (len(log.user_ids), len(log.item)) == (users, events)
-    assert rated in (None, len(set(log.item.tolist())))
-    assert log.rows_bad == {}
+    assert len(set(log.item.tolist())) == rated and log.rows_bad == {}
+    assert log.rows_read == events + len(log.item_ids)
     assert len(set(log.titles)) > 0.9 * len(log.titles)
-    if folders == ["movietweetings_2013"]:
-        assert log.item_ids[0] == "0000628"
-        assert log.texts[0] == "The Adventures of Dollie (1908). Action, Short"
+
+
+def test_ids_of_movietweetings_keep_their_zeros():
+    log = real("movietweetings_2013")
+    assert log.item_ids[0] == "0000628"
+    assert log.texts[0] == "The Adventures of Dollie (1908). Action, Short"
+
+
+def test_the_two_movielens_folders_joined():
+    log = join([real("movielens_latest_small"), real("movielens_small_2015_2016")])
+    assert (len(log.user_ids), len(log.item)) == (1_922, 80_535 + 210_602)
+    assert log.rows_bad == {}

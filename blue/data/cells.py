@@ -73,7 +73,7 @@ def read_rating(value: Any) -> float | None:
 
 def read_text(value: Any, depth: int = 3) -> str:
     """A cell as text; lists, also those written out as text, are joined by commas."""
-    if isinstance(value, str) and not value.startswith("["):
+    if isinstance(value, str) and depth and not value.startswith("["):
         return value
     missing = value is None or isinstance(value, float) and math.isnan(value)
     if missing or not depth:  # what lies deeper than `depth` lists is left out
