@@ -1,7 +1,7 @@
 """Encoders that are not ours: sentence-transformers, or any function of the user's.
 
-They run on the host's cores, in a thread of their own beside the devices, and see no
-text twice as long as they remember it.
+They run on the host's cores, in a thread of their own while the devices work, and a
+text whose vector is still remembered is not embedded again.
 """
 
 import collections
@@ -9,6 +9,7 @@ import copy
 import hashlib
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import traceback
@@ -31,10 +32,9 @@ PROBE = ("red running shoes", "", "The user likes quiet books about rivers.")
 def function(spec: str, *, max_tokens: int, batch_size: int) -> TextEncoder:
     """The user's `module:function`, list of texts -> array [n d], as an encoder.
 
-    The module may be a file in the current directory. It is called with at most
-    `batch_size` texts, in one thread; its rows are brought to unit length, one of
-    zeros stays (a text like no other). Its tokens are words, and cutting is its own
-    business.
+    The module may be a file in the current directory. One call at a time is made, with
+    at most `batch_size` texts; rows are brought to unit length, and one of zeros stays
+    (a text like no other). Tokens are counted in words, and cutting is its business.
     """
     call, source = _import_function(spec)
     width = _rows(spec, call, PROBE).shape[-1]
@@ -89,7 +89,9 @@ def sentence_transformers(
             f"encoder {directory} is no sentence-transformers model: {_line(error)}"
         ) from error
     limit = model.max_seq_length or max_tokens
-    model.max_seq_length = max_tokens = int(min(limit, max_tokens))
+    max_tokens = int(min(limit, max_tokens))
+    if limit != math.inf:  # static embeddings read everything
+        model.max_seq_length = max_tokens
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         # sorts them by length, and keeps no gradients

@@ -14,13 +14,14 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from blue import metrics, prompts
 
+Users = Sequence[str] | Int[np.ndarray, " n"]  # whose each row is
 LABELS = {  # statistic -> what a table calls it
     "mention_hallucination": "mentions not in history",
     "mentions": "mentions",
@@ -282,21 +283,30 @@ def compression(text: str) -> float:
     return len(zlib.compress(raw)) / len(raw) if raw else np.nan
 
 
-def boilerplate(profiles: Sequence[str]) -> Float[np.ndarray, " U"]:
-    """Of each profile, the share of its 5-grams that more than 5% of the others hold.
+def boilerplate(
+    profiles: Sequence[str], users: Users | None = None
+) -> Float[np.ndarray, " U"]:
+    """Of each profile, the share of its 5-grams that over 5% of the other users have.
 
-    One profile a user. A shorter profile is a gram of its own. NaN without words, and
-    where there is no other user.
+    `users` says whose each profile is; None: everyone has one. A shorter profile is a
+    gram of its own. NaN without words, and where there is no other user.
     """
-    size, others = BOILERPLATE_WORDS, len(profiles) - 1
+    owners = np.arange(len(profiles)) if users is None else np.asarray(users)
     tokens = [words(profile) for profile in profiles]
-    grams = [ngrams(t, min(size, len(t))) if t else [] for t in tokens]
-    holders = Counter(gram for own in grams for gram in set(own))
+    grams = [ngrams(t, min(BOILERPLATE_WORDS, len(t))) if t else [] for t in tokens]
+    written: dict[Any, set[tuple[str, ...]]] = {}
+    for owner, own in zip(owners.tolist(), grams, strict=True):
+        written.setdefault(owner, set()).update(own)
+    holders = Counter(gram for own in written.values() for gram in own)
+    others = len(written) - 1
     common = {g for g, held in holders.items() if held - 1 > BOILERPLATE_SHARE * others}
-    shares = [
-        sum(g in common for g in own) / len(own) if own else np.nan for own in grams
-    ]
-    return np.array(shares if others else [np.nan] * len(profiles), np.float64)
+    return np.array(
+        [
+            sum(gram in common for gram in own) / len(own) if own and others else np.nan
+            for own in grams
+        ],
+        np.float64,
+    )
 
 
 # --- does it fit its user, and no one else?
@@ -313,34 +323,42 @@ def shuffle_drop(
 
 
 def reid_at_1(
-    profiles: Float[np.ndarray, "U E"], held_out: Float[np.ndarray, "U E"]
+    profiles: Float[np.ndarray, "U E"],
+    held_out: Float[np.ndarray, "U E"],
+    users: Users | None = None,
 ) -> Float[np.ndarray, " U"]:
-    """1 where a profile is closest to its own user's held-out vector among all U.
+    """1 where a profile is closest to its own user's held-out vector among all users.
 
-    METHODS 5.3: how well a profile gives away whose it is. Chance is 1/U; a tie with
-    another user is no hit, a NaN neither. Vectors of unit length.
+    METHODS 5.3: how well a profile gives away whose it is. Chance is 1/U. A tie with
+    another user is no hit, a NaN neither; other rows of the same user do not compete.
+    Vectors of unit length; `users` says whose each row is; None: everyone has one.
     """
+    owners = np.arange(len(profiles)) if users is None else np.asarray(users)
     hits = np.zeros(len(profiles))
     for start in range(0, len(profiles), 1024):  # bounds the matrix of cosines
         rows = np.arange(start, min(start + 1024, len(profiles)))
-        cosines = np.round(profiles[rows] @ held_out.T, 6)  # as ranks are, for ties
-        own = cosines[np.arange(len(rows)), rows]
-        hits[rows] = (~(cosines < own[:, None])).sum(axis=1) == 1
-        hits[rows[~np.isfinite(own)]] = 0.0
-    return hits
+        cosines = profiles[rows] @ held_out.T
+        own = cosines[np.arange(len(rows)), rows][:, None]
+        beaten = cosines < own - 1e-6  # float32 knows no more of a cosine
+        hits[rows] = (beaten | (owners[rows, None] == owners)).all(axis=1)
+    return hits * np.isfinite(profiles).all(axis=1)
 
 
 # --- the panel
 
 
 def per_user(
-    profiles: Sequence[str], histories: Sequence[Sequence[str]], targets: Sequence[str]
+    profiles: Sequence[str],
+    histories: Sequence[Sequence[str]],
+    targets: Sequence[str],
+    users: Users | None = None,
 ) -> dict[str, Float[np.ndarray, " U"]]:
     """Every statistic of LABELS but the percentile, a value a user; NaN: undefined.
 
     Args:
-        histories: each user's titles, from which the profile was written.
-        targets: the title of each user's next item.
+        histories: the titles from which each profile was written.
+        targets: the title of the next item of each.
+        users: whose each profile is, when someone has several (their mean counts).
     """
     rows = []
     for profile, titles, target in zip(profiles, histories, targets, strict=True):
@@ -365,15 +383,32 @@ def per_user(
             }
         )
     values = {key: np.array([row[key] for row in rows], np.float64) for key in rows[0]}
-    return values | {"boilerplate": boilerplate(profiles)}
+    values["boilerplate"] = boilerplate(profiles, users)
+    if users is None:
+        return values
+    return {key: user_means(value, users) for key, value in values.items()}
+
+
+def user_means(
+    values: Float[np.ndarray, " n"], users: Users
+) -> Float[np.ndarray, " U"]:
+    """Each user's mean over the rows where it has a value, else NaN; users sorted."""
+    distinct, place = np.unique(np.asarray(users), return_inverse=True)
+    defined = ~np.isnan(values)
+    sums = np.bincount(place[defined], values[defined], len(distinct))
+    counts = np.bincount(place[defined], minlength=len(distinct))
+    return np.where(counts, sums / np.maximum(counts, 1), np.nan)
 
 
 def statistics(
-    profiles: Sequence[str], histories: Sequence[Sequence[str]], targets: Sequence[str]
+    profiles: Sequence[str],
+    histories: Sequence[Sequence[str]],
+    targets: Sequence[str],
+    users: Users | None = None,
 ) -> dict[str, float]:
     """The panel: means of `per_user` over the users where they are defined, in the
     order of LABELS; what is defined for nobody is left out."""
-    values = per_user(profiles, histories, targets)
+    values = per_user(profiles, histories, targets, users)
     found = means(values) | {"words_p95": float(np.percentile(values["words"], 95))}
     return {key: found[key] for key in LABELS if key in found}
 

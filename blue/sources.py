@@ -31,6 +31,7 @@ from blue.data import (
 )
 from blue.data.assemble import template_columns
 from blue.data.log import Log, join
+from blue.data.splits import read_splits
 from blue.errors import UserError
 from blue.inference import Model, Profile, TextEncoder
 from blue.models import hf
@@ -95,7 +96,15 @@ def load_log(config: ConfigDict, workdir: str) -> Log:
 def load_examples(config: ConfigDict, log: Log, workdir: str) -> examples.Examples:
     """The prepared examples, made once in the workdir and reused."""
     data = config.data
-    return examples.prepare(
+    splits = None
+    if data.splits:
+        splits = read_splits(
+            Path(data.path.partition(",")[0], data.splits),
+            log.user_ids,
+            separator=data.separator.replace("\\t", "\t"),
+            user_column=data.columns.user_id,
+        )
+    prepared = examples.prepare(
         log,
         directory=os.path.join(workdir, "data"),
         seed=config.seed,
@@ -112,7 +121,15 @@ def load_examples(config: ConfigDict, log: Log, workdir: str) -> examples.Exampl
         validation_users=data.validation_users,
         test_users=data.test_users,
         eval_negatives=data.eval_negatives,
+        splits=splits,
     )
+    if not len(prepared.validation.user):
+        raise UserError(
+            f"{log.name}: {prepared.stats['users_train']} users give an example, and "
+            "at least 10 are needed to hold out some for validation and test; see "
+            "data.min_interactions, data.validation_users"
+        )
+    return prepared
 
 
 # --- text

@@ -71,7 +71,7 @@ def profile_metrics(
     """
     first = [group[0].text for group in seen.profiles]
     targets = [titles[int(i)] for i in batch.next_items[:, 0]]
-    found = panel.statistics(first, batch.histories, targets)
+    found = panel.statistics(first, batch.histories, targets, batch.users)
     return {f"profile/{key}": value for key, value in found.items()}
 
 

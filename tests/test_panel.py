@@ -183,6 +183,12 @@ def test_boilerplate_leaves_the_own_profile_out():
     rest = [f"p{i} q r s t" for i in range(19)]
     assert shares(["a b c d e", "a b c d e", *rest])[:2] == [0.0, 0.0]
     assert shares(["a b c d e"] * 3 + rest[:18])[:3] == [1.0] * 3
+    # three profiles of one user are one holder, who is not another
+    mine = panel.boilerplate(["a b c d e"] * 3 + ["z"], ["me", "me", "me", "you"])
+    assert mine.tolist() == [0.0] * 4
+    ours = panel.boilerplate(["a b c d e"] * 3, ["me", "me", "you"])
+    assert ours.tolist() == [1.0] * 3
+    assert np.isnan(panel.boilerplate(["a b", "a b"], ["me", "me"])).all()
     assert np.isnan(shares(["alone in the world now"])).all()
     assert np.isnan(shares(["", "a"])[0])
 
@@ -192,6 +198,9 @@ def test_reidentification_by_hand():
     assert panel.reid_at_1(eye, eye).tolist() == [1, 1, 1]
     assert panel.reid_at_1(eye, eye[[0, 2, 1]]).tolist() == [1, 0, 0]
     assert panel.reid_at_1(eye, eye[[0, 0, 2]]).tolist() == [0, 0, 1]  # a tie; a loss
+    # the same user's other row does not compete, with its tie or otherwise
+    hits = panel.reid_at_1(eye, eye[[0, 0, 1]], ["a", "a", "b"])
+    assert hits.tolist() == [1, 0, 0]
     broken = eye.copy()
     broken[1] = np.nan
     assert panel.reid_at_1(broken, eye).tolist() == [1, 0, 1]
@@ -281,6 +290,19 @@ def test_intervals_leave_out_users_without_a_value():
     assert set(found) == {"a"} == set(panel.means(values))
     assert found["a"].mean == panel.means(values)["a"] == pytest.approx(2 / 3)
     assert 0 <= found["a"].low < 2 / 3 < found["a"].high <= 1
+
+
+def test_several_profiles_of_a_user_count_as_one_user():
+    profiles = ["", "The user likes mug.", "The user likes tents and mug."]
+    rows = (profiles, [TITLES] * 3, ["x"] * 3)
+    values = panel.per_user(*rows, ["b", "a", "a"])
+    assert values["words"].tolist() == [5.0, 0.0]  # users sorted: a, b
+    assert values["mention_hallucination"].tolist()[:1] == [0.25]
+    assert np.isnan(values["mention_hallucination"][1])
+    found = panel.statistics(*rows, ["b", "a", "a"])
+    assert (found["words"], found["mention_hallucination"]) == (2.5, 0.25)
+    assert panel.statistics(*rows, np.array([7, 3, 3])) == found
+    assert panel.statistics(*rows)["words"] == pytest.approx(10 / 3)
 
 
 # --- the world with a known answer

@@ -40,9 +40,14 @@ def write_run(folder, *, seed=0, steps=60, cold_start=True, result=True):
     }
     del found["methods"]["random"]["full"]
     if cold_start:
-        curves = {m: {str(k): spread(k / 10 + seed) for k in LENGTHS} for m in methods}
-        del curves["10h+blue"]["0"]
-        found["cold_start"] = {"lengths": LENGTHS, "methods": curves}
+        found["cold_start"] = [
+            {
+                "events": k,
+                "methods": {m: {"ndcg@10": spread(k / 10 + seed)} for m in methods},
+            }
+            for k in LENGTHS
+        ]
+        del found["cold_start"][0]["methods"]["10h+blue"]
     if result:
         (folder / "evaluation.json").write_text(json.dumps(found))
     return folder
@@ -70,6 +75,7 @@ def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(SystemExit, match="neither metrics.jsonl nor curves.csv"):
         plot_run.read_rows(tmp_path)
     assert plot_run.read_result(tmp_path) is None
+    assert plot_run.cold_start({}) == plot_run.cold_start({"cold_start": None}) == {}
 
 
 def test_running_mean_and_its_interval_by_hand():
@@ -91,9 +97,9 @@ def test_several_runs_are_their_mean_and_range_on_shared_steps():
 
 
 def test_a_point_of_the_cold_start_is_an_interval_or_a_range():
-    curves = [{"methods": {"blue": {"3": spread(m)}}} for m in (0.1, 0.3)]
-    assert plot_run.spread(curves[:1], "blue", 3) == pytest.approx((0.1, 0.09, 0.12))
-    assert plot_run.spread(curves, "blue", 3) == pytest.approx((0.2, 0.1, 0.3))
+    runs = [spread(0.1), spread(0.3)]
+    assert plot_run.spread(runs[:1]) == pytest.approx((0.1, 0.09, 0.12))
+    assert plot_run.spread(runs) == pytest.approx((0.2, 0.1, 0.3))
 
 
 def test_every_profile_statistic_has_a_curve():

@@ -273,20 +273,25 @@ def draw_evaluation(pyplot: Any, results: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
-def draw_cold_start(pyplot: Any, results: Sequence[Mapping[str, Any]]) -> Any:
+def cold_start(result: Mapping[str, Any]) -> dict[str, dict[int, Mapping]]:
+    """Method -> events known -> its interval, of a result with a cold-start curve."""
+    curves: dict[str, dict[int, Mapping]] = {}
+    for point in result.get("cold_start") or []:
+        for method, values in point["methods"].items():
+            curves.setdefault(method, {})[point["events"]] = values[METRIC]
+    return curves
+
+
+def draw_cold_start(pyplot: Any, curves: Sequence[Mapping], line: float | None) -> Any:
     """NDCG@10 over history length with intervals; with several runs, their range."""
-    curves = [result["cold_start"] for result in results]
-    shown = list(curves[0]["methods"])[:MAX_METHODS]
     figure, axis = pyplot.subplots(figsize=(6.5, 3.8))
-    for number, method in enumerate(shown):
-        points = [
-            (length, *spread(curves, method, length))
-            for length in curves[0]["lengths"]
-            if all(str(length) in c["methods"].get(method, {}) for c in curves)
-        ]
+    for number, method in enumerate(list(curves[0])[:MAX_METHODS]):
+        of_runs = [curve.get(method, {}) for curve in curves]
+        lengths = sorted(set(of_runs[0]).intersection(*of_runs[1:]))
+        points = [spread([run[length] for run in of_runs]) for length in lengths]
         if not points:
             continue
-        lengths, means, lows, highs = map(np.array, zip(*points, strict=True))
+        means, lows, highs = np.array(points).T
         colour = COLOURS[number % len(COLOURS)]
         axis.plot(
             lengths,
@@ -298,25 +303,22 @@ def draw_cold_start(pyplot: Any, results: Sequence[Mapping[str, Any]]) -> Any:
             markersize=5,
         )
         axis.fill_between(lengths, lows, highs, color=colour, alpha=0.15, linewidth=0)
-    line = chance(results)
     if line is not None:
         axis.axhline(line, color="0.4", linestyle=":", linewidth=1, label="chance")
+    ticks = sorted({length for points in curves[0].values() for length in points})
     axis.set_xscale("symlog", linthresh=1)
-    axis.set_xticks(curves[0]["lengths"], [str(n) for n in curves[0]["lengths"]])
+    axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.minorticks_off()
-    axis.set_xlim(-0.15, 1.15 * max(curves[0]["lengths"]))
-    over = "users" if len(results) == 1 else "runs (range)"
-    axis.set(xlabel="history, newest events known", ylabel=f"NDCG@10, band over {over}")
+    axis.set_xlim(-0.15, 1.15 * max(1, *ticks))
+    over = "users (95%)" if len(curves) == 1 else "runs (range)"
+    axis.set(xlabel="newest events known", ylabel=f"NDCG@10, band over {over}")
     axis.set_ylim(bottom=0)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
-def spread(
-    curves: Sequence[Mapping[str, Any]], method: str, length: int
-) -> tuple[float, float, float]:
+def spread(values: Sequence[Mapping[str, float]]) -> tuple[float, float, float]:
     """Mean, low and high of a point: of one run its interval, of several the range."""
-    values = [curve["methods"][method][str(length)] for curve in curves]
     if len(values) == 1:
         return values[0]["mean"], values[0]["low"], values[0]["high"]
     means = [value["mean"] for value in values]
@@ -331,9 +333,8 @@ def figures(pyplot: Any, runs: Sequence[Path]) -> dict[str, Any]:
     found = {name: draw_steps(pyplot, p, rows, line) for name, p in FIGURES.items()}
     if results:
         found["evaluation"] = draw_evaluation(pyplot, results)
-    cold = [result for result in results if result.get("cold_start")]
-    if cold:
-        found["cold_start"] = draw_cold_start(pyplot, cold)
+    if cold := [curves for result in results if (curves := cold_start(result))]:
+        found["cold_start"] = draw_cold_start(pyplot, cold, line)
     return {name: figure for name, figure in found.items() if figure is not None}
 
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,12 +48,19 @@ def read_seconds(value: Any) -> int | None:
     return number
 
 
+_UTC = re.compile(r"\s*(UTC|GMT)$")  # as databases write them
+_OFFSET = re.compile(r"\s+(?=[+-]\d\d:?\d\d$)")
+
+
 def _seconds_of_text(text: str) -> int | None:
     try:
         return read_seconds(float(text))
     except ValueError:
         pass
+    if text[4:5] == "/":  # 2024/05/01
+        text = text.replace("/", "-", 2)
     try:
+        text = _OFFSET.sub("", _UTC.sub("+00:00", text))
         return read_seconds(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         return None

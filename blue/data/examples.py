@@ -25,6 +25,7 @@ from blue.data.splits import (
     Cut,
     break_ties,
     cut_log,
+    given_users,
     split_users,
 )
 from blue.errors import UserError
@@ -105,6 +106,7 @@ def prepare(
     validation_users: int,
     test_users: int,
     eval_negatives: int,
+    splits: Mapping[str, str] | None = None,
 ) -> Examples:
     """The examples of a log, from `directory`/<fingerprint> if they are there already.
 
@@ -127,6 +129,8 @@ def prepare(
       test_users: at most, and at most 20% of the users.
       eval_negatives: items beside the target in validation and test, drawn uniformly
         from the training users' items without the user's own and the target's title.
+      splits: user id -> train, validation or test; users it does not name are left out.
+        None: a hash of the id decides.
 
     Raises:
       UserError: one line: a setting out of range, no user with a history, or too few
@@ -149,11 +153,15 @@ def prepare(
         eval_negatives=eval_negatives,
     )
     _check_settings(settings)
+    if splits is not None:
+        named = json.dumps(sorted(splits.items())).encode()
+        settings["splits"] = hashlib.sha256(named).hexdigest()
     fingerprint = _fingerprint(log, settings)
     cache = Path(directory) / fingerprint
     examples = _read(cache, fingerprint)
     if examples is None:
-        examples = _build(log, fingerprint, **settings)
+        build: dict[str, Any] = settings | {"splits": splits}
+        examples = _build(log, fingerprint, **build)
         _write(cache, examples, {"dataset": log.name, "settings": settings})
     logger.info("%s: %s", log.name, examples.stats)
     return examples
@@ -189,6 +197,7 @@ def _build(
     validation_users: int,
     test_users: int,
     eval_negatives: int,
+    splits: Mapping[str, str] | None,
     **cutting: Any,
 ) -> Examples:
     if ties == "hash":
@@ -197,15 +206,19 @@ def _build(
         log = log._replace(item=log.item[order], rating=log.rating[order])
     bounds = np.searchsorted(log.user, np.arange(len(log.user_ids) + 1))
     cuts, stats = _cut_logs(log, bounds, min_interactions, max_interactions, cutting)
-    places = {user: cuts[user][0].place for user in cuts}
-    train, validation, test = split_users(
-        log.user_ids,
-        seed=seed,
-        users=list(cuts),
-        complete=[u for u in cuts if bounds[u] + places[u] == bounds[u + 1] - 1],
-        num_validation=min(validation_users, len(cuts) // 10),
-        num_test=min(test_users, len(cuts) // 5),
-    )
+    if splits is not None:
+        train, validation, test = given_users(log.user_ids, list(cuts), splits)
+        stats["users_without_split"] = len(log.user_ids) - len(splits)
+    else:
+        places = {user: cuts[user][0].place for user in cuts}
+        train, validation, test = split_users(
+            log.user_ids,
+            seed=seed,
+            users=list(cuts),
+            complete=[u for u in cuts if bounds[u] + places[u] == bounds[u + 1] - 1],
+            num_validation=min(validation_users, len(cuts) // 10),
+            num_test=min(test_users, len(cuts) // 5),
+        )
     of_train = np.isin(log.user, train)
     item_counts = np.bincount(log.item[of_train], minlength=len(log.item_ids))
     pool = np.flatnonzero(item_counts).astype(np.int32)
@@ -229,6 +242,7 @@ def _build(
         first_id += len(chosen[name])
         stats[f"users_{name}"] = len({user for user, _ in chosen[name]})
         stats[f"examples_{name}"] = len(chosen[name])
+    _check_candidates([splits["validation"], splits["test"]], len(pool), eval_negatives)
     return Examples(
         **splits,
         pool=pool,
@@ -262,6 +276,10 @@ def _cut_logs(
             cuts[user] = found
     stats["users_without_example"] = int(in_range.sum()) - len(cuts)
     if not cuts:
+        kept = {
+            policy: _count_users(log, bounds, in_range, cutting, policy)
+            for policy in WINDOW_POLICIES
+        }
         raise UserError(
             f"{log.name}: none of {len(lengths)} users gives an example: "
             f"{stats['users_too_short']} have fewer than "
@@ -269,9 +287,26 @@ def _cut_logs(
             f"{lengths.max()}), {stats['users_too_long']} more than "
             f"data.max_interactions={longest}, and "
             f"{stats['users_without_example']} no history before a new item under "
-            f"data.window_policy={cutting['window_policy']!r}"
+            f"data.window_policy={cutting['window_policy']!r}; users that each policy "
+            f"keeps: {', '.join(f'{policy} {n}' for policy, n in kept.items())}"
         )
     return cuts, stats
+
+
+def _count_users(
+    log: Log,
+    bounds: Int[np.ndarray, " u"],
+    chosen: Bool[np.ndarray, " U"],
+    cutting: Mapping[str, Any],
+    policy: str,
+) -> int:
+    """How many of the `chosen` users give an example under the window policy."""
+    cutting, count = {**cutting, "window_policy": policy}, 0
+    for user in np.flatnonzero(chosen):
+        events = slice(bounds[user], bounds[user + 1])
+        times, items = log.timestamp[events], log.item[events]
+        count += bool(cut_log(times, items, Counter(), **cutting))
+    return count
 
 
 def _make_split(
@@ -356,18 +391,26 @@ def _eval_negatives(
     title_group: Int32[np.ndarray, " I"],
     num: int,
 ) -> Int32[np.ndarray, "n num"]:
-    negatives = np.zeros((len(split.user), num), np.int32)
+    """`num` candidates a row; -1 where there are not as many."""
+    negatives = np.full((len(split.user), num), -1, np.int32)
     for i, user in enumerate(split.user):
         target = split.next_item[i]  # a user may have several
         rng = generator(seed, "evaluation negatives", user, target)
         drawn = _draw_negatives(rng, split, i, pool, title_group, num)
-        if len(drawn) < num:
-            raise UserError(
-                f"data.eval_negatives={num}: of the {len(pool)} items of training "
-                f"users only {len(drawn)} are new to one of the users held out"
-            )
-        negatives[i] = drawn
+        negatives[i, : len(drawn)] = drawn
     return negatives
+
+
+def _check_candidates(held_out: Sequence[Split], num_pool: int, num: int) -> None:
+    counts = [(split.negatives >= 0).sum(axis=1) for split in held_out]
+    fewest = int(np.concatenate(counts).min(initial=num))
+    if fewest < num:
+        raise UserError(
+            f"data.eval_negatives={num}: of the {num_pool} items of training users "
+            f"only {fewest} are new to one of the users held out and not titled as the "
+            f"next item; set --config.data.eval_negatives={fewest} or lower, or bring "
+            "a log of more items"
+        )
 
 
 def sample_negatives(

@@ -5,6 +5,7 @@ line; every other ending is text with one row a line. Each may be gzipped (.gz).
 are streamed; one that cannot be split into its columns comes with what is wrong.
 """
 
+import contextlib
 import csv
 import gzip
 import io
@@ -13,7 +14,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -264,3 +265,53 @@ def _split_csv(lines: io.TextIOWrapper, first: str, separator: str) -> _Fields:
             if fields:
                 yield before + 1, fields, reader.line_num - before
         before = reader.line_num
+
+
+# --------------------------------------------------------------------- the columns
+
+_PEEKED = 1000  # rows of JSON lines that tell the columns
+
+
+def column_names(path: Path, *, separator: str) -> list[str]:
+    """The columns by a file's first line or schema; of JSON lines, by the first rows.
+
+    Empty for a file that is empty or cannot be read: `read_rows` says why.
+    """
+    kind = "".join(path.suffixes).lower().removesuffix(".gz").rpartition(".")[2]
+    try:
+        if kind in ("parquet", "pq"):
+            return _parquet_names(path)
+        content, file = _open(path)
+        with file:
+            lines = _lines(content)
+            if kind in ("json", "jsonl", "ndjson"):
+                return _keys(itertools.islice(lines, _PEEKED))
+            first = lines.readline()
+            separator = separator or max(",\t;|", key=first.count)
+            split = _split_csv if len(separator) == 1 else _split_long
+            _, header, _ = next(split(lines, first, separator), (0, [], 0))
+            return [name.strip() for name in header]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return []
+
+
+def _parquet_names(path: Path) -> list[str]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        gzipped = path.suffix.lower() == ".gz"
+        source = pa.BufferReader(gzip.open(path).read()) if gzipped else str(path)
+        return parquet.ParquetFile(source).schema_arrow.names
+    except pa.ArrowException:
+        return []
+
+
+def _keys(lines: Iterable[str]) -> list[str]:
+    """The keys of all objects among the lines, in the order of their appearance."""
+    found: dict[str, None] = {}
+    for text in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(text)
+            found.update(dict.fromkeys(row if isinstance(row, dict) else ()))
+    return list(found)

@@ -9,12 +9,20 @@ window, held-out users one, for their last item.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
+from blue.data.cells import read_id
+from blue.data.columns import find_user_column
+from blue.data.log import clean_line
+from blue.data.rows import read_rows
+from blue.errors import UserError
+
+SPLITS = ("train", "validation", "test")
 WINDOW_POLICIES = ("exclude_window", "include_window", "rolling")
 TIES = ("hash", "file")
 
@@ -174,3 +182,64 @@ def split_users(
     held_out = sorted(complete, key=place)[: num_test + num_validation]
     test, validation = held_out[:num_test], held_out[num_test:]
     return sorted({*users} - {*held_out}), sorted(validation), sorted(test)
+
+
+# ------------------------------------------------------------- splits that are given
+
+
+def read_splits(
+    path: Path, user_ids: Sequence[str], *, separator: str, user_column: str
+) -> dict[str, str]:
+    """User id -> train, validation or test, from a file of any kind of `read_rows`.
+
+    Its columns are `user_id`, or the events' name of it, and `split`. A user may stand
+    in it twice, but in one split only.
+
+    Raises:
+      UserError: one line that names the file, the line and what is wrong with it.
+    """
+    column = find_user_column(path, user_column, separator=separator)
+    known, splits, lines = set(user_ids), {}, {}
+    for row in read_rows(path, [column, "split"], separator=separator):
+        where = f"data.splits: {path}, line {row.line}"
+        if row.reason:
+            raise UserError(f"{where}: {row.reason}")
+        user, split = read_id(row.values[0]), str(row.values[1] or "").strip()
+        shown = repr(clean_line(user, 40))
+        if split not in SPLITS:
+            raise UserError(
+                f"{where}: the split {clean_line(split, 40)!r} of user {shown} must be "
+                f"one of {', '.join(SPLITS)}"
+            )
+        if user not in known:
+            raise UserError(f"{where}: user {shown} is not in the log")
+        if splits.setdefault(user, split) != split:
+            raise UserError(
+                f"{where}: user {shown} is in {split} here and in {splits[user]} in "
+                f"line {lines[user]}; a user belongs to one split"
+            )
+        lines.setdefault(user, row.line)
+    return splits
+
+
+def given_users(
+    user_ids: Sequence[str], users: Sequence[int], splits: Mapping[str, str]
+) -> tuple[list[int], list[int], list[int]]:
+    """Train, validation and test users: those of `users` whom `splits` puts there.
+
+    Raises:
+      UserError: one line, if one of the three is empty.
+    """
+    parts = {
+        split: sorted(user for user in users if splits.get(user_ids[user]) == split)
+        for split in SPLITS
+    }
+    for split, part in parts.items():
+        if not part:
+            listed = sum(name == split for name in splits.values())
+            raise UserError(
+                f"data.splits: no user in {split}: of the {listed} users listed none "
+                "gives an example (data.min_interactions, data.max_interactions, "
+                "data.window_policy)"
+            )
+    return parts["train"], parts["validation"], parts["test"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from blue.data.assemble import Catalogue, Events, make_log, take_rows
+from blue.data.columns import check_times, find_columns
 from blue.data.log import Log
 from blue.data.rows import read_rows
 from blue.errors import UserError
@@ -46,6 +47,14 @@ def read(
     folder, separator = Path(path), separator.replace("\\t", "\t")
     if any(character in '"\r\n' for character in separator):
         raise UserError(f"data.separator={separator!r} cannot separate columns")
+    columns, title_template, item_template = find_columns(
+        folder / events,
+        folder / items,
+        separator=separator,
+        columns=columns,
+        title_template=title_template,
+        item_template=item_template,
+    )
     catalogue = Catalogue(title_template, item_template, item_columns)
     wanted = list(dict.fromkeys([columns["items_item_id"], *catalogue.fields]))
     item_file = take_rows(
@@ -53,6 +62,12 @@ def read(
         read_rows(folder / items, wanted, separator=separator),
         lambda values: catalogue.add(values[0], dict(zip(wanted, values, strict=True))),
         max_bad_fraction,
+    )
+    check_times(
+        folder / events,
+        columns["timestamp"],
+        separator=separator,
+        max_bad_fraction=max_bad_fraction,
     )
     log_events = Events(catalogue)
     keys = [columns[key] for key in ("user_id", "item_id", "timestamp", "rating")]
