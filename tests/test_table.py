@@ -422,8 +422,7 @@ def test_clean_line_shows_all_there_is():
 
 
 def test_xwines():
-    log, seconds = xwines()
-    assert seconds < 20  # about one on a quiet machine
+    log, _ = xwines()
     assert (log.rows_read, log.rows_bad) == (105_338 + 1_007, {})
     counts = np.bincount(log.user)
     assert [len(counts), (counts >= 10).sum(), (counts >= 20).sum()] == [
