@@ -68,9 +68,12 @@ def open_space(
 ) -> Space:
     """The encoder of `section`: config.encoder, or config.evaluate.transfer."""
     encoder = sources.load_text_encoder(config, section, log, workdir, mesh)
-    query_format = sources.query_format(config, encoder)
-    table = sources.item_table(encoder, log, workdir)
-    return Space(encoder.name, encoder.embed, query_format, table)
+    return Space(
+        name=encoder.name,
+        embed=encoder.embed,
+        query_format=sources.query_format(config, encoder),
+        item_table=sources.item_table(encoder, log, workdir),
+    )
 
 
 # --- validation while training

@@ -230,13 +230,13 @@ WriteProfiles = Callable[[Params, Iterable[Job]], Iterator[Written]]
 def prompt_lengths(least: int, most: int) -> tuple[int, ...]:
     """Padded lengths, ascending, for prompts of `least` to `most` tokens.
 
-    Each is at most a quarter longer than the one before (rounded up to a multiple of
-    eight), so that prompts in order of length are padded by a tenth on average.
+    Each is at most a third longer than the one before, or by 16: a few programs to
+    compile, and prompts in order of length are padded by about a seventh.
     """
     lengths = [most]
     while True:
-        shorter = -(-int(lengths[0] / 1.25) // 8) * 8
-        shorter = min(shorter, (lengths[0] - 1) // 8 * 8)
+        shorter = -(-lengths[0] * 3 // 64) * 16  # three quarters of it, rounded up
+        shorter = min(shorter, (lengths[0] - 1) // 16 * 16)
         if shorter < max(least, 1):
             return tuple(lengths)
         lengths.insert(0, shorter)

@@ -14,13 +14,14 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from blue import metrics, prompts
 
+Users = Sequence[str] | Int[np.ndarray, " n"]  # whose each row is
 LABELS = {  # statistic -> what a table calls it
     "mention_hallucination": "mentions not in history",
     "mentions": "mentions",
@@ -283,18 +284,18 @@ def compression(text: str) -> float:
 
 
 def boilerplate(
-    profiles: Sequence[str], users: Sequence[str] | None = None
+    profiles: Sequence[str], users: Users | None = None
 ) -> Float[np.ndarray, " U"]:
     """Of each profile, the share of its 5-grams that over 5% of the other users have.
 
     `users` says whose each profile is; None: everyone has one. A shorter profile is a
     gram of its own. NaN without words, and where there is no other user.
     """
-    owners = users or [str(row) for row in range(len(profiles))]
+    owners = np.arange(len(profiles)) if users is None else np.asarray(users)
     tokens = [words(profile) for profile in profiles]
     grams = [ngrams(t, min(BOILERPLATE_WORDS, len(t))) if t else [] for t in tokens]
-    written: dict[str, set[tuple[str, ...]]] = {}
-    for owner, own in zip(owners, grams, strict=True):
+    written: dict[Any, set[tuple[str, ...]]] = {}
+    for owner, own in zip(owners.tolist(), grams, strict=True):
         written.setdefault(owner, set()).update(own)
     holders = Counter(gram for own in written.values() for gram in own)
     others = len(written) - 1
@@ -324,7 +325,7 @@ def shuffle_drop(
 def reid_at_1(
     profiles: Float[np.ndarray, "U E"],
     held_out: Float[np.ndarray, "U E"],
-    users: Sequence[str] | None = None,
+    users: Users | None = None,
 ) -> Float[np.ndarray, " U"]:
     """1 where a profile is closest to its own user's held-out vector among all users.
 
@@ -350,7 +351,7 @@ def per_user(
     profiles: Sequence[str],
     histories: Sequence[Sequence[str]],
     targets: Sequence[str],
-    users: Sequence[str] | None = None,
+    users: Users | None = None,
 ) -> dict[str, Float[np.ndarray, " U"]]:
     """Every statistic of LABELS but the percentile, a value a user; NaN: undefined.
 
@@ -389,7 +390,7 @@ def per_user(
 
 
 def user_means(
-    values: Float[np.ndarray, " n"], users: Sequence[str]
+    values: Float[np.ndarray, " n"], users: Users
 ) -> Float[np.ndarray, " U"]:
     """Each user's mean over the rows where it has a value, else NaN; users sorted."""
     distinct, place = np.unique(np.asarray(users), return_inverse=True)
@@ -403,7 +404,7 @@ def statistics(
     profiles: Sequence[str],
     histories: Sequence[Sequence[str]],
     targets: Sequence[str],
-    users: Sequence[str] | None = None,
+    users: Users | None = None,
 ) -> dict[str, float]:
     """The panel: means of `per_user` over the users where they are defined, in the
     order of LABELS; what is defined for nobody is left out."""

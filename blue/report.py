@@ -277,7 +277,7 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
     lines = [headline(result, protocol) for protocol in more]
     if "transfer" in result:
         transfer = result["transfer"]
-        name = " ".join(transfer["encoder"].split())
+        name = html.unescape(escape(transfer["encoder"]))
         lines += [
             f"ranked by {name}: {headline(transfer, protocol)}"
             for protocol in transfer["protocols"]

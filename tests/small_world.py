@@ -19,6 +19,7 @@ def make_split(histories, targets, users, negatives, others=None):
     return Split(
         user=np.array(users, np.int32),
         next_item=np.array(targets, np.int32),
+        more_items=np.zeros((len(users), 0), np.int32),
         history_items=flat(histories),
         history_ratings=np.full(sum(map(len, histories)), np.nan, np.float32),
         history_offsets=ends(histories),

@@ -100,9 +100,7 @@ def test_curve_by_hand():
         short,
         profiles,
         embed=embed,
-        query_format=queries.QueryFormat(
-            prompts.TEMPLATES["short"], "", 10, FakeTokenizer(), 99
-        ),
+        query_format=queries.QueryFormat(prompts.TEMPLATES["short"], "", 10, len, 999),
         item_table=embed(titles),
         resamples=50,
         seed=0,
@@ -116,8 +114,3 @@ def test_curve_by_hand():
     )
     pairs = [(d["a"], d["b"]) for d in points[1]["differences"]]
     assert set(pairs) <= set(summary.HEADLINES) and ("blue", "base") in pairs
-
-
-class FakeTokenizer:
-    def pooled(self, text):
-        return text.split()

@@ -5,6 +5,7 @@ history (trained) or of the catalogue (base).
 """
 
 import functools
+import hashlib
 import itertools
 import json
 import logging
@@ -54,11 +55,14 @@ def word_vector(word):
 
 def embed(texts):
     """Unit vectors of bags of words; texts without words share one direction."""
-    rows = [
-        sum(map(word_vector, panel.words(f"{t} the")), np.zeros(64)) for t in texts
-    ]
+    rows = [sum(map(word_vector, panel.words(f"{t} the")), np.zeros(64)) for t in texts]
     vectors = np.stack(rows)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def first_letters(texts):
+    """Another encoder: it reads two letters of each word."""
+    return embed([" ".join(w[:2] for w in panel.words(text)) for text in texts])
 
 
 def choose(profiles, options):
@@ -69,12 +73,8 @@ def choose(profiles, options):
     return np.stack(rows)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    log, _ = synthetic.make(0, **WORLD)
-    examples = examples_lib.prepare(
-        log,
-        directory=tmp_path_factory.mktemp("examples"),
+def prepare(log, directory, **changes):
+    settings = dict(
         seed=0,
         min_interactions=10,
         max_interactions=1000,
@@ -90,11 +90,18 @@ def world(tmp_path_factory):
         test_users=48,
         eval_negatives=99,
     )
+    return examples_lib.prepare(log, directory=directory, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    log, _ = synthetic.make(0, **WORLD)
+    examples = prepare(log, tmp_path_factory.mktemp("examples"))
     return log, examples, train_tokenizer(log.titles, vocab_size=640)
 
 
-def make_generate(log, examples, which):
-    """A profiler by rule, keyed by example id; checks that prompts and ids agree."""
+def make_generate(log, examples, tokenizer, which):
+    """A profiler by rule, keyed by example id; the trained one reads the prompt."""
     rows = {}
     for split in (examples.validation, examples.test):
         rows |= {int(i): (split, row) for row, i in enumerate(split.ids)}
@@ -102,8 +109,10 @@ def make_generate(log, examples, which):
     def generate(prompt_ids, example_ids):
         profiles = []
         for prompt, example_id in zip(prompt_ids, example_ids, strict=True):
+            shown = tokenizer.decode(prompt)
             titles = [log.titles[i] for i in history(*rows[example_id])[0]]
-            source = log.titles if which == "base" else titles
+            titles = [title for title in titles if title in shown]
+            source = log.titles[::9] if which == "base" else titles
             rng = np.random.default_rng([example_id, len(prompt)])
             text = prompts.template_profile(
                 prompts.TEMPLATES["short"], source, num_items=6, rng=rng
@@ -124,6 +133,7 @@ def run_stage(world, workdir, *, trained=True, **fields):
     config = base_config.get_config("tiny")
     config.evaluate.test_users = 0
     config.evaluate.bootstrap = 500
+    config.evaluate.protocols = ("1+99",)
     config.max_prompt_tokens = 400
     config.update_from_flattened_dict(fields)
 
@@ -132,18 +142,21 @@ def run_stage(world, workdir, *, trained=True, **fields):
             return None
         return Model(None, {}, tokenizer, which, step=7 * (which == "trained"))
 
-    encoder = TextEncoder(
-        embed, lambda texts: lambda: embed(texts), num_tokens(tokenizer), 64,
-        embed(["width"]).shape[1], "words", "words",
-    )  # fmt: skip
+    def load_text_encoder(config, section, log, workdir, mesh):
+        rule, name = (embed, "words")
+        if section is not config.encoder:
+            rule, name = (first_letters, "first letters")
+        start = lambda texts: lambda: rule(texts)
+        return TextEncoder(rule, start, num_tokens(tokenizer), 64, 64, name, name)
+
     rules = dict(
         load_log=lambda config, workdir: log,
         load_examples=lambda config, log, workdir: examples,
         load_profiler=load_profiler,
-        load_text_encoder=lambda config, section, log, workdir, mesh: encoder,
-        item_table=lambda encoder, log, workdir: embed(log.texts),
+        load_text_encoder=load_text_encoder,
+        item_table=lambda encoder, log, workdir: encoder.embed(log.texts),
         make_generate=lambda config, profiler, mesh, *, temperature: make_generate(
-            log, examples, profiler.name
+            log, examples, tokenizer, profiler.name
         ),
         make_choice_scorer=lambda config, reader, mesh: choose,
     )
@@ -159,6 +172,7 @@ def finished(world, tmp_path_factory):
     """(result, workdir) of a run that the tests only read."""
     workdir = tmp_path_factory.mktemp("finished")
     more = {"prompts.recent_items": 16, "warm_start.profile_items": 12}
+    more["evaluate.protocols"] = tuple(PROTOCOLS)
     return run_stage(world, workdir, **more), workdir
 
 
@@ -310,6 +324,115 @@ def test_other_methods_may_not_take_our_names(world, tmp_path, name):
         run_stage(world, tmp_path, **{"evaluate.profiles": {name: "nowhere"}})
 
 
+def test_all_of_the_evaluation_on_several_targets_a_user(world, tmp_path):
+    """Rolling targets, categories, pseudo items, a second encoder, the cold start."""
+    log, _, tokenizer = world
+    kind = [title.split()[-1] for title in log.titles]
+    group = ["few" if i < 60 else "many" for i in range(300)]
+    columns = {"kind": kind, "group": group, "year": ["1999", "2004", ""] * 100}
+    log = log._replace(columns=columns)
+    rolling = dict(window_policy="rolling", rolling_targets=3, embargo_items=2)
+    examples = prepare(log, tmp_path / "examples", **rolling, test_users=20)
+    assert len(examples.test.user) > 2 * len(np.unique(examples.test.user))
+    result = run_stage(
+        (log, examples, tokenizer),
+        tmp_path,
+        **{
+            "data.category": "group",
+            "evaluate.protocols": base_config.get_config().evaluate.protocols,
+            "data.pseudo_item_template": "{kind} ({year})",
+            "evaluate.transfer.kind": "function",
+            "evaluate.cold_start": (0, 2, 5),
+            "evaluate.bootstrap": 100,
+        },
+    )
+    users, targets = len(np.unique(examples.test.user)), len(examples.test.user)
+    assert (result["users"], result["targets"]) == (users, targets)
+    facts = result["protocols"]
+    assert list(facts) == [*PROTOCOLS[:2], "1+99-category", *PROTOCOLS[2:]]
+    category = facts["1+99-category"]
+    assert category["targets"] + category["left_out"] == targets
+    assert 0 < category["left_out"] < targets
+    for protocol in ("1+99", "1+99-popularity", "1+99-category"):
+        path = tmp_path / "candidates" / f"{protocol}.npz"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert facts[protocol]["candidates_sha256"] == digest
+    assert facts["full"]["candidates"] < 300
+    rows = {"pseudo_item", "10h+pseudo_item", "shuffled_pseudo_item"}
+    assert rows <= set(result["methods"])
+    pseudo = find(result, "pseudo_item", "shuffled_pseudo_item")
+    assert pseudo["mdd"] > 0
+    ndcg = {m: v["1+99"]["ndcg@10"]["mean"] for m, v in result["methods"].items()}
+    assert ndcg["pseudo_item"] > ndcg["shuffled_pseudo_item"]
+
+    transfer = result["transfer"]
+    assert transfer["encoder"] == "first letters"
+    assert list(transfer["protocols"]) == PROTOCOLS[:2]
+    assert "popular" not in transfer["methods"] and "blue" in transfer["methods"]
+    same = find(transfer, "blue", "base")
+    assert same["mean"] != find(result, "blue", "base")["mean"]
+    digests = [
+        part["protocols"]["1+99"]["candidates_sha256"] for part in (result, transfer)
+    ]
+    assert digests[0] == digests[1]
+
+    curve = result["cold_start"]
+    assert [point["events"] for point in curve] == [0, 2, 5]
+    assert curve[0]["targets"] == targets >= curve[2]["targets"]
+    for point in curve:
+        assert set(point["methods"]) == {
+            *("10_history", "base", "10h+base", "blue", "10h+blue"),
+        }
+    known = [point["methods"]["blue"]["ndcg@10"]["mean"] for point in curve]
+    assert known[0] < 0.1 < known[2]  # without a history there is nothing to write
+
+    strata = result["strata"]
+    assert set(strata["popularity"]) == set(facts)
+    parts = strata["popularity"]["1+99"]
+    assert sum(part["targets"] for part in parts.values()) == targets
+    assert list(strata["history_length"]) == ["1+99"]
+    popular, random = (result["recommended"][m] for m in ("popular", "random"))
+    assert popular["log_popularity"] > random["log_popularity"]
+    assert popular["gini"] > random["gini"] > 0
+    assert popular["coverage"] < random["coverage"] <= 1
+    lines = (tmp_path / "evaluation_profiles.jsonl").read_text().splitlines()
+    keys = {(r["user_id"], r["target"], r["method"]) for r in map(json.loads, lines)}
+    assert len(keys) == len(lines) == 2 * targets
+    page = (tmp_path / "evaluation.md").read_text()
+    for heading in ("Cold start", "What is recommended", "1+99-category"):
+        assert f"\n## {heading}" in page
+
+
+def test_exact_expectation_is_near_the_drawn_protocol(finished):
+    result, _ = finished
+    for protocol in ("1+99", "1+99-popularity"):
+        for method in ("all_history", "blue", "ease"):
+            of_method = result["methods"][method]
+            drawn = of_method[protocol]["ndcg@10"]
+            exact = of_method[f"expected-{protocol}"]["ndcg@10"]["mean"]
+            assert drawn["low"] - 0.02 < exact < drawn["high"] + 0.02
+
+
+def test_mistakes_about_columns_and_protocols_are_told_in_one_line(world, tmp_path):
+    for fields, says in (
+        ({"data.category": "shelf"}, "data.category='shelf' is no item column; known:"),
+        ({"data.pseudo_item_template": "{shelf}"}, "{shelf} is no item column"),
+        ({"evaluate.protocols": ("1+99-category",)}, "none of them can be ranked"),
+    ):
+        with pytest.raises(UserError) as error:
+            run_stage(world, tmp_path, **fields)
+        assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_test_users_is_one_line(world, tmp_path):
+    log, examples, tokenizer = world
+    nobody = examples.test._replace(
+        user=examples.test.user[:0], next_item=examples.test.next_item[:0]
+    )
+    with pytest.raises(UserError, match="of the data's 0 test users leaves 0"):
+        run_stage((log, examples._replace(test=nobody), tokenizer), tmp_path)
+
+
 def test_too_few_users_or_negatives_stop_before_models_load(world, tmp_path):
     with pytest.raises(UserError, match="evaluate.test_users=1 .*at least 2"):
         run_stage(world, tmp_path, **{"evaluate.test_users": 1})
@@ -350,7 +473,7 @@ def test_validation_is_the_mean_over_its_users(world):
     )
     prompt_format = queries.PromptFormat(prompts.TEMPLATES["short"], 8, tokenizer, 400)
     cohort = evaluate.choose_users(examples.validation, log.titles, limit=12)
-    generate = make_generate(log, examples, "trained")
+    generate = make_generate(log, examples, tokenizer, "trained")
     table = embed(log.texts)
     values = evaluate.validation_ndcg(
         cohort,

@@ -214,10 +214,11 @@ def test_padding_waste_is_under_a_fifth(often_ending):
     assert 0 < waste < 0.2
 
 
-def test_prompt_lengths_grow_by_a_quarter():
+def test_prompt_lengths_grow_by_a_third():
     lengths = inference.prompt_lengths(20, 300)
-    assert lengths[-1] == 300 and lengths[0] <= 24 and len(lengths) == 14
+    assert lengths == (32, 48, 64, 80, 96, 112, 144, 192, 240, 300)
     for shorter, longer in zip(lengths, lengths[1:], strict=False):
-        assert shorter % 8 == 0 and shorter < longer <= max(shorter * 1.25, shorter + 8)
+        assert shorter < longer <= max(shorter * 4 / 3 + 1, shorter + 16)
+    assert len(inference.prompt_lengths(170, 2048)) == 10
     assert inference.prompt_lengths(84, 84) == (84,)
     assert inference.prompt_lengths(1, 8) == (8,)

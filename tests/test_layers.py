@@ -13,7 +13,7 @@ LAYERS = [
     {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share
     {"cold_start", "comparison"},
-    {"cohort"},
+    {"cohort"},  # whom an evaluation is about
     {"sources", "export"},  # config and workdir -> data, tokenizers, models
     {"foreign"},  # encoders that are not ours
     {"inference", "queries", "report", "baselines"},

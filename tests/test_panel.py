@@ -301,6 +301,7 @@ def test_several_profiles_of_a_user_count_as_one_user():
     assert np.isnan(values["mention_hallucination"][1])
     found = panel.statistics(*rows, ["b", "a", "a"])
     assert (found["words"], found["mention_hallucination"]) == (2.5, 0.25)
+    assert panel.statistics(*rows, np.array([7, 3, 3])) == found
     assert panel.statistics(*rows)["words"] == pytest.approx(10 / 3)
 
 

@@ -1,40 +1,27 @@
-"""From scores to evaluation.json, and the page that tells it."""
+"""The page and the closing table that tell evaluation.json."""
 
 import numpy as np
 import pytest
 
-from blue import metrics, report
+from blue import report, summary
+from tests.test_summary import find, make_ranked, make_scores, summarise
 
 HOSTILE = (
     "| a | `b`\n# head <script>x</script> [c](http://d) ![e](f) *g* $h$ \\|\u202ei\x07"
 )
 
 
-def make_scores(num_users=200, seed=0):
-    """Targets of `blue` score well, those of `base` a little, of others not at all."""
-    rng = np.random.default_rng(seed)
-    lifts = {"random": 0.0, "all_history": 1.0, "popular": 0.1, "empty": 0.0}
-    lifts |= {"base": 0.4, "shuffled_base": 0.0, "10h+base": 0.5, "10_history": 0.45}
-    lifts |= {"blue": 0.6, "shuffled_blue": 0.0, "10h+blue": 0.7, "rlpf": 0.5}
-    scores = {name: rng.random((num_users, 20)) for name in lifts}
-    for name, lift in lifts.items():
-        scores[name][:, 0] += lift
-    return scores
-
-
-def summarise(scores, **changes):
-    settings = dict(others=["rlpf"], protocol="1+19", resamples=500, seed=0)
-    return report.summarise(scores, **(settings | changes))
-
-
 def make_result(**changes):
+    first = make_ranked(make_scores())
+    second = make_ranked(make_scores(seed=1))
     result = {
         "dataset": HOSTILE,
         "users": 200,
+        "targets": 200,
         "seed": 0,
         "resamples": 500,
         "models": {"base": "tiny", "blue": "tiny after profiler"},
-        **summarise(make_scores()),
+        **summarise({"1+19": first, "full": second}),
         "profile_stats": {
             "blue": report.profile_statistics(["likes tents"], [["red tent"]])
         },
@@ -49,59 +36,6 @@ def make_result(**changes):
         },
     }
     return result | changes
-
-
-def test_summary_holds_every_method_and_paired_difference():
-    scores = make_scores()
-    result = summarise(scores)
-    values = {
-        m: metrics.ranking_metrics(metrics.rank_of_target(s)) for m, s in scores.items()
-    }
-    assert set(result["methods"]) == set(scores)
-    for method, protocols in result["methods"].items():
-        assert set(protocols) == {"1+19"}
-        for key, interval in protocols["1+19"].items():
-            assert interval["mean"] == pytest.approx(values[method][key].mean())
-            assert interval["low"] <= interval["mean"] <= interval["high"]
-    for d in result["differences"]:
-        paired = values[d["a"]][d["metric"]] - values[d["b"]][d["metric"]]
-        alone = metrics.bootstrap_interval(paired, resamples=500, seed=0)
-        for key, expected in alone._asdict().items():
-            assert d[key] == pytest.approx(expected, abs=1e-12)
-        half = result["half_widths"][f"{d['a']} - {d['b']}"]["1+19"][d["metric"]]
-        assert half == pytest.approx((d["high"] - d["low"]) / 2)
-    facts = result["protocols"]["1+19"]
-    assert facts["candidates"] == 20
-    assert facts["chance"]["recall@10"] == pytest.approx(0.5)
-    assert facts["chance"]["ndcg@10"] == pytest.approx(
-        sum(1 / np.log2(r + 1) for r in range(1, 11)) / 20
-    )
-
-
-def test_differences_where_both_methods_exist():
-    pairs = report.difference_pairs(list(make_scores()), ["rlpf"])
-    assert set(pairs) == {
-        *(("blue", "base"), ("blue", "shuffled_blue"), ("base", "shuffled_base")),
-        *(("base", "empty"), ("10h+blue", "10h+base"), ("10h+blue", "10_history")),
-        *(("blue", raw) for raw in ("all_history", "10_history", "popular")),
-        *(("10h+blue", raw) for raw in ("all_history", "popular")),
-        *(("rlpf", "base"), ("blue", "rlpf")),
-    }
-    untrained = report.difference_pairs(["base", "empty", "10h+base", "popular"], [])
-    assert untrained == [
-        ("base", "empty"),
-        ("base", "popular"),
-        ("10h+base", "popular"),
-    ]
-
-
-def test_ties_are_reported():
-    scores = make_scores(num_users=4)
-    scores["popular"] = np.zeros((4, 20))
-    result = summarise(scores)
-    assert result["ties"]["1+19"]["popular"] == 1.0
-    assert result["ties"]["1+19"]["blue"] == 0.0
-    assert result["methods"]["popular"]["1+19"]["ndcg@10"]["mean"] == 0.0
 
 
 def test_verdict_needs_an_interval_clear_of_zero():
@@ -144,13 +78,23 @@ def test_page_holds_tables_sentences_and_users():
         report.User(["red tent", HOSTILE], "blue tent", {"base": "", "blue": HOSTILE})
     ]
     page = report.markdown(result, users)
-    for line in report.method_rows(result, "1+19") + report.difference_rows(
-        result, "1+19"
-    ):
+    rows = report.method_rows(result, "1+19") + report.difference_rows(result, "1+19")
+    rows += report.method_rows(result, "full")
+    for line in rows:
         assert f"| {' | '.join(line)} |" in page
+    key = report.difference_rows(result, "full", report.key_pairs(result))
+    rest = [row for row in report.difference_rows(result, "full") if row not in key]
+    assert len(key) >= 6 and rest
+    assert all(f"| {' | '.join(line)} |" in page for line in key)
+    assert not any(f"| {' | '.join(line)} |" in page for line in rest)
+    assert "20 candidates, 200 targets of 200 users" in page
     assert "script>" not in page and "](" not in page and "`" not in page
     tables = [line for line in page.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {5, 8}  # 4 columns, and 7
+    assert {line.count("|") for line in tables} == {5, 6, 8}  # 4, 5 and 7 columns
+    sentences = [line for line in page.splitlines() if "(80% power, two" in line]
+    assert len(sentences) == 1 + 2 * 2  # the introduction, and under each table
+    mdd = find(result, "blue", "base")["mdd"]
+    assert f"with 200 users (80% power, two-sided 5%): blue - base {mdd:.3f}," in page
     assert report.verdict(result, "10h+blue", "1+19") in page
     assert "accuracy 0.400 [0.350, 0.450] (200 users, chance 0.250)." in page
     assert "- red tent" in page and "> (empty)" in page
@@ -186,3 +130,43 @@ def test_terminal_shows_tables_verdict_reader_and_users_on_one_line_each():
     assert "next item: blue tent\n  base: a b\n  blue: c" in text
     for row in report.method_rows(result, "1+19"):
         assert row[1] in text
+    assert "\nfull, NDCG@10: blue - base " in text
+    assert report.protocol_sentence(result, "1+19") in text
+
+
+def test_more_of_the_result_is_told_where_it_is_there():
+    result = make_result()
+    assert report.more_sections(result) == []
+    ranked = make_ranked(make_scores())
+    settings = dict(resamples=50, seed=0)
+    counts, targets = np.array([9, 3, 3, 1, 1, 1]), np.arange(200) % 6
+    lengths = [5] * 100 + [30] * 100
+    strata = summary.all_strata({"1+19": ranked}, counts, targets, lengths, **settings)
+    facts = {"log_popularity": 1.25, "gini": 0.5, "coverage": 0.125}
+    methods, differences = summary.intervals_of(
+        ranked, [("blue", "base")], metric_names=["ndcg@10"], **settings
+    )
+    point = {"events": 3, "users": 7, "targets": 9, "methods": methods}
+    result |= {
+        "strata": strata,
+        "recommended": {"blue": facts},
+        "cold_start": [point | {"differences": differences}],
+        "transfer": {"encoder": HOSTILE, **summarise({"1+19": ranked})},
+    }
+    page = report.markdown(result, [])
+    assert "script>" not in page and "](" not in page
+    for heading in (
+        "## 1+19, ranked by another encoder",
+        "## 1+19, by the target's popularity (thirds of the training interactions)",
+        "## 1+19, by events in the history",
+        "## What is recommended",
+        "## Cold start",
+    ):
+        assert heading in page
+    assert "| NDCG@10 | head (" in page and "* tail: Minimum detectable" in page
+    assert "| 5-9 (100 users) | 20-49 (100 users) |" in page
+    assert "| blue | 1.250 | 0.500 | 0.125 |" in page
+    assert "| 3 | 7 | " in page and "| blue - base |" in page
+    text = report.closing(result, [])
+    assert "\nranked by " in text and "\x07" not in text
+    assert text.count("blue - base") >= 4

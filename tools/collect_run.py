@@ -3,8 +3,9 @@
 python tools/collect_run.py RUN OUT
 
 Writes to the folder OUT: results.json (evaluation.json, five decimals), evaluation.md,
-curves.csv (means over blocks of steps), cost.md (steps and minutes a stage) and users.md
-(twenty test users, evenly spaced: recent history, next item, profiles; no identifiers).
+curves.csv (means over blocks of steps), cost.md (steps and minutes a stage) and
+users.md (twenty test users, evenly spaced: recent history, next item, profiles; no
+identifiers).
 Then tools/plot_run.py RUN --out OUT draws the figures.
 """
 

@@ -10,8 +10,8 @@ import sys
 KEYS = """
 reward/total reward/embedding reward/embedding_std reward/choice reward/repetition
 policy/loss policy/kl policy/entropy policy/sampler_gap_max optim/grad_norm
-rollout/length_mean rollout/truncated profile/mention_hallucination profile/in_history profile/copied
-profile/repeated_3grams profile/boilerplate profile/distinct_words
+rollout/length_mean rollout/truncated profile/mention_hallucination profile/in_history
+profile/copied profile/repeated_3grams profile/boilerplate profile/distinct_words
 eval/ndcg@10 eval/profile_ndcg@10 time/step_s
 """.split()
 
