@@ -40,7 +40,7 @@ def tied_targets(
 ) -> Bool[np.ndarray, "*R U"]:
     """Whether another candidate has the target's score (column 0) to `tolerance`."""
     distance = np.abs(scores[..., 1:] - scores[..., :1])
-    return (distance <= tolerance).any(axis=-1)
+    return np.any(distance <= tolerance, axis=-1)
 
 
 def ndcg(ranks: Int[np.ndarray, " U"], *, k: int) -> Float[np.ndarray, " U"]:

@@ -240,7 +240,7 @@ def rank_all(
     targets: Targets,
     weights: Float[np.ndarray, "items W"],
     *,
-    block: int = 16_384,
+    block: int = 4096,
 ) -> FullRanks:
     """Rank each target among all items but the user's own, `block` items at a time.
 

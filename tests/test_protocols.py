@@ -276,7 +276,7 @@ def test_a_million_items_are_never_held_against_all_users(tmp_path):
     found = protocols.rank_all(
         protocols.Ranker(("a",), score), targets, np.ones((num, 1))
     )
-    assert max(sizes) <= rows * 16_384
+    assert max(sizes) <= rows * 4096
     assert (found.ranks < 20).all() and (found.shares < 1e-4).all()
 
 
