@@ -8,8 +8,6 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from blue import panel
 from blue.summary import HEADLINES, METRICS, PAIRS, RAW_METHODS
 from blue.writer import summary_table
@@ -370,11 +368,11 @@ def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:
         "## Profiles",
         table(["means over users", *result["profile_stats"]], profile_rows(result)),
         "Shares of profiles (finished, empty, leaks of the target), of histories that "
-        "hold the target's title, of the mentions or sentences of a profile, of its "
+        "hold the target's title, of a profile's mentions and sentences, of its "
         "content words (distinct, in history), of its runs of words (repeated, shared "
-        "with more than 5% of other users, inside a copied run of 4 or more); zip ratio: "
-        "bytes compressed / raw; re-identification: profiles nearer to their own user's "
-        "next item than to any other user's; tokens and words are counts.",
+        "with more than 5% of other users, inside a copied run of 4 or more). zip "
+        "ratio: bytes compressed / raw; re-identification: profiles nearer to their "
+        "own user's next item than to any other user's; tokens and words are counts.",
         "## Reader",
         reader_sentence(result["reader"]),
     ]
