@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One real log from raw files to tables and figures; the same command resumes a stopped run.
+# One real log from raw files to tables and figures; the same command goes on where a
+# stopped run was.
 #   experiments/real_log.sh CONFIG DATA WORKDIR OUT [--config.FIELD=VALUE ...]
 # CONFIG: a name under configs/, such as profiler_movietweetings; DATA: its raw files.
 # OUT: where the record of the run goes. Needs the extras sentence-transformers and plots,
@@ -25,7 +26,7 @@ run+=(--config.warm_start.tie_to_encoder=False
 "${run[@]}" --config.stage=evaluate \
   --config.evaluate.transfer.kind=own \
   --config.evaluate.transfer.checkpoint="$workdir/export/encoder" \
-  --config.evaluate.cold_start=0,1,3,5,10,20,50
+  --config.evaluate.cold_start=0,1,3,5,10,20,50 --config.evaluate.cold_start_users=60
 
 python tools/collect_run.py "$workdir" "$out"
 python tools/plot_run.py "$workdir" --out "$out"
