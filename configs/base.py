@@ -177,10 +177,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.evaluate.sampling_temperature = 0.7  # of profiles at evaluation [P]
     c.evaluate.bootstrap = 10000  # resamples of users
     c.evaluate.batch_size = 64  # users a call
-    c.evaluate.protocols = (  # the first is shown in full; expected: without draws
-        *("1+99", "1+99-popularity", "1+99-category"),
-        *("full", "expected-1+99", "expected-1+99-popularity"),
-    )
+    c.evaluate.protocols = (
+        "1+99",
+        "1+99-popularity",
+        "1+99-category",
+        "full",
+        "expected-1+99",
+        "expected-1+99-popularity",
+    )  # the first is shown in full; expected: in exact expectation over the draws
     c.evaluate.ease_l2 = 100.0  # regularisation of EASE, the collaborative yardstick
     c.evaluate.ease_max_items = 10_000  # more training items: no EASE; time ~ n^3
     c.evaluate.transfer = ConfigDict()  # a second encoder, never used in training
