@@ -78,3 +78,15 @@ def curve(
             }
         )
     return points
+
+
+def scalars(curve: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """NDCG@10 of each method over the history's length, as TensorBoard takes it."""
+    return {
+        f"cold_start/{method}": {
+            p["events"]: p["methods"][method]["ndcg@10"]["mean"]
+            for p in curve
+            if method in p["methods"]
+        }
+        for method in curve[0]["methods"]
+    }

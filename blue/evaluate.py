@@ -25,6 +25,7 @@ from blue import (
     cold_start,
     comparison,
     metrics,
+    panel,
     prompts,
     protocols,
     queries,
@@ -43,6 +44,7 @@ from blue.errors import UserError
 from blue.inference import Embed, Profile
 from blue.protocols import Ranker
 from blue.queries import PromptFormat, QueryFormat
+from blue.writer import write_curves
 
 logger = logging.getLogger("blue")
 
@@ -93,7 +95,8 @@ def validation_ndcg(
 
     `eval/ndcg@10`, by which `best` is chosen, `eval/recall@10` and `eval/mrr` rank with
     recent history + profile, `eval/profile_ndcg@10` with the profile alone;
-    `eval/finished` is the share of profiles with an end token. All in [0, 1], means
+    `eval/reid@1` is how often the profile gives away whose it is (nearest to its own
+    user's next item), `eval/finished` the share with an end token. All in [0, 1], means
     over users.
     """
     assert cohort.histories, "no validation users"
@@ -113,6 +116,8 @@ def validation_ndcg(
     both, alone = (metrics.ranking_metrics(of_view) for of_view in ranks)
     by_row = {f"eval/{key}": value for key, value in both.items()}
     by_row["eval/profile_ndcg@10"] = alone["ndcg@10"]
+    next_items = np.asarray(item_table[cohort.candidates[:, 0]], np.float32)
+    by_row["eval/reid@1"] = panel.reid_at_1(vectors[1], next_items, cohort.users)
     by_row["eval/finished"] = np.array([float(p.finished) for p in profiles])
     means = metrics.user_means(np.stack([*by_row.values()]), cohort.users).mean(axis=1)
     return dict(zip(by_row, means.tolist(), strict=True))
@@ -283,6 +288,33 @@ def compare(
     return result, space
 
 
+def profile_statistics(
+    cohort: Cohort,
+    profiles: Mapping[str, Sequence[str]],
+    titles: list[str],
+    space: Space,
+    compared: Mapping[str, Any],
+) -> dict[str, dict[str, float]]:
+    """The quality panel of each method's profiles, re-identification, shuffle drop."""
+    next_items = cohort.candidates[:, 0]
+    next_titles = [titles[i] for i in next_items.tolist()]
+    item_vectors = np.asarray(space.item_table[next_items], np.float32)
+    found = {}
+    for method, texts in profiles.items():
+        stats = panel.statistics(texts, cohort.histories, next_titles, cohort.users)
+        asked = [queries.profile_query(space.query_format, text) for text in texts]
+        hits = panel.reid_at_1(space.embed(asked), item_vectors, cohort.users)
+        stats["reid@1"] = float(panel.user_means(hits, cohort.users).mean())
+        found[method] = stats
+    protocol = next(iter(compared["protocols"]))
+    for d in compared["differences"]:
+        shuffled = d["b"] == f"shuffled_{d['a']}"
+        if shuffled and d["protocol"] == protocol and d["metric"] == "ndcg@10":
+            if d["a"] in found:
+                found[d["a"]]["shuffle_drop"] = d["mean"]
+    return found
+
+
 def run(config: ConfigDict, workdir: str) -> None:
     """Evaluate the profilers of `workdir` on its test users and write what was found.
 
@@ -301,7 +333,9 @@ def run(config: ConfigDict, workdir: str) -> None:
         method: read_profiles(path, user_ids, field=f"evaluate.profiles.{method}")
         for method, path in config.evaluate.profiles.items()
     }
-    short = cold_start.cohorts(cohort, log.titles, config.evaluate.cold_start)
+    lengths, limit = config.evaluate.cold_start, config.evaluate.cold_start_users
+    some = choose_users(examples.test, log.titles, limit=limit) if limit else cohort
+    short = cold_start.cohorts(some, log.titles, lengths)
 
     # --- profiles of the starting and of the trained profiler; then the reader
     generated: dict[str, list[Profile]] = {}
@@ -341,10 +375,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     profiles = {m: [p.text for p in written] for m, written in generated.items()}
     profiles |= others
     compared, space = compare(config, workdir, mesh, log, examples, cohort, profiles)
-    statistics = {
-        method: report.profile_statistics(texts, cohort.histories)
-        for method, texts in profiles.items()
-    }
+    statistics = profile_statistics(cohort, profiles, log.titles, space, compared)
     for method, written in generated.items():
         statistics[method]["finished"] = float(np.mean([p.finished for p in written]))
         statistics[method]["tokens"] = float(np.mean([p.num_tokens for p in written]))
@@ -369,6 +400,9 @@ def run(config: ConfigDict, workdir: str) -> None:
             resamples=config.evaluate.bootstrap,
             seed=config.seed,
         )
+
+        if config.log.tensorboard:
+            write_curves(workdir, "evaluate", cold_start.scalars(result["cold_start"]))
 
     # --- files
     shown = [

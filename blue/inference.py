@@ -16,6 +16,7 @@ from blue.errors import UserError
 from blue.models.decoder import DecoderConfig, Params
 from blue.sharding import by_batch, put, replicated, to_host
 from blue.tokenizer import Tokenizer
+from blue.writer import told_slices
 
 
 class Model(NamedTuple):
@@ -187,8 +188,10 @@ def make_generator(
         decode_params = relayout(params)
         out: list[Any] = [None] * len(prompt_ids)
         order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
+        for members in told_slices(
+            len(order), batch_size, name="profiles", unit="profile"
+        ):
+            part = order[members]
             padded = part + [part[0]] * (batch_size - len(part))
             rows = [prompt_ids[i] for i in padded]
             length = bucket_for(buckets, max(len(r) for r in rows))

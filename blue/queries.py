@@ -15,7 +15,9 @@ from jaxtyping import Float, Int
 from blue import prompts
 from blue.data.examples import Split, history
 from blue.tokenizer import Tokenizer
+from blue.writer import told_slices
 
+TEXTS_A_CALL = 1024  # of the encoder: between two words about progress
 SHUFFLED = ("base", "blue", "pseudo_item")  # also with other users' profiles
 # controls that are not evaluated with recent history
 ALONE = ("constant", "shuffled_base", "shuffled_pseudo_item")
@@ -156,5 +158,6 @@ def embed_texts(
     """Unit vectors of the queries of R methods; equal texts are embedded once."""
     unique = list(dict.fromkeys(t for rows in texts.values() for t in rows))
     position = {text: i for i, text in enumerate(unique)}
-    vectors = embed(unique)
+    parts = told_slices(len(unique), TEXTS_A_CALL, name="queries", unit="query")
+    vectors = np.concatenate([embed(unique[part]) for part in parts])
     return np.stack([vectors[[position[t] for t in rows]] for rows in texts.values()])

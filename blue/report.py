@@ -8,19 +8,16 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from blue import panel, prompts
+from blue import panel
 from blue.summary import HEADLINES, METRICS, PAIRS, RAW_METHODS
 from blue.writer import summary_table
 
 STATISTICS = {
     "finished": "finished",
     "tokens": "tokens",
-    "distinct_words": "distinct words",
-    "in_history": "words in history",
-    "repeated_3grams": "repeated 3-grams",
-    "copied": "copied 4-grams",
+    **panel.LABELS,
+    "reid@1": "re-identification",
+    "shuffle_drop": "NDCG@10 lost with another user's",
 }
 PROTOCOL_WORDS = {
     "1+99": "The next item among items drawn uniformly",
@@ -43,24 +40,6 @@ class User(NamedTuple):
     recent_titles: list[str]
     next_title: str
     profiles: dict[str, str]  # method -> profile
-
-
-def profile_statistics(
-    texts: Sequence[str], histories: Sequence[Sequence[str]]
-) -> dict[str, float]:
-    """Means over users of the statistics that betray degenerate or invented text."""
-    rows = []
-    for text, titles in zip(texts, histories, strict=True):
-        words = prompts.profile_word_stats(text, titles)
-        rows.append(
-            {
-                "distinct_words": words["distinct"],
-                "in_history": words["in_history"],
-                "repeated_3grams": panel.repetition(text, n=3),
-                "copied": panel.copy_rate(text, titles),
-            }
-        )
-    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
 # --- words
@@ -196,10 +175,12 @@ def reader_sentence(reader: Mapping[str, Any]) -> str:
 
 
 def profile_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """One row a method with profiles: the statistics that betray degeneration."""
+    """One row a statistic, one column a method with profiles."""
+    stats = result["profile_stats"]
     return [
-        [method, *(f"{s[k]:.3g}" if k in s else "-" for k in STATISTICS)]
-        for method, s in result["profile_stats"].items()
+        [label, *(f"{s[key]:.3g}" if key in s else "-" for s in stats.values())]
+        for key, label in STATISTICS.items()
+        if any(key in s for s in stats.values())
     ]
 
 
@@ -286,9 +267,8 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
         parts.append("\n".join(lines))
     if curve := result.get("cold_start"):
         parts.append(summary_table(cold_start_rows(curve), cold_start_header(curve)))
-    parts.append(
-        summary_table(profile_rows(result), ["profiles of", *STATISTICS.values()])
-    )
+    stats = result["profile_stats"]
+    parts.append(summary_table(profile_rows(result), ["profiles of", *stats]))
     parts.append(html.unescape(reader_sentence(result["reader"])))
     for user in users:
         lines = [f"next item: {' '.join(user.next_title.split())}"]
@@ -386,10 +366,13 @@ def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:
     parts += more_sections(result)
     parts += [
         "## Profiles",
-        table(["method", *STATISTICS.values()], profile_rows(result)),
-        "Shares of profiles (finished), of content words (distinct, in history), of "
-        "3-grams (repeated) and of words inside a copied run of 4 or more; tokens are "
-        "a mean.",
+        table(["means over users", *result["profile_stats"]], profile_rows(result)),
+        "Shares of profiles (finished, empty, leaks of the target), of histories that "
+        "hold the target's title, of a profile's mentions and sentences, of its "
+        "content words (distinct, in history), of its runs of words (repeated, shared "
+        "with more than 5% of other users, inside a copied run of 4 or more). zip "
+        "ratio: bytes compressed / raw; re-identification: profiles nearer to their "
+        "own user's next item than to any other user's; tokens and words are counts.",
         "## Reader",
         reader_sentence(result["reader"]),
     ]

@@ -38,12 +38,13 @@ from blue.models import hf
 from blue.models.decoder import DecoderConfig
 from blue.sharding import batch_shards, param_shardings, put, replicated
 from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from blue.writer import told_slices
 
 __all__ = ["Model", "Profile"]
 logger = logging.getLogger("blue")
 
 TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
-ITEMS_A_CALL = 16_384  # of the encoder, for the item table: bounds the memory
+ITEMS_A_CALL = 2048  # of the encoder, for the item table: bounds the memory
 
 
 # --- data
@@ -464,8 +465,8 @@ def item_table(
         partial = path.with_suffix(".tmp")
         shape = (len(log.texts), encoder.width)
         vectors = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-        for start in range(0, len(vectors), ITEMS_A_CALL):
-            part = slice(start, start + ITEMS_A_CALL)
+        parts = told_slices(len(vectors), ITEMS_A_CALL, name="items", unit="item")
+        for part in parts:
             vectors[part] = encoder.embed(log.texts[part])
         vectors.flush()
         os.replace(partial, path)

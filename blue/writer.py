@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -167,10 +167,14 @@ class Progress:
     """The line that says where a stage is, on a terminal or in the log.
 
     The stage does `total` units (steps, users), of which a resumed one skips `first`.
+    What is done before `patience_s` seconds are over is not worth a word.
     """
 
-    def __init__(self, stage: str, *, first: int, total: int, unit: str):
+    def __init__(
+        self, stage: str, *, first: int, total: int, unit: str, patience_s: float = 0.0
+    ):
         self._stage, self._total, self._unit = stage, total, unit
+        self._quiet_until = time.monotonic() + patience_s if patience_s else -math.inf
         self._times: deque[tuple[int, float]] = deque(maxlen=RATE_WINDOW)
         self._last_line = -math.inf
         self._live = sys.stderr.isatty()
@@ -182,6 +186,8 @@ class Progress:
         """Unit `step` is done, and all before it."""
         now = time.monotonic()
         self._times.append((step, now))
+        if now < self._quiet_until:
+            return
         last = step == self._total - 1
         if self._live:
             width = shutil.get_terminal_size().columns - 1
@@ -206,6 +212,15 @@ class Progress:
             parts.append(f"{_duration((self._total - 1 - step) / rate)} left")
         parts += [f"{key} {float(value):.4g}" for key, value in values.items()]
         return "  ".join(parts)
+
+
+def told_slices(total: int, size: int, *, name: str, unit: str) -> Iterator[slice]:
+    """Slices of `size` that cover `total` units, with progress if it takes long."""
+    progress = Progress(name, first=0, total=total, unit=unit, patience_s=LINE_S)
+    for start in range(0, total, size):
+        yield slice(start, start + size)
+        progress.update(min(start + size, total) - 1, {})
+    progress.end()
 
 
 def summary_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:

@@ -191,6 +191,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.evaluate.transfer.kind = ""  # empty: none; else as encoder.kind
     c.evaluate.transfer.checkpoint = ""
     c.evaluate.cold_start = ()  # history lengths of the cold-start curve; empty: none
+    c.evaluate.cold_start_users = 0  # of the test users, for that curve; 0: all
     c.evaluate.profiles = ConfigDict()  # method name -> profiles.jsonl of others
     c.write_profiles = ConfigDict()  # stage write_profiles: profiles.jsonl
     c.write_profiles.users = ""  # file with one user id a line; empty: all of the log

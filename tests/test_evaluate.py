@@ -484,7 +484,8 @@ def test_validation_is_the_mean_over_its_users(world):
         query_format=query_format,
         prompt_format=prompt_format,
     )
-    both, alone = [], []
+    both, alone, found = [], [], []
+    next_items = table[cohort.candidates[:, 0]]
     prompt_ids = queries.profile_prompts(
         prompt_format, cohort.split, cohort.rows, log.titles
     )
@@ -494,6 +495,7 @@ def test_validation_is_the_mean_over_its_users(world):
         for ranks, text in ((both, f"{recent} {profile.text}"), (alone, profile.text)):
             scores = embed([text]) @ table[cohort.candidates[u]].T
             ranks.append(int(metrics.rank_of_target(np.round(scores, 6))[0]))
+        found.append(int(np.argmax(embed([profile.text]) @ next_items.T)) == u)
     ndcg = lambda ranks: np.mean([1 / np.log2(r + 1) * (r <= 10) for r in ranks])
     assert values == pytest.approx(
         {
@@ -501,6 +503,7 @@ def test_validation_is_the_mean_over_its_users(world):
             "eval/recall@10": np.mean([r <= 10 for r in both]),
             "eval/mrr": np.mean([1 / r for r in both]),
             "eval/profile_ndcg@10": ndcg(alone),
+            "eval/reid@1": np.mean(found),
             "eval/finished": 1.0,
         }
     )

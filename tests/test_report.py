@@ -1,9 +1,8 @@
 """The page and the closing table that tell evaluation.json."""
 
 import numpy as np
-import pytest
 
-from blue import report, summary
+from blue import panel, report, summary
 from tests.test_summary import find, make_ranked, make_scores, summarise
 
 HOSTILE = (
@@ -23,7 +22,7 @@ def make_result(**changes):
         "models": {"base": "tiny", "blue": "tiny after profiler"},
         **summarise({"1+19": first, "full": second}),
         "profile_stats": {
-            "blue": report.profile_statistics(["likes tents"], [["red tent"]])
+            "blue": panel.statistics(["likes tents"], [["red tent"]], ["blue tent"])
         },
         "reader": {
             "accuracy": 0.4,
@@ -90,7 +89,7 @@ def test_page_holds_tables_sentences_and_users():
     assert "20 candidates, 200 targets of 200 users" in page
     assert "script>" not in page and "](" not in page and "`" not in page
     tables = [line for line in page.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {5, 6, 8}  # 4, 5 and 7 columns
+    assert {line.count("|") for line in tables} == {3, 5, 6}  # 2, 4 and 5 columns
     sentences = [line for line in page.splitlines() if "(80% power, two" in line]
     assert len(sentences) == 1 + 2 * 2  # the introduction, and under each table
     mdd = find(result, "blue", "base")["mdd"]
@@ -108,17 +107,6 @@ def test_page_says_when_the_reader_is_at_chance_and_shows_no_users_unasked():
     page = report.markdown(result, [])
     assert f"chance 0.250): {note}." in page
     assert "test users\n" not in page and "### User" not in page
-
-
-def test_profile_statistics_by_hand():
-    stats = report.profile_statistics(
-        ["likes canvas tents, canvas tents", "likes the big red canvas tent"],
-        [["blue tents"], ["big red canvas tent"]],
-    )
-    assert stats["in_history"] == pytest.approx((2 / 4 + 4 / 4) / 2)
-    assert stats["distinct_words"] == pytest.approx((2 / 4 + 4 / 4) / 2)
-    assert stats["copied"] == pytest.approx((0 + 4 / 6) / 2)
-    assert stats["repeated_3grams"] == 0.0
 
 
 def test_terminal_shows_tables_verdict_reader_and_users_on_one_line_each():

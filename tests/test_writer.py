@@ -173,6 +173,20 @@ def test_progress_without_a_terminal_is_a_few_log_lines(tmp_path, caplog, monkey
     ]
 
 
+def test_slices_are_told_only_when_they_take_long(caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    caplog.set_level(logging.INFO, logger="blue")
+    clock = iter(range(0, 1000, 3))  # a look at the clock every three seconds
+    monkeypatch.setattr(
+        writer_module, "time", SimpleNamespace(monotonic=lambda: float(next(clock)))
+    )
+    parts = list(writer_module.told_slices(5, 2, name="items", unit="item"))
+    assert parts == [slice(0, 2), slice(2, 4), slice(4, 6)] and not caplog.messages
+    assert len(list(writer_module.told_slices(50, 5, name="items", unit="item"))) == 10
+    assert caplog.messages[0].startswith("items 20/50  1.67 items/s  0:00:18 left")
+    assert caplog.messages[-1].startswith("items 50/50") and len(caplog.messages) < 5
+
+
 def test_progress_on_a_narrow_terminal_stays_on_one_line(tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
