@@ -171,9 +171,9 @@ def constant_profile(
 def pseudo_items(
     template: str,
     columns: Mapping[str, list[str]],
-    histories: Sequence[Int[np.ndarray, " h"]],
+    histories: Sequence[np.ndarray],
 ) -> list[str]:
-    """The item that each history (oldest first) would be, in the item template's words.
+    """The item each history (items, oldest first) would be, in the template's words.
 
     `template` names item columns, such as "{genres} movie ({year})". A column of
     numbers is filled with the median (the lower of two), any other with the three most

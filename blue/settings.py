@@ -182,7 +182,8 @@ def _override(config: ConfigDict, argv: list[str]) -> None:
         if name and hasattr(ConfigDict, name.rpartition(".")[2]):
             _set_shadowed(config, name, argument, type(known[name]), value)
             continue
-        if isinstance(known.get(name), tuple) and re.fullmatch(r"[a-z][\w,]*", value):
+        plain = re.fullmatch(r"[\w+,-]+", value) and not re.fullmatch(r"[\d,-]+", value)
+        if isinstance(known.get(name), tuple) and plain:
             argument = f"{flag}={tuple(value.split(','))}"  # a,b: words need no quotes
         kept.append(argument)
     flag_values = flags.FlagValues()
