@@ -337,6 +337,12 @@ def run(config: ConfigDict, workdir: str) -> None:
     some = choose_users(examples.test, log.titles, limit=limit) if limit else cohort
     short = cold_start.cohorts(some, log.titles, lengths)
 
+    if others and len({*user_ids}) < len(user_ids):
+        logger.warning(
+            "evaluate.profiles: the test users have several targets each, and a "
+            "profile written from a whole log has seen them: those rows may leak"
+        )
+
     # --- profiles of the starting and of the trained profiler; then the reader
     generated: dict[str, list[Profile]] = {}
     short_profiles: dict[int, dict[str, list[str]]] = {events: {} for events in short}
