@@ -1,0 +1,84 @@
+"""Two runs on the same test users: is one trained profiler better than the other?
+
+python tools/compare_runs.py RUN_A RUN_B [--users N]
+
+Both workdirs hold a finished profiler stage on the same log, split and encoder, such as
+two rewards from one warm start. Each profiler writes a profile for every target of the
+test users; both are ranked, profile alone, by the encoder of RUN_A's config among the
+same candidates (99 drawn uniformly, 99 by popularity^0.75). Prints NDCG@10 of both and
+the paired difference B - A with its 95% interval over users and what was detectable.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
+from blue import metrics, protocols, queries, report, sharding, sources
+from blue.cohort import choose_users, write_profiles
+
+
+def read_config(run: str) -> ConfigDict:
+    """The config a run was made with."""
+    return ConfigDict(json.loads((Path(run) / "config.json").read_text())["config"])
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("runs", nargs=2)
+    parser.add_argument("--users", type=int, default=0)
+    given = parser.parse_args(argv)
+    config = read_config(given.runs[0])
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    log = sources.load_log(config, given.runs[0])
+    examples = sources.load_examples(config, log, given.runs[0])
+    cohort = choose_users(examples.test, log.titles, limit=given.users)
+    encoder = sources.load_text_encoder(
+        config, config.encoder, log, given.runs[0], mesh
+    )
+    table = sources.item_table(encoder, log, given.runs[0])
+    query_format = sources.query_format(config, encoder)
+    texts = {}
+    for run in given.runs:
+        own = read_config(run)
+        profiler = sources.load_profiler(own, log, run, mesh, "trained")
+        assert profiler is not None, f"{run}: no finished profiler stage"
+        written = write_profiles(
+            cohort,
+            sources.make_generate(
+                own, profiler, mesh, temperature=own.evaluate.sampling_temperature
+            ),
+            titles=log.titles,
+            prompt_format=sources.prompt_format(own, profiler),
+        )
+        texts[run] = [queries.profile_query(query_format, p.text) for p in written]
+    vectors = queries.embed_texts(encoder.embed, texts)
+    ranker = protocols.Ranker(tuple(texts), protocols.cosine(vectors, table))
+    rows = []
+    for name in ("1+99", "1+99-popularity"):
+        _, candidates = protocols.draw_candidates(
+            examples,
+            examples.test,
+            protocol=name,
+            seed=config.seed,
+            num=config.data.eval_negatives,
+        )
+        every = np.arange(len(cohort.rows))
+        ranks, _ = protocols.rank_candidates(ranker, every, candidates[cohort.rows])
+        a, b = (metrics.ndcg(of_run, k=10) for of_run in ranks)
+        values = metrics.user_means(np.stack([a, b, b - a]), cohort.users)
+        found = metrics.bootstrap_intervals(values, resamples=10_000, seed=config.seed)
+        cells = [report.interval(i._asdict()) for i in found[:2]]
+        cells.append(report.interval(found[2]._asdict(), signed=True))
+        rows.append([name, *cells, f"{metrics.minimum_detectable(values)[2]:.3f}"])
+    print(f"{len(np.unique(cohort.users))} test users, {len(cohort.rows)} targets\n")
+    header = ["NDCG@10", *(Path(run).name for run in given.runs), "difference"]
+    print(report.table([*header, "detectable"], rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
