@@ -158,6 +158,6 @@ def embed_texts(
     """Unit vectors of the queries of R methods; equal texts are embedded once."""
     unique = list(dict.fromkeys(t for rows in texts.values() for t in rows))
     position = {text: i for i, text in enumerate(unique)}
-    parts = told_slices(len(unique), TEXTS_A_CALL, name="queries", unit="query")
+    parts = told_slices(len(unique), TEXTS_A_CALL, name="queries", unit="text")
     vectors = np.concatenate([embed(unique[part]) for part in parts])
     return np.stack([vectors[[position[t] for t in rows]] for rows in texts.values()])

@@ -10,7 +10,6 @@ Then tools/plot_run.py RUN --out OUT draws the figures.
 """
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,8 +80,12 @@ def main(run: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     result = rounded(json.loads((run / "evaluation.json").read_text("utf-8")))
     text = json.dumps(result, ensure_ascii=False, separators=(",", ":"))
-    (out / "results.json").write_text(text + "\n", "utf-8")
-    shutil.copy(run / "evaluation.md", out / "evaluation.md")
+    page = (run / "evaluation.md").read_text("utf-8")
+    for name, content in (("results.json", text + "\n"), ("evaluation.md", page)):
+        # a checkpoint is named by its place, which means nothing elsewhere
+        content = content.replace(f"{run.resolve()}/", "RUN/")
+        content = content.replace(report.escape(f"{run.resolve()}/"), "RUN/")
+        (out / name).write_text(content, "utf-8")
     if (run / "metrics.jsonl").exists():
         rows = read_lines(run / "metrics.jsonl")
         thin_metrics.main(str(run / "metrics.jsonl"), str(out / "curves.csv"), 10)
