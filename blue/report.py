@@ -169,7 +169,7 @@ def reader_sentence(reader: Mapping[str, Any]) -> str:
     sentence = (
         f"The multiple-choice reader ({escape(reader['model'])}), given the user's own "
         f"recent history, picks the next item with accuracy {interval(spread)} "
-        f"({reader['n']} users, chance {reader['chance']:.3f})"
+        f"({reader['n']} questions, chance {reader['chance']:.3f})"
     )
     return f"{sentence}: {reader['note']}." if reader["note"] else f"{sentence}."
 

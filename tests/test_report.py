@@ -95,7 +95,7 @@ def test_page_holds_tables_sentences_and_users():
     mdd = find(result, "blue", "base")["mdd"]
     assert f"with 200 users (80% power, two-sided 5%): blue - base {mdd:.3f}," in page
     assert report.verdict(result, "10h+blue", "1+19") in page
-    assert "accuracy 0.400 [0.350, 0.450] (200 users, chance 0.250)." in page
+    assert "accuracy 0.400 [0.350, 0.450] (200 questions, chance 0.250)." in page
     assert "- red tent" in page and "> (empty)" in page
     assert "Next item: blue tent" in page
 
@@ -114,7 +114,7 @@ def test_terminal_shows_tables_verdict_reader_and_users_on_one_line_each():
     users = [report.User(["red tent"], "blue tent", {"base": "a\nb", "blue": "c"})]
     text = report.closing(result, users)
     assert report.verdict(result, "blue", "1+19") in text
-    assert "accuracy 0.400 [0.350, 0.450] (200 users, chance 0.250)." in text
+    assert "accuracy 0.400 [0.350, 0.450] (200 questions, chance 0.250)." in text
     assert "next item: blue tent\n  base: a b\n  blue: c" in text
     for row in report.method_rows(result, "1+19"):
         assert row[1] in text
