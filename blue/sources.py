@@ -254,6 +254,16 @@ def _load_role(
             params, meta = checkpoints.restore_best(shapes)
             name = f"{section.preset} after {stage}"
             return Model(cfg, params, tokenizer, name, meta["step"])
+    for stage in TRAINED_BY[role]:
+        left_out = stage not in config.stages
+        if left_out and stage_checkpoints(config, workdir, stage).finished():
+            logger.warning(
+                "the %s starts from random weights: stages=%s leaves out %s, which has "
+                "finished here; --config.stage=NAME runs one of all stages alone",
+                role,
+                ",".join(config.stages),
+                stage,
+            )
     seed = put(np.uint32(role_seed(config.seed, role)), replicated(mesh))
     params = programs.make_init(cfg, mesh, dtype)(seed)
     return Model(cfg, params, tokenizer, f"{section.preset}, random weights")

@@ -17,6 +17,7 @@ from blue import (
     watch,
     writer,
 )
+from blue.sharding import make_mesh
 from blue.sources import stage_checkpoints
 from configs import quickstart
 
@@ -219,3 +220,15 @@ def test_mistakes_are_told_before_anything_runs(field, value, words, tmp_path):
 def test_the_stage_ends_with_a_table(whole):
     table = watch.summary(str(whole), "profiler")
     assert "reward/embedding" in table and "last tenth" in table
+
+
+def test_a_stage_left_out_of_the_list_is_told(whole, caplog):
+    c = make_config()
+    c.stages = ("profiler",)
+    log = sources.load_log(c, str(whole))
+    model = sources.load_profiler(
+        c, log, str(whole), make_mesh(1, -1, 1), "base", stage="profiler"
+    )
+    assert model is not None and model.name.endswith("random weights")
+    (line,) = [m for m in caplog.messages if "random weights" in m]
+    assert "stages=profiler leaves out warm_start" in line

@@ -40,7 +40,9 @@ def block(result: dict) -> str:
             f"| {words} | {cell(scores['ndcg@10'])} | {cell(scores['recall@10'])} |"
         )
     found = {
-        (d["a"], d["b"]): d for d in result["differences"] if d["metric"] == "ndcg@10"
+        (d["a"], d["b"]): d
+        for d in result["differences"]
+        if (d["metric"], d["protocol"]) == ("ndcg@10", protocol)
     }
     lines.append("")
     for a, b in (
