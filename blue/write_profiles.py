@@ -177,10 +177,18 @@ def is_finished(final: Path, facts: dict[str, Any]) -> bool:
 
 
 def make_write(
-    config: ConfigDict, profiler: Model, prompt_format: queries.PromptFormat, mesh: Mesh
+    config: ConfigDict,
+    profiler: Model,
+    prompt_format: queries.PromptFormat,
+    mesh: Mesh,
+    *,
+    num_users: int,
 ) -> inference.WriteProfiles:
     """(params, jobs) -> profiles; compiles all programs of the stage."""
-    size, shards = config.write_profiles.batch_size, batch_shards(mesh)
+    # fewer slots for few users: only a slot that is refilled is not idle at the end
+    shards = batch_shards(mesh)
+    few = max(num_users // 4 // shards, 1) * shards
+    size = min(config.write_profiles.batch_size, few)
     least = len(queries.profile_prompt(prompt_format, [], [], []))
     return inference.make_profile_writer(
         profiler.cfg,
@@ -210,7 +218,7 @@ def write_missing(
 ) -> None:
     """Appends the profiles of `users` to the part file, which has `already` others."""
     prompt_format = sources.prompt_format(config, profiler)
-    write = make_write(config, profiler, prompt_format, mesh)
+    write = make_write(config, profiler, prompt_format, mesh, num_users=len(users))
     programs.wait()
     total = already + len(users)
     progress = Progress(STAGE, first=already, total=total, unit="user")
