@@ -14,7 +14,6 @@ import jax
 from blue.checkpoints import Checkpoints
 from blue.inference import Model
 from blue.models import hf
-from blue.sharding import to_host
 
 logger = logging.getLogger("blue")
 
@@ -35,18 +34,18 @@ def write(
         model.params,
     )
     params, meta = checkpoints.restore_best(shapes)
-    params = to_host(params)
-    if jax.process_index() != 0:
-        return
     directory = Path(workdir) / "export" / role
     draft, old = (directory.with_name(f".{role}.{end}") for end in ("draft", "old"))
-    for left in (draft, old):  # by a run that was killed
+    writes = jax.process_index() == 0
+    for left in (draft, old) if writes else ():  # by a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     tokenizer = model.tokenizer
     tokens = {"eos_token_id": list(tokenizer.end_ids), "pad_token_id": tokenizer.pad_id}
     if tokenizer.bos_id is not None:
         tokens["bos_token_id"] = tokenizer.bos_id
     hf.save(draft, model.cfg, params, source=tokens)
+    if not writes:
+        return
     tokenizer.save(draft)
     if directory.exists():  # a directory cannot be replaced in one step
         directory.rename(old)

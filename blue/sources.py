@@ -36,7 +36,7 @@ from blue.errors import UserError
 from blue.inference import Model, Profile, TextEncoder
 from blue.models import hf
 from blue.models.decoder import DecoderConfig
-from blue.sharding import batch_shards, param_shardings, put, replicated
+from blue.sharding import batch_shards, put, replicated
 from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from blue.writer import told_slices
 
@@ -239,9 +239,11 @@ def _load_role(
     tokenizer = load_role_tokenizer(config, log, workdir, role)
     dtype = config.dtype.params
     if section.checkpoint:
-        cfg, params = hf.load(section.checkpoint, dtype=dtype)
+        cfg = hf.read_config(section.checkpoint)  # before anything large is read
         _check_vocabulary(cfg, tokenizer, section.checkpoint)
-        params = put(params, param_shardings(params, mesh))
+        cfg, params = hf.load(
+            section.checkpoint, mesh, dtype=dtype, head=role == "profiler"
+        )
         return Model(cfg, params, tokenizer, section.checkpoint)
     cfg = models.preset(section.preset)
     if not section.tokenizer:  # random weights: the head fits the trained tokenizer
