@@ -118,6 +118,7 @@ def _place(
         stored.shape, in_file, lambda index: values[index]
     )
     if stacked is not None:
+        assert tensor.layer is not None
         fill = _fill_layer(tensor.inputs, sharding)
         return fill(stacked, parts, np.int32(tensor.layer))
     sizes = {"shape": shape.shape, "inputs": tensor.inputs, "dtype": shape.dtype}
