@@ -24,12 +24,13 @@ from blue.sharding import param_shardings, to_host
 FAMILIES = {"gemma3_text": gemma3, "gemma3": gemma3, "qwen3": qwen3}
 HEAD = "lm_head.weight"
 # What stands before "embed_tokens.weight" and before the head: a text model, one saved
-# without its head (encoders), the text tower of multimodal Gemma 3, old and new.
+# without its head (encoders), the text tower of multimodal Gemma 3, old, new, headless.
 PREFIXES = {
     "model.": "",
     "": "",
     "language_model.model.": "language_model.",
     "model.language_model.": "",
+    "language_model.": "",
 }
 OTHER_TOWERS = ("vision_tower.", "multi_modal_projector.")
 # Kept from the source when a model is written: nothing of its architecture.
