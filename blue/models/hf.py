@@ -109,7 +109,7 @@ def load(
 def _read_parts(stored: Stored, tensor: Tensor, sharding: NamedSharding) -> jax.Array:
     """The tensor as it lies in the file, each device having the part that is its own
     of our array."""
-    spec = sharding.spec if tensor.layer is None else sharding.spec[1:]
+    spec = tuple(sharding.spec)[0 if tensor.layer is None else 1 :]
     values = safetensors.read(stored)
     return jax.make_array_from_callback(
         stored.shape,
