@@ -6,12 +6,14 @@ Another run loads it, tokenizer included, with `--config.profiler.checkpoint=DIR
 `encoder.checkpoint`), and so do transformers and vLLM.
 """
 
+import json
 import logging
 import os
 import shutil
 from pathlib import Path
 
 import jax
+from etils import epath
 
 from blue import adapters, programs
 from blue.checkpoints import Checkpoints
@@ -80,8 +82,16 @@ def write_adapters(
     if jax.process_index() != 0:
         return
     draft = _draft(directory)
-    peft.save(draft, model.cfg, best, task=TASKS[role], base=base)
+    peft.save(draft, model.cfg, best, task=TASKS[role], base=base, tower=_tower(base))
     _put_in_place(draft, directory)
+
+
+def _tower(base: str) -> str:
+    """What transformers calls our decoder inside the model of this directory."""
+    if not base:
+        return ""
+    source = json.loads((epath.Path(base) / "config.json").read_text())
+    return "language_model" if source["model_type"] == "gemma3" else ""
 
 
 def _draft(directory: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import json
 import shutil
 
@@ -22,6 +23,7 @@ from blue import (
     train_encoder,
     train_profiler,
     warm_start,
+    writer,
 )
 from blue.checkpoints import Checkpoints
 from blue.errors import UserError
@@ -43,17 +45,21 @@ TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 64, (3, 9)), jnp.int32
 MASK = jnp.arange(9)[None] >= jnp.array([0, 3, 5])[:, None]
 
 
-def trained_params(cfg, seed=0):
-    """Parameters whose B is not zero, as after training."""
-    params = decoder.init_params(cfg, jax.random.key(seed))
-    frozen, trained = lora.split(params)
-    rng = np.random.default_rng(seed)
-    noise = lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype)
-    return lora.join(frozen, jax.tree.map(noise, trained))
-
-
 # these run once: compiling is what takes the time
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.cache
+def fresh_params(cfg):
+    return jit(lambda: decoder.init_params(cfg, jax.random.key(0)))()
+
+
+def trained_params(cfg):
+    """Parameters whose B is not zero, as after training."""
+    frozen, trained = lora.split(fresh_params(cfg))
+    rng = np.random.default_rng(0)
+    noise = lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype)
+    return lora.join(frozen, jax.tree.map(noise, trained))
 
 
 @functools.cache
@@ -112,7 +118,7 @@ def test_merging_by_hand():
 
 @FAMILIES
 def test_fresh_adapters_change_nothing(cfg):
-    params = decoder.init_params(cfg, jax.random.key(0))
+    params = fresh_params(cfg)
     plain, _ = lora.split(params)
     want = forward_of(lora.without(cfg))(plain)
     same(forward_of(cfg)(params), want)
@@ -164,7 +170,7 @@ def test_the_gradient_is_the_full_one_seen_through_the_adapters(cfg):
 
 @FAMILIES
 def test_split_and_join(cfg):
-    params = decoder.init_params(cfg, jax.random.key(0))
+    params = fresh_params(cfg)
     frozen, trained = lora.split(params)
     same(lora.join(frozen, trained), params)
     assert len(leaf_names(trained)) == 2 * len(cfg.lora.targets)
@@ -279,7 +285,7 @@ def test_adapters_learn_what_comes_next():
     mesh = mesh_of(1, 1, 1)
     cfg = dataclasses.replace(QWEN, num_layers=1, lora=EVERY)
     schedule, optimizer = make_optimizer_at(3e-2)
-    params = decoder.init_params(cfg, jax.random.key(0))
+    params = fresh_params(cfg)
     frozen, trained = lora.split(
         put(params, jax.tree.map(lambda x: by_batch(mesh), params))
     )
@@ -337,7 +343,7 @@ def test_an_update_costs_less(monkeypatch):
 
 # --- whole stages
 
-STEPS = 3
+STEPS, EMBED = 3, "model.embed_tokens.weight"
 
 
 def make_config(**fields):
@@ -371,6 +377,10 @@ def kept(workdir, stage):
     return dict(zip(leaf_names(state), jax.tree.leaves(state), strict=True))
 
 
+def kept_embed(workdir):
+    return load_file(workdir / "export/profiler/model.safetensors")[EMBED]
+
+
 def test_checkpoints_hold_adapters_alone(whole):
     for stage, matrices in (("encoder", 2), ("warm_start", 7), ("profiler", 7)):
         saved = kept(whole, stage)
@@ -381,8 +391,21 @@ def test_checkpoints_hold_adapters_alone(whole):
         assert all(np.any(saved[name]) for name in weights)  # B, too, has moved
 
 
-def test_resume_is_bitwise(whole, tmp_path):
+def test_resume_is_bitwise_with_one_copy_of_the_profiler(whole, tmp_path, monkeypatch):
     """The last step and what comes after it, done once more."""
+    shape = kept_embed(whole).shape
+    found, progress = [], writer.Writer.progress
+
+    def count():
+        gc.collect()
+        return sum(x.shape == shape for x in jax.live_arrays())
+
+    def look(self, step, values):
+        found.append(count() - before)
+        progress(self, step, values)
+
+    monkeypatch.setattr(writer.Writer, "progress", look)
+    before = count()
     shutil.copytree(whole, tmp_path / "again")
     done = tmp_path / "again" / "checkpoints" / "profiler"
     shutil.rmtree(done / "best")
@@ -390,6 +413,7 @@ def test_resume_is_bitwise(whole, tmp_path):
     (done / "finished.json").unlink()
     train_profiler.run(make_config(), str(tmp_path / "again"))
     keep = lambda row: {k: v for k, v in row.items() if k[:5] not in ("time/", "speed")}
+    assert found == [2]  # profiler and encoder; the reference is the profiler's own
     again, first = rows_of(tmp_path / "again", "profiler"), rows_of(whole, "profiler")
     assert [keep(row) for row in again] == [keep(row) for row in first]
     same(kept(tmp_path / "again", "profiler"), kept(whole, "profiler"))

@@ -22,14 +22,14 @@ pytestmark = pytest.mark.parity
 SMALL = {"vocab_size": 96, "width": 32, "mlp_width": 48, "head_size": 8}
 
 
-def write(directory, cfg, role):
+def write(directory, cfg, role, save=hf.save):
     """The base, the export of `role` with its adapters; merged parameters, and cfg."""
     params = decoder.init_params(cfg, jax.random.key(3))
     frozen, trained = lora.split(params)
     rng = np.random.default_rng(4)
     noise = lambda x: jax.numpy.asarray(rng.normal(0, 0.3, x.shape), x.dtype)
     trained = jax.tree.map(noise, trained)
-    hf.save(directory / "base", lora.without(cfg), frozen)
+    save(directory / "base", lora.without(cfg), frozen)
     model = inference.Model(cfg, lora.join(frozen, trained), None, "base")
     checkpoints = Checkpoints(directory / "c", keep=1, milestone_every=0)
     checkpoints.save_best(1, trained, adapters.note(model), 0.0)
@@ -95,3 +95,30 @@ def test_an_encoder(tmp_path):
     found = torch.nn.functional.normalize(states[:, -1], dim=-1).numpy()
     wanted = model_answers.answers(params, plain, tokens, mask, new_tokens=1)
     np.testing.assert_allclose(found, wanted["embeddings"], atol=1e-4)
+
+
+def test_the_text_tower_of_a_multimodal_base(tmp_path):
+    """The names of the tower's matrices, and none of the vision tower's."""
+    cfg = dataclasses.replace(
+        gemma3.tiny_gemma3(), **SMALL, num_layers=2, lora=Lora(2, 8.0, ("q", "down"))
+    )
+    text = {
+        "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 16, "patch_size": 8,
+    }  # fmt: skip
+    both = transformers.Gemma3Config(text_config=text, vision_config=vision)
+
+    def save(directory, cfg, params):
+        transformers.Gemma3ForConditionalGeneration(both).save_pretrained(directory)
+
+    write(tmp_path, cfg, "profiler", save)
+    folder = tmp_path / "export/profiler_adapter"
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    model = peft.PeftModel.from_pretrained(base, folder)
+    check_loaded(model, cfg, folder)
+    adapted = [name for name, _ in model.named_modules() if name.endswith("lora_A")]
+    assert len(adapted) == 4 and all("language_model" in name for name in adapted)

@@ -29,6 +29,7 @@ def save(
     *,
     task: str,
     base: str,
+    tower: str = "",
 ) -> None:
     """Writes the two files.
 
@@ -38,11 +39,13 @@ def save(
         adapters: the trained part of `lora.split`, numpy; any floating dtype.
         task: a key of `PREFIXES`; PEFT's task_type.
         base: where PEFT finds the model they belong to; may be empty.
+        tower: the name of our decoder inside a multimodal base, "language_model".
     """
     from safetensors.numpy import save_file
 
     assert cfg.lora is not None
     family = gemma3 if cfg.norm_plus_one else qwen3
+    prefix = PREFIXES[task] + (f"{tower}." if tower else "")
     modules, arrays = [], {}
     for name, (path, _) in family.TENSORS.items():
         if path[0] != "layers" or path[-1] not in cfg.lora.targets:
@@ -51,16 +54,18 @@ def save(
         modules.append(module.rpartition(".")[2])
         for layer in range(cfg.num_layers):
             a, b = (adapters["layers"][f"{path[-1]}_{end}"][layer] for end in "ab")
-            full = PREFIXES[task] + module.format(layer)
+            full = prefix + module.format(layer)
             arrays[f"{full}.lora_A.weight"] = _plain(a.reshape(-1, r).T)
             arrays[f"{full}.lora_B.weight"] = _plain(b.reshape(r, -1).T)
+    # by its last name a module would be found in the other towers, too
+    here = rf".*\b{tower}\..*\.({'|'.join(modules)})" if tower else modules
     config = {
         "peft_type": "LORA",
         "task_type": task,
         "base_model_name_or_path": base,
         "r": cfg.lora.rank,
         "lora_alpha": cfg.lora.alpha,
-        "target_modules": modules,
+        "target_modules": here,
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
