@@ -6,7 +6,7 @@ Makes a model of each config.json (Gemma 3: a profiler; Qwen3-Embedding: an enco
 bfloat16, with weights under which every part of the network matters, and compares the
 two by tools/compare_models.py on random tokens beyond Gemma's window of 512, one row
 padded: in float32; both in bfloat16; and each one's bfloat16 with float32, which is
-what rounding costs on either side. Writes results.json and the table of README.md. Needs the
+what rounding costs on either side. Writes results.json and README.md's table. Needs the
 extra `parity` and 16 GB of memory.
 """
 
