@@ -11,8 +11,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue import export, programs, sources
+from blue import export, programs, record, sources
 from blue.checkpoints import Checkpoints
+from blue.data.examples import Examples
+from blue.data.log import Log
 from blue.errors import NonFinite
 from blue.inference import Model
 from blue.models.decoder import Params
@@ -72,11 +74,34 @@ def stop_if_not_finite(info: dict[str, float], step: int, limit: int) -> None:
         )
 
 
+def about(
+    config: ConfigDict,
+    log: Log,
+    examples: Examples,
+    *,
+    stage: str,
+    query_prompt: str = "",
+    validated: bool = False,
+) -> export.Run:
+    """What an export says of the run of `stage` that made it."""
+    return export.Run(
+        stage=stage,
+        config=record.redacted(config),
+        data=log.name,
+        fingerprint=examples.fingerprint,
+        validated=validated,
+        sampling_temperature=config.evaluate.sampling_temperature,
+        max_completion_tokens=config.max_completion_tokens,
+        max_tokens=config.encoder.max_tokens,
+        query_prompt=query_prompt,
+    )
+
+
 def train_supervised(
     config: ConfigDict,
     workdir: str,
     *,
-    stage: str,
+    run: export.Run,
     num_steps: int,
     role: str,
     model: Model,
@@ -91,14 +116,14 @@ def train_supervised(
     last parameters are left as the stage's result, and exported as `role` (profiler or
     encoder) with the configuration and the tokenizer of `model`.
     """
-    checkpoints = sources.stage_checkpoints(config, workdir, stage)
+    checkpoints = sources.stage_checkpoints(config, workdir, run.stage)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
     )
     state, first_step = start(checkpoints, shapes, optimizer, params, mesh)
     writer = Writer(
         workdir,
-        stage=stage,
+        stage=run.stage,
         first_step=first_step,
         num_steps=num_steps,
         every=config.log.every,
@@ -124,6 +149,6 @@ def train_supervised(
             checkpoints.save(done, state, {"config": config.to_dict()})
     checkpoints.save_best(num_steps, state.params, {}, 0.0)
     writer.close()
-    export.write(checkpoints, model, workdir, role)
+    export.write(checkpoints, model, workdir, role, run)
     checkpoints.finish({"steps": num_steps})
     checkpoints.close()
