@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from blue import export, queries, sources, train_encoder, warm_start
+from blue import export, queries, session, sources, train_encoder, warm_start
 from blue.sharding import make_mesh
 from blue.tokenizer import load_tokenizer
 from configs import quickstart
@@ -78,11 +78,15 @@ def test_a_later_export_replaces_the_earlier_one_and_what_a_kill_left(run, tmp_p
     (tmp_path / "export/.profiler.draft/rubbish").write_text("half a file")
     (tmp_path / "export/profiler").mkdir()
     (tmp_path / "export/profiler/of_an_earlier_stage").write_text("")
-    export.write(checkpoints, model, tmp_path, "profiler")
+    about = session.about(
+        config, log, sources.load_examples(config, log, str(run)), stage="warm_start"
+    )
+    export.write(checkpoints, model, tmp_path, "profiler", about)
     assert [p.name for p in (tmp_path / "export").iterdir()] == ["profiler"]
     assert sorted(p.name for p in (tmp_path / "export/profiler").iterdir()) == [
-        "chat_template.jinja", "config.json", "generation_config.json",
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json",
         "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "training_config.json",
     ]  # fmt: skip
     said = json.loads((tmp_path / "export/profiler/config.json").read_text())
     assert said["eos_token_id"] == list(model.tokenizer.end_ids)
