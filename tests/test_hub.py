@@ -62,7 +62,9 @@ def test_what_the_hub_refuses_is_told_in_one_line(error, told, monkeypatch):
     assert line.startswith(f"{FIELD}=owner/name@v1 ") and "\n" not in line
 
 
-@pytest.mark.parametrize("name", ["nowhere", "a/b/c", "/tmp/no/such", "~/x", "a/b@", ""])
+@pytest.mark.parametrize(
+    "name", ["nowhere", "a/b/c", "/tmp/no/such", "~/x", "a/b@", ""]
+)
 def test_what_is_no_hub_id_is_not_asked_for(name, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     with pytest.raises(UserError, match="is no directory here, and no hub id"):

@@ -63,7 +63,10 @@ def test_the_newest_form_and_a_transformer_in_a_folder(tmp_path):
 @pytest.mark.parametrize(
     "broken, told",
     [
-        ({"pooling": {"pooling_mode": "mean"}}, "pooling_mode is 'mean'; must be 'last"),
+        (
+            {"pooling": {"pooling_mode": "mean"}},
+            "pooling_mode is 'mean'; must be 'last",
+        ),
         ({"pooling": {"pooling_mode": ["cls", "lasttoken"]}}, "must be 'lasttoken'"),
         (
             {"pooling": {"pooling_mode_lasttoken": False}},
