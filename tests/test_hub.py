@@ -1,4 +1,4 @@
-"""Where checkpoints come from, without network: fakes and the hub's local cache."""
+"""Where checkpoints come from: fakes of the hub, and its own local cache."""
 
 import importlib
 
