@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue import adapters, export, programs, record, sources
+from blue import adapters, export, hub, programs, record, sources
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples
 from blue.data.log import Log
@@ -85,6 +85,8 @@ def about(
     validated: bool = False,
 ) -> export.Run:
     """What an export says of the run of `stage` that made it."""
+    ties = config.warm_start.tie_to_encoder and stage != "encoder"
+    borrows = ties and config.encoder.kind == "own" and config.encoder.checkpoint
     return export.Run(
         stage=stage,
         config=record.redacted(config),
@@ -95,6 +97,9 @@ def about(
         max_completion_tokens=config.max_completion_tokens,
         max_tokens=config.encoder.max_tokens,
         query_prompt=query_prompt,
+        lender=hub.fetch(config.encoder.checkpoint, "encoder.checkpoint")
+        if borrows
+        else hub.Source(),
     )
 
 

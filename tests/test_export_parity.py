@@ -96,7 +96,7 @@ def test_sentence_transformers_gives_the_same_vectors(preset, tmp_path):
         model.cfg, model.tokenizer, mesh, buckets=(64,), batch_size=8,
         params_dtype="float32", dtype="float32",
     )  # fmt: skip
-    texts = [*WORDS, "", "garden " * 8]
+    texts = [*WORDS, "", "garden " * 8, "quiet red " * 90]
     for name, prefix in (("query", "Instruct: Find it\nQuery:"), ("document", "")):
         theirs = library.encode(texts, prompt_name=name)
         ours = embed(model.params, [prefix + text for text in texts])
