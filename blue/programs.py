@@ -83,6 +83,7 @@ def rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=by_batch(mesh))
 
 
+@functools.cache
 def abstract_params(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Params:
     """Shapes and training shardings of a model's parameters."""
     init = lambda key: decoder.init_params(cfg, key, dtype)

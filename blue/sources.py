@@ -343,7 +343,7 @@ def tie_to_encoder(profiler: Model, encoder: Model) -> Model:
     scale = profiler.cfg.width**-0.5 if profiler.cfg.scale_embedding else 1.0
     embed = to_host(encoder.params["embed"]) * scale
     embed = put(embed, profiler.params["embed"].sharding)
-    return profiler._replace(params=profiler.params | {"embed": embed})
+    return profiler._replace(params=profiler.params | {"embed": embed}, origin="")
 
 
 def load_encoder(
