@@ -82,8 +82,9 @@ def base_model(source: Source) -> str:
     if source.commit:
         return source.checkpoint.partition("@")[0]
     named = _front_matter(source).get("base_model") if source.directory else None
-    plain = isinstance(named, str) and named.isprintable() and named.count("/") == 1
-    return named if plain else ""
+    if isinstance(named, str) and named.isprintable() and named.count("/") == 1:
+        return named
+    return ""
 
 
 def _front_matter(source: Source) -> dict[str, Any]:
