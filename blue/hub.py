@@ -75,7 +75,7 @@ def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
         )
     try:
         directory = _download(match[1], match[2], weights)
-    except Exception as error:  # also of whatever library the hub speaks HTTP with
+    except (OSError, ValueError, errors.HTTPError) as error:  # pyright: ignore
         raise UserError(f"{told} {_reason(error, match[1])}") from error
     commit = Path(directory).name
     logger.info("%s: commit %s, in %s", told, commit, directory)
