@@ -108,13 +108,15 @@ def _write_adapters(
     best = to_host(best)
     if not writes:
         return
-    draft = _draft(directory)
+    draft, source = _draft(directory), model.source
+    # what PEFT can load again: a hub id has no revision there
+    base = source.checkpoint.partition("@")[0] if source.commit else source.checkpoint
     peft.save(
         draft,
         model.cfg,
         best,
         task=TASKS[role],
-        base=model.source.checkpoint,
+        base=base,
         tower=_tower(_transformer(model, role)),
     )
     _put_in_place(draft, directory)
