@@ -53,6 +53,7 @@ class UpdateBatch(NamedTuple):
     sampler_logprobs: Float[Array, "B G C"]
     ref_logprobs: Float[Array, "B G C"]
     advantages: Float[Array, "B G"]
+    teaching: Bool[Array, "B G"]  # the others' tokens are in no sum and no count
 
 
 _pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
@@ -429,13 +430,71 @@ def make_rewards(
     weights: dict[str, float],
     options: dict[str, dict],
 ) -> Program:
-    """(RewardInputs) -> (advantages [B G], total [B G], {reward: [B G]})."""
+    """(RewardInputs) -> (advantages [B G], which of them teach [B G], total [B G],
+    {reward: [B G]})."""
 
-    def run(x: rewards.RewardInputs) -> tuple[Array, Array, dict[str, Array]]:
+    def run(x: rewards.RewardInputs) -> tuple[Array, Array, Array, dict[str, Array]]:
         total, parts = rewards.combine(x, weights, options)
-        return advantages.group_advantages(total), total, parts
+        teaching = advantages.teaching(total)
+        return advantages.group_advantages(total), teaching, total, parts
 
     return compile_program(run, (inputs,), out_shardings=by_batch(mesh))
+
+
+def grpo_gradients(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    microbatch_size: int,
+    temperature: float,
+    clip_eps: float,
+    kl_coef: float,
+    dtype: str,
+    remat: bool,
+) -> Callable[[Params, UpdateBatch], tuple[Any, losses.GRPOSums, Array]]:
+    """(params, UpdateBatch) -> (gradients, sums over tokens, their count); not jitted.
+
+    Micro-batches of `microbatch_size` users add up gradients of sums; the count of
+    tokens divides once, so that they equal the whole batch. A batch in which no
+    completion teaches (no two rewards of a group are finite) has the loss NaN.
+    """
+    micro = microbatch_size or batch_size
+    count = batch_size // micro
+
+    def loss(params: Params, b: UpdateBatch, tokens: Array) -> tuple[Array, Any]:
+        scores = _completion_scores(
+            params, cfg, b.prompt, b.prompt_mask, b.tokens,
+            mesh=mesh, temperature=temperature, dtype=dtype, remat=remat,
+        )  # fmt: skip
+        sums = losses.grpo_loss(
+            scores, b.sampler_logprobs, b.ref_logprobs, b.mask, b.advantages,
+            clip_eps=clip_eps, kl_coef=kl_coef,
+        )  # fmt: skip
+        return sums.loss / tokens, sums
+
+    def gradients(params: Params, batch: UpdateBatch) -> tuple[Any, Any, Array]:
+        batch = batch._replace(mask=batch.mask & batch.teaching[:, :, None])
+        tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
+        grad_of = jax.grad(loss, has_aux=True)
+        if count == 1:
+            grads, sums = grad_of(params, batch, tokens)
+        else:
+            # row b goes to micro-batch b % count: every device works on every one
+            split = lambda a: jnp.swapaxes(a.reshape(micro, count, *a.shape[1:]), 0, 1)
+
+            def add(carry: Any, b: UpdateBatch) -> tuple[Any, Any]:
+                grads, sums = grad_of(params, b, tokens)
+                return jax.tree.map(jnp.add, carry, grads), sums
+
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
+            gap_max = sums.gap_max.max()
+            sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
+        taught = jnp.where(batch.teaching.any(), sums.loss, jnp.nan)
+        return grads, sums._replace(loss=taught), tokens
+
+    return gradients
 
 
 def make_update(
@@ -456,42 +515,15 @@ def make_update(
     dtype: str,
     remat: bool,
 ) -> Program:
-    """(TrainState, UpdateBatch), state donated -> (TrainState, {metric: scalar}).
-
-    Micro-batches of `microbatch_size` users add up gradients of sums; the count of
-    tokens divides once, so that they equal the whole batch.
-    """
-    micro = microbatch_size or batch_size
-    count = batch_size // micro
-
-    def loss(params: Params, b: UpdateBatch, tokens: Array) -> tuple[Array, Any]:
-        scores = _completion_scores(
-            params, cfg, b.prompt, b.prompt_mask, b.tokens,
-            mesh=mesh, temperature=temperature, dtype=dtype, remat=remat,
-        )  # fmt: skip
-        sums = losses.grpo_loss(
-            scores, b.sampler_logprobs, b.ref_logprobs, b.mask, b.advantages,
-            clip_eps=clip_eps, kl_coef=kl_coef,
-        )  # fmt: skip
-        return sums.loss / tokens, sums
+    """(TrainState, UpdateBatch), state donated -> (TrainState, {metric: scalar})."""
+    gradients = grpo_gradients(
+        cfg, mesh, batch_size=batch_size, microbatch_size=microbatch_size,
+        temperature=temperature, clip_eps=clip_eps, kl_coef=kl_coef, dtype=dtype,
+        remat=remat,
+    )  # fmt: skip
 
     def update(state: TrainState, batch: UpdateBatch) -> tuple[TrainState, dict]:
-        tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
-        grad_of = jax.grad(loss, has_aux=True)
-        if count == 1:
-            grads, sums = grad_of(state.params, batch, tokens)
-        else:
-            # row b goes to micro-batch b % count: every device works on every one
-            split = lambda a: jnp.swapaxes(a.reshape(micro, count, *a.shape[1:]), 0, 1)
-
-            def add(carry: Any, b: UpdateBatch) -> tuple[Any, Any]:
-                grads, sums = grad_of(state.params, b, tokens)
-                return jax.tree.map(jnp.add, carry, grads), sums
-
-            zeros = jax.tree.map(jnp.zeros_like, state.params)
-            grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
-            gap_max = sums.gap_max.max()
-            sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
+        grads, sums, tokens = gradients(state.params, batch)
         new, norm = apply_gradients(state, grads, sums.loss, optimizer)
         return new, {
             "policy/loss": sums.loss / tokens,
@@ -515,6 +547,7 @@ def make_update(
         sampler_logprobs=rows(mesh, (B, G, C), jnp.float32),
         ref_logprobs=rows(mesh, (B, G, C), jnp.float32),
         advantages=rows(mesh, (B, G), jnp.float32),
+        teaching=rows(mesh, (B, G), jnp.bool_),
     )
     return _compile_update(update, cfg, mesh, optimizer, params_dtype, (batch,))
 
@@ -532,6 +565,19 @@ def _compile_update(
     return compile_program(update, (state, *batch), out_shardings=out, donate=(0,))
 
 
+def sft_gradients(cfg: DecoderConfig, mesh: Mesh, *, dtype: str, remat: bool) -> Any:
+    """(params, prompt, mask, targets [B G C], mask) -> (loss, gradients)."""
+
+    def loss(params: Params, prompt: Array, mask: Array, tokens: Array, keep: Array):
+        scores = _completion_scores(
+            params, cfg, prompt, mask, tokens,
+            mesh=mesh, temperature=1.0, dtype=dtype, remat=remat,
+        )  # fmt: skip
+        return losses.sft_loss(scores.logprobs, keep) / jnp.maximum(keep.sum(), 1)
+
+    return jax.value_and_grad(loss)
+
+
 def make_sft_update(
     cfg: DecoderConfig,
     mesh: Mesh,
@@ -547,16 +593,10 @@ def make_sft_update(
     remat: bool,
 ) -> Program:
     """(TrainState, prompt, mask, targets [B G C], mask) -> (TrainState, metrics)."""
-
-    def loss(params: Params, prompt: Array, mask: Array, tokens: Array, keep: Array):
-        scores = _completion_scores(
-            params, cfg, prompt, mask, tokens,
-            mesh=mesh, temperature=1.0, dtype=dtype, remat=remat,
-        )  # fmt: skip
-        return losses.sft_loss(scores.logprobs, keep) / jnp.maximum(keep.sum(), 1)
+    gradients = sft_gradients(cfg, mesh, dtype=dtype, remat=remat)
 
     def update(state: TrainState, *batch: Array) -> tuple[TrainState, dict]:
-        value, grads = jax.value_and_grad(loss)(state.params, *batch)
+        value, grads = gradients(state.params, *batch)
         return _finish_supervised(state, grads, value, optimizer, schedule)
 
     B, G, P, C = batch_size, targets, prompt_tokens, target_tokens
@@ -608,6 +648,26 @@ def make_embed(
     return compile_program(run, args, out_shardings=by_batch(mesh))
 
 
+def contrastive_gradients(
+    cfg: DecoderConfig,
+    *,
+    similarity_temperature: float,
+    dtype: str,
+    remat: bool,
+) -> Any:
+    """(params, queries, mask, items, mask, item ids) -> (loss, gradients)."""
+
+    def loss(params: Params, q: Array, qm: Array, i: Array, im: Array, ids: Array):
+        options = {"dtype": jnp.dtype(dtype), "remat": remat}
+        users = encoder.embed(params, cfg, q, qm, **options)
+        items = encoder.embed(params, cfg, i, im, **options)
+        return losses.supervised_contrastive(
+            users, items, ids, similarity_temperature=similarity_temperature
+        )
+
+    return jax.value_and_grad(loss)
+
+
 def make_encoder_update(
     cfg: DecoderConfig,
     mesh: Mesh,
@@ -627,17 +687,12 @@ def make_encoder_update(
     The batch's other rows are the negatives, over the whole mesh: the product of all
     queries with all items is one global matrix.
     """
-
-    def loss(params: Params, q: Array, qm: Array, i: Array, im: Array, ids: Array):
-        options = {"dtype": jnp.dtype(dtype), "remat": remat}
-        users = encoder.embed(params, cfg, q, qm, **options)
-        items = encoder.embed(params, cfg, i, im, **options)
-        return losses.supervised_contrastive(
-            users, items, ids, similarity_temperature=similarity_temperature
-        )
+    gradients = contrastive_gradients(
+        cfg, similarity_temperature=similarity_temperature, dtype=dtype, remat=remat
+    )
 
     def update(state: TrainState, *batch: Array) -> tuple[TrainState, dict]:
-        value, grads = jax.value_and_grad(loss)(state.params, *batch)
+        value, grads = gradients(state.params, *batch)
         return _finish_supervised(state, grads, value, optimizer, schedule)
 
     B = batch_size

@@ -1,9 +1,11 @@
 """What training stages share around their loop: start or resume, stop, finish; and the
 whole loop of the two supervised stages."""
 
+import functools
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,14 +13,19 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue import export, programs, sources
+from blue import alarms, bad_batches, export, programs, sources
 from blue.checkpoints import Checkpoints
-from blue.errors import NonFinite
+from blue.errors import NonFinite, UserError
 from blue.inference import Model
 from blue.models.decoder import Params
-from blue.optimizers import TrainState, make_optimizer, make_schedule
+from blue.optimizers import (
+    TrainState,
+    make_optimizer,
+    make_schedule,
+    non_finite_leaves,
+)
 from blue.sharding import to_host
-from blue.writer import Writer
+from blue.writer import Writer, last_lines
 
 logger = logging.getLogger("blue")
 
@@ -51,25 +58,104 @@ def start(
     params: Params,
     mesh: Mesh,
 ) -> tuple[TrainState, int]:
-    """The state of the newest good checkpoint, or one around `params`; and its step."""
+    """The state of the newest good checkpoint, or one around `params`; and its step.
+
+    It is finite, and updates keep it so: nothing else is ever saved or exported.
+    """
     if checkpoints.latest_step() is not None:
         abstract = programs.abstract_state(shapes, optimizer, mesh)
         state, meta = checkpoints.restore(abstract)
+        _refuse_non_finite(state, f"the checkpoint of step {meta['step']}")
         logger.info("resumed at step %d", meta["step"])
         return state, meta["step"]
+    _refuse_non_finite(params, "the model that training starts from")
     state = programs.make_init_state(shapes, optimizer, mesh)(params)
     checkpoints.save(0, state, {})  # the first save compiles what all of them need
     return state, 0
 
 
-def stop_if_not_finite(info: dict[str, float], step: int, limit: int) -> None:
-    """Takes `skipped_in_row` out of `info`; too many in a row end the run (exit 70)."""
+def _refuse_non_finite(tree: Any, name: str) -> None:
+    bad = non_finite_leaves(tree)
+    if bad:
+        raise UserError(
+            f"{name} has numbers that are not finite in {', '.join(bad[:3])}"
+            f"{' and others' if len(bad) > 3 else ''}: take another, or remove it to "
+            "go on from an older one"
+        )
+
+
+def keep_batch(workdir: str, stage: str, step: int, arrays: Mapping[str, Any]) -> None:
+    """Writes the batch of a skipped update for `tools/replay_batch.py`."""
+    host = {k: to_host(x) if isinstance(x, jax.Array) else x for k, x in arrays.items()}
+    if jax.process_index() == 0:
+        path = bad_batches.save(workdir, stage, step, host)
+        logger.warning(
+            "step %d: not finite, update skipped; its batch is in %s", step, path
+        )
+
+
+def stop_if_not_finite(
+    info: dict[str, float], step: int, limit: int, keep: Callable[[], None]
+) -> None:
+    """Takes `skipped_in_row` out of `info`; too many in a row end the run (exit 70).
+
+    keep() writes the batch: of the first of a row, and of the one that ends the run.
+    """
     skipped = info.pop("skipped_in_row")
+    if skipped == 1 or skipped >= limit:
+        keep()
     if skipped >= limit:
         raise NonFinite(
-            f"step {step}: {int(skipped)} updates in a row had a non-finite loss or "
-            "gradient and were skipped; nothing of them was saved"
+            f"step {step}: {int(skipped)} updates in a row had a non-finite loss, "
+            "gradient or parameter, or no valid reward, and were skipped; nothing of "
+            "them was saved. tools/replay_batch.py tells more of the batches in "
+            "bad_batches/"
         )
+
+
+def alarm_limits(config: ConfigDict) -> alarms.Limits:
+    """config.alarms, for the numbers that this run computes with."""
+    return alarms.limits(
+        config.alarms.to_dict(),
+        dtype=config.dtype.compute,
+        completions=config.batch_size * config.group_size,
+    )
+
+
+def check_first_step(config: ConfigDict, info: Mapping[str, float], step: int) -> None:
+    """Refuses to go on from a first step whose numbers contradict each other."""
+    faults = alarms.first_step_faults(info, alarm_limits(config), resumed=step > 0)
+    if faults:
+        raise UserError(f"step {step}, the first after the start: {'; '.join(faults)}")
+
+
+def watch_alarms(
+    config: ConfigDict, workdir: str, stage: str, writer: Writer
+) -> Callable[[int, alarms.Metrics], dict[str, int]]:
+    """(step, metrics of its line) -> `alarm/*` of that line, 0 or 1.
+
+    Alarms that begin are told once, in the log and on TensorBoard; so are those that
+    end. They look at logged steps alone, and remember what metrics.jsonl has.
+    """
+    limits = alarm_limits(config)
+    most = limits.window + limits.patience
+    lines: deque = deque(last_lines(workdir, stage, most), maxlen=most)
+
+    def at_step(step: int, metrics: alarms.Metrics) -> dict[str, int]:
+        found = alarms.step_alarms(tuple(lines), metrics, limits)
+        for alarm in found.values():
+            if alarm.changed:
+                told = f"{'ALARM' if alarm.on else 'over'}: {alarm.name}: {alarm.text}"
+                logger.log(
+                    logging.WARNING if alarm.on else logging.INFO,
+                    "step %d: %s", step, told,
+                )  # fmt: skip
+                writer.text(step, f"alarm/{alarm.name}", told)
+        marks = {f"alarm/{name}": int(alarm.on) for name, alarm in found.items()}
+        lines.append({**metrics, **marks})
+        return marks
+
+    return at_step
 
 
 def train_supervised(
@@ -105,6 +191,7 @@ def train_supervised(
         tensorboard=config.log.tensorboard,
         hparams=config.to_dict(),
     )
+    alarms_at = watch_alarms(config, workdir, stage, writer)
     programs.wait()
     for step in range(first_step, num_steps):
         started = time.monotonic()
@@ -112,11 +199,14 @@ def train_supervised(
         data_s = time.monotonic() - started
         state, info = update(state, *batch)
         info = {key: float(value) for key, value in to_host(info).items()}
-        stop_if_not_finite(info, step, config.max_nonfinite)
+        arrays = {f"input_{n}": array for n, array in enumerate(batch)}
+        keep = functools.partial(keep_batch, workdir, stage, step, arrays)
+        stop_if_not_finite(info, step, config.max_nonfinite, keep)
         step_s = time.monotonic() - started
         if writer.due(step):
             metrics = info | {"time/step_s": step_s, "time/data_s": data_s}
             metrics["speed/compiles"] = programs.compiles["count"]
+            metrics |= alarms_at(step, metrics)
             writer.scalars(step, metrics)
         writer.progress(step, {"policy/loss": info["policy/loss"]})
         done = step + 1

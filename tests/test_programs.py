@@ -56,6 +56,7 @@ def batch_on(mesh, seed=0):
         sampler_logprobs=-rng.random((B, G, C)).astype(np.float32),
         ref_logprobs=-4 * rng.random((B, G, C)).astype(np.float32),
         advantages=rng.normal(size=(B, G)).astype(np.float32),
+        teaching=rng.random((B, G)) < 0.9,
     )
     return put(host, by_batch(mesh))
 
