@@ -28,10 +28,8 @@ def save(
     directory = Path(workdir) / "bad_batches"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / f"{stage}-{step}.npz"
-    steps = {
-        p: int(found[2]) for p in directory.iterdir() if (found := _named(p, stage))
-    }
-    older = sorted((p for p in steps if p != path), key=lambda p: steps[p])
+    names = (NAME.fullmatch(p.name) for p in directory.iterdir() if p != path)
+    steps = sorted(int(name[2]) for name in names if name and name[1] == stage)
     for extra in steps[KEPT - 1 :]:
         (directory / f"{stage}-{extra}.npz").unlink()
     part = path.with_suffix(".part")
@@ -60,4 +58,3 @@ def bad_rows(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
             wrong = ~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
             rows |= {int(i) for i in np.flatnonzero(wrong)}
     return np.array(sorted(rows), np.int64)
-
