@@ -120,13 +120,14 @@ class Alarm(NamedTuple):
 
 
 def limits(
-    section: Mapping[str, float | int], *, dtype: str, completions: int
+    section: Mapping[str, float | int], *, exact: bool, completions: int
 ) -> Limits:
-    """Of config.alarms, for a compute dtype and a number of completions a step."""
+    """Of config.alarms, for products that are exact to float32 or coarser, and a number
+    of completions a step."""
     fields = {name: section[name] for name in Limits._fields}
-    if dtype == "bfloat16":
+    if not exact:
         for name in ("first_kl", "gap_mean", "gap_max"):
-            fields[name] *= section["bfloat16"]
+            fields[name] *= section["coarse"]
     fields["invalid"] *= completions
     return Limits(**fields)  # pyright: ignore[reportArgumentType]
 

@@ -250,7 +250,8 @@ def _rows(
             f"encoder {spec} returned an array of shape {list(vectors.shape)} for {n} "
             f"texts: it must return [{n}, {d}], a row a text"
         )
-    vectors = np.where(np.isfinite(vectors).all(axis=1)[:, None], vectors, np.nan)
+    whole = np.isfinite(vectors).all(axis=1, keepdims=True)
+    vectors = np.where(whole, vectors, np.float32(np.nan))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths == 0, 1.0, lengths)
 

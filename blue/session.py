@@ -114,10 +114,11 @@ def stop_if_not_finite(
 
 
 def alarm_limits(config: ConfigDict) -> alarms.Limits:
-    """config.alarms, for the numbers that this run computes with."""
+    """config.alarms, for the precision and the batch of this run."""
     return alarms.limits(
         config.alarms.to_dict(),
-        dtype=config.dtype.compute,
+        # Other devices than CPUs round the factors of float32 products, too.
+        exact=config.dtype.compute == "float32" and jax.default_backend() == "cpu",
         completions=config.batch_size * config.group_size,
     )
 
@@ -144,7 +145,7 @@ def watch_alarms(
     def at_step(step: int, metrics: alarms.Metrics) -> dict[str, int]:
         found = alarms.step_alarms(tuple(lines), metrics, limits)
         for alarm in found.values():
-            if alarm.changed:
+            if alarm.changed and jax.process_index() == 0:  # which has the lines
                 told = f"{'ALARM' if alarm.on else 'over'}: {alarm.name}: {alarm.text}"
                 logger.log(
                     logging.WARNING if alarm.on else logging.INFO,

@@ -56,7 +56,7 @@ AT_LEAST = {
         "log.samples_every",
         "alarms.window",
         "alarms.patience",
-        "alarms.bfloat16",
+        "alarms.coarse",
     ),
     2: (  # one alone has nothing to be compared with
         "group_size",

@@ -143,7 +143,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.alarms.first_kl = 1e-4  # nats a token before any update; more: stop
     c.alarms.gap_mean = 1e-3  # |sampler - trainer| log-probability; more at first: stop
     c.alarms.gap_max = 2e-2  # the same of one token; more at first: stop, later: warn
-    c.alarms.bfloat16 = 100.0  # times the three above under dtype.compute=bfloat16
+    c.alarms.coarse = 100.0  # times the three above on a GPU or TPU, or in bfloat16
     c.alarms.window = 50  # logged lines whose median a spike is measured by
     c.alarms.patience = 5  # logged lines in a row until a share or entropy alarms
     c.alarms.kl_spike = 10.0  # KL above so many medians

@@ -8,7 +8,7 @@ from blue import alarms
 from configs import base
 
 SECTION = base.get_config().alarms.to_dict()
-LIMITS = alarms.limits(SECTION, dtype="float32", completions=100)
+LIMITS = alarms.limits(SECTION, exact=True, completions=100)
 
 
 def run(key, values, limits=LIMITS, lines=()):
@@ -110,8 +110,8 @@ def test_a_fault_of_the_first_step_says_which_and_by_how_much(key, value, words)
     assert resumed == ([] if key == "policy/kl" else [line])
 
 
-def test_bfloat16_is_given_more_room():
-    wide = alarms.limits(SECTION, dtype="bfloat16", completions=100)
+def test_coarse_products_are_given_more_room():
+    wide = alarms.limits(SECTION, exact=False, completions=100)
     seen = GOOD | {"policy/sampler_gap_mean": 0.02, "policy/kl": 1e-3}
     assert len(alarms.first_step_faults(seen, LIMITS, resumed=False)) == 2
     assert alarms.first_step_faults(seen, wide, resumed=False) == []

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -31,6 +32,7 @@ from blue.data.examples import batch_indices
 from blue.optimizers import init_state
 from blue.sharding import make_mesh, put, replicated, to_host
 from blue.sources import stage_checkpoints
+from blue.writer import Writer
 from configs import quickstart
 
 RUN = {"encoder": train_encoder, "warm_start": warm_start, "profiler": train_profiler}
@@ -225,11 +227,13 @@ def poisoned(monkeypatch, module, name, steps, poison):
     monkeypatch.setattr(module, name, call)
 
 
-def replay(workdir, name):
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-    import replay_batch
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import replay_batch  # noqa: E402
 
-    return replay_batch.replay(str(workdir), str(workdir / "bad_batches" / name))
+
+def replay(workdir, name):
+    found = replay_batch.replay(str(workdir), str(workdir / "bad_batches" / name))
+    return found, replay_batch.describe(found)
 
 
 def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
@@ -281,17 +285,22 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     assert all((x == y).all() for x, y in zip(leaves(3), leaves(4), strict=True))
     assert any((x != y).any() for x, y in zip(leaves(2), leaves(3), strict=True))
 
-    found = replay(tmp_path, "profiler-3.npz")
+    found, told = replay(tmp_path, "profiler-3.npz")
     assert found["first"] == ("reward/choice", 0, (0,)) and found["skipped"]
     assert np.isnan(found["loss"]) and found["left_out"] == everyone
-    assert found["parameters_of_step"] == 3 and found["stage"] == "profiler"
+    assert told[0] == "profiler, step 3, with the parameters of step 3"
+    assert told[-2] == f"{everyone} profiles taught nothing: no valid reward"
     shutil.copytree(
         tmp_path / "checkpoints/profiler/2", tmp_path / "checkpoints/profiler/1"
     )
-    found = replay(tmp_path, "profiler-1.npz")
+    found, told = replay(tmp_path, "profiler-1.npz")
     indices = batch_indices(len(split.user), batch_size=8, seed=c.seed, step=1)
     assert found["first"] == ("advantage", 2, (1,))
-    assert found["user"] == split.user[indices[2]]
+    user = split.user[indices[2]]
+    assert (
+        told[-1]
+        == f"first not finite: advantage, row 2, user {user} of the log, at [1]"
+    )
     assert not np.isfinite(found["grad_norm"]) and found["skipped"]
     assert {"embed", "layers/q"} <= found["grad_norms"].keys()
     shutil.rmtree(tmp_path / "checkpoints/profiler/1")
@@ -304,24 +313,42 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     assert (tmp_path / "export/profiler/model.safetensors").exists()
 
 
-def test_an_update_out_of_bounds_stops_a_supervised_stage(tmp_path):
+@pytest.mark.parametrize("stage", ["encoder", "warm_start"])
+def test_an_update_out_of_bounds_stops_a_supervised_stage(stage, tmp_path):
     """lr beyond float32: loss and gradient are finite, the parameters would not be."""
     c = make_config()
-    c.stages, c.max_nonfinite, c.checkpoint_every = ("encoder",), 2, 1
-    c.train_encoder.lr, c.train_encoder.lr_warmup_steps = 1e39, 0
+    c.stages, c.max_nonfinite, c.checkpoint_every = (stage,), 2, 1
+    section = {"encoder": c.train_encoder, "warm_start": c.warm_start}[stage]
+    section.lr, section.lr_warmup_steps, section.lr_schedule = 1e39, 0, "constant"
+    c.warm_start.tasks = ("profile",)
     c.log.tensorboard = False
     record.save(c, str(tmp_path))
     with pytest.raises(session.NonFinite, match="step 1: 2 updates in a row"):
-        train_encoder.run(c, str(tmp_path))
-    checkpoints = stage_checkpoints(c, str(tmp_path), "encoder")
+        RUN[stage].run(c, str(tmp_path))
+    checkpoints = stage_checkpoints(c, str(tmp_path), stage)
     assert not checkpoints.finished() and checkpoints.best() is None
     assert not (tmp_path / "export").exists()
-    _, leaves = final_state(tmp_path, "encoder")
+    _, leaves = final_state(tmp_path, stage)
     assert all(np.isfinite(np.asarray(x)).all() for x in leaves)
-    found = replay(tmp_path, "encoder-0.npz")
+    found, told = replay(tmp_path, f"{stage}-0.npz")
     assert found["first"] is None and found["skipped"]
     assert np.isfinite(found["loss"]) and found["grad_norm"] > 0
-    assert "params/embed" in found["broken"]
+    assert told[-1].startswith("the optimizer's step would break params/embed")
+
+
+def test_a_replay_finds_the_row_whose_gradient_alone_is_broken():
+    """sqrt(x) is finite at 0, its slope is not."""
+    x = np.array([1.0, 4.0, 0.0, 0.0], np.float32)
+    root = lambda v: jnp.sqrt(v).sum()
+    loss = lambda w, counts: root(jnp.where(counts, x * w["w"], 1.0))
+    found = replay_batch.first_bad_gradient(
+        replay_batch.Stage(
+            None, None, (x,), jax.value_and_grad(loss), lambda params: [],
+            lambda row: (np.arange(4) == row,),
+        ),
+        {"w": np.ones(4, np.float32)},
+    )  # fmt: skip
+    assert found == ("gradient of w", 2, ())
 
 
 def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatch):
@@ -335,6 +362,44 @@ def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatc
     with pytest.raises(ValueError, match="step 0, .*sampler_gap_mean is .* must be"):
         train_profiler.run(c, str(tmp_path))
     assert not lines(tmp_path, "profiler")
+
+
+def test_alarms_are_told_once_and_go_on_after_a_resume(tmp_path, caplog):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    c = make_config()
+    c.alarms.patience = 3
+    caplog.set_level("INFO", logger="blue")
+
+    def lines_of(workdir, values, first=0):
+        writer = Writer(
+            workdir, stage="profiler", first_step=first, num_steps=99, every=1,
+            tensorboard=True, hparams={},
+        )  # fmt: skip
+        alarms_at = session.watch_alarms(c, str(workdir), "profiler", writer)
+        for step in range(first, len(values)):
+            metrics = {"reward/frac_zero_std": values[step], "data/epoch": 0}
+            writer.scalars(step, metrics | alarms_at(step, metrics))
+        writer.close()
+        return lines(workdir, "profiler")
+
+    values = [0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.1]
+    whole = lines_of(tmp_path / "a", values)
+    marks = [row["alarm/reward_collapse"] for row in whole]
+    assert marks == [0, 0, 0, 1, 1, 1, 0]
+    begins, ends = [m for m in caplog.messages if "reward_collapse" in m]
+    assert begins.startswith(
+        "step 3: ALARM: reward_collapse: reward/frac_zero_std = 1 "
+    )
+    assert "above 0.9 for 3 lines" in begins and "lower lr" in begins
+    assert ends.startswith("step 6: over: reward_collapse")
+    events = EventAccumulator(str(tmp_path / "a/tensorboard/profiler")).Reload()
+    assert "alarm/reward_collapse" in events.Tags()["scalars"]
+    assert "alarm/reward_collapse/text_summary" in events.Tags()["tensors"]
+    for stop, back in ((3, 2), (5, 5), (6, 4)):  # killed after a line, resumed earlier
+        workdir = tmp_path / f"b{stop}"
+        lines_of(workdir, values[:stop])
+        assert lines_of(workdir, values, first=back) == whole
 
 
 def test_a_broken_state_is_refused_not_trained(tmp_path):

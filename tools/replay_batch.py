@@ -155,9 +155,9 @@ STAGES = {"profiler": profiler, "warm_start": warm_start, "encoder": encoder}
 
 
 def replay(run: str, file: str) -> dict[str, Any]:
-    """What `main` prints: stage, step, parameters_of_step, loss, grad_norm, grad_norms,
-    first (term, row, place in it; None if all is finite), user, left_out and broken
-    (leaves of the state that the optimizer's step would break)."""
+    """What `describe` tells: stage, step, parameters_of_step, loss, grad_norm,
+    grad_norms, first (term, row, place in it; None if all is finite), user, left_out,
+    broken (leaves of the state that the optimizer's step would break), skipped."""
     name, step, kept = bad_batches.load(file)
     if name not in STAGES:
         raise UserError(f"{file}: stage {name} is none of {', '.join(STAGES)}")
@@ -246,34 +246,41 @@ def _leaves(tree: Any) -> dict[str, np.ndarray]:
     return {name(path): np.asarray(leaf, np.float64) for path, leaf in found}
 
 
+def describe(found: dict[str, Any]) -> list[str]:
+    """What `replay` found, in lines."""
+    at = found["parameters_of_step"]
+    lines = [
+        f"{found['stage']}, step {found['step']}, with the parameters of step {at}",
+        f"loss {found['loss']:.6g}, gradient norm {found['grad_norm']:.6g}",
+        *(f"  {leaf:<24} {norm:.6g}" for leaf, norm in found["grad_norms"].items()),
+    ]
+    if found["left_out"]:
+        lines.append(f"{found['left_out']} profiles taught nothing: no valid reward")
+    if found["first"]:
+        term, row, place = found["first"]
+        user = "" if found["user"] is None else f", user {found['user']} of the log"
+        lines.append(f"first not finite: {term}, row {row}{user}, at {list(place)}")
+    elif found["broken"]:
+        leaves = ", ".join(found["broken"][:5])
+        lines.append(f"the optimizer's step would break {leaves}")
+    elif not found["skipped"]:
+        lines.append(
+            "all is finite: what broke it came with the parameters of a later step, or "
+            "from the machine"
+        )
+    return lines
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("run")
     parser.add_argument("file")
     given = parser.parse_args(argv)
-    found = replay(given.run, given.file)
-    at = found["parameters_of_step"]
-    print(f"{found['stage']}, step {found['step']}, with the parameters of step {at}")
-    print(f"loss {found['loss']:.6g}, gradient norm {found['grad_norm']:.6g}")
-    for leaf, norm in found["grad_norms"].items():
-        print(f"  {leaf:<24} {norm:.6g}")
-    if found["left_out"]:
-        print(f"{found['left_out']} profiles had no valid reward and were left out")
-    if found["first"]:
-        term, row, place = found["first"]
-        user = "" if found["user"] is None else f", user {found['user']} of the log"
-        print(f"first not finite: {term}, row {row}{user}, at {list(place)}")
-    elif found["broken"]:
-        print(f"the optimizer's step would break {', '.join(found['broken'][:5])}")
-    elif not found["skipped"]:
-        print(
-            "all is finite: what broke it came with the parameters of a later step, or "
-            "from the machine"
-        )
+    print("\n".join(describe(replay(given.run, given.file))))
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except UserError as error:
+    except (UserError, ValueError) as error:
         sys.exit(f"error: {error}")
