@@ -98,11 +98,10 @@ def grpo_loss(
     sampler's are compared with it as an alarm. Masked tokens add nothing, neither to a
     sum nor to a gradient, whatever numbers they carry.
     """
-    # Masked before the arithmetic: zero times NaN would be NaN in the backward pass.
+    # Masked at both ends: a NaN between would pass a zero in the backward pass.
     logprobs = jnp.where(mask, scores.logprobs, 0.0)
-    ref_logprobs = jnp.where(mask, ref_logprobs, 0.0)
     ratio = jnp.exp(logprobs - jax.lax.stop_gradient(logprobs))
-    A = jnp.where(mask, advantages[:, :, None], 0.0)
+    A = advantages[:, :, None]
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
     policy = -jnp.minimum(ratio * A, clipped * A)
     kl = k3(logprobs, ref_logprobs)
