@@ -83,8 +83,8 @@ def apply_gradients(
 
 def non_finite_leaves(tree: Any) -> list[str]:
     """Names of the leaves that hold a NaN or an infinity, such as params/layers/q."""
-    bad = {name: ~jnp.isfinite(x).all() for name, x in _floats(tree).items()}
-    return [name for name, found in bad.items() if bool(found)]
+    # One after the other: many small collectives at once can starve CPU devices.
+    return [n for n, x in _floats(tree).items() if not bool(jnp.isfinite(x).all())]
 
 
 def _floats(tree: Any) -> dict[str, Array]:

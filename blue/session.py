@@ -65,22 +65,22 @@ def start(
     if checkpoints.latest_step() is not None:
         abstract = programs.abstract_state(shapes, optimizer, mesh)
         state, meta = checkpoints.restore(abstract)
-        _refuse_non_finite(state, f"the checkpoint of step {meta['step']}")
+        name = f"the checkpoint of step {meta['step']}"
+        _refuse_non_finite(state, name, "remove it to go on from an older one")
         logger.info("resumed at step %d", meta["step"])
         return state, meta["step"]
-    _refuse_non_finite(params, "the model that training starts from")
+    _refuse_non_finite(params, "the model that training starts from", "take another")
     state = programs.make_init_state(shapes, optimizer, mesh)(params)
     checkpoints.save(0, state, {})  # the first save compiles what all of them need
     return state, 0
 
 
-def _refuse_non_finite(tree: Any, name: str) -> None:
+def _refuse_non_finite(tree: Any, name: str, advice: str) -> None:
     bad = non_finite_leaves(tree)
     if bad:
         raise UserError(
             f"{name} has numbers that are not finite in {', '.join(bad[:3])}"
-            f"{' and others' if len(bad) > 3 else ''}: take another, or remove it to "
-            "go on from an older one"
+            f"{' and others' if len(bad) > 3 else ''}: {advice}"
         )
 
 
@@ -89,9 +89,12 @@ def keep_batch(workdir: str, stage: str, step: int, arrays: Mapping[str, Any]) -
     host = {k: to_host(x) if isinstance(x, jax.Array) else x for k, x in arrays.items()}
     if jax.process_index() == 0:
         path = bad_batches.save(workdir, stage, step, host)
+        rows = bad_batches.bad_rows(host).tolist()
+        where = f" (in what came in: rows {', '.join(map(str, rows))})" if rows else ""
         logger.warning(
-            "step %d: not finite, update skipped; its batch is in %s", step, path
-        )
+            "step %d: not finite%s, update skipped; its batch is in %s",
+            step, where, path,
+        )  # fmt: skip
 
 
 def stop_if_not_finite(
