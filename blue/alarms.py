@@ -144,7 +144,7 @@ def step_alarms(
     for name, rule in RULES.items():
         if rule.metric in now:
             was = bool(before and before[-1].get(f"alarm/{name}"))
-            earlier = _finite(before, rule.metric)[-limits.window :]
+            earlier = _finite(before, rule.metric)
             on, text = _judge(rule, earlier, now[rule.metric], was, limits)
             alarms[name] = Alarm(name, on, on != was, text)
     return alarms
@@ -158,7 +158,8 @@ def _judge(
         return was, f"{rule.metric} is not finite"
     limit = getattr(limits, rule.limit)
     if rule.spike:
-        usual = median(earlier) if len(earlier) >= min(FEW, limits.window) else 0.0
+        window = earlier[-limits.window :]
+        usual = median(window) if len(window) >= min(FEW, limits.window) else 0.0
         limit = limit * usual or math.inf
         limit = max(limit, getattr(limits, rule.floor) if rule.floor else 0.0)
     sign = -1.0 if rule.below else 1.0

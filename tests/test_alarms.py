@@ -16,7 +16,8 @@ def run(key, values, limits=LIMITS, lines=()):
     lines = list(lines)
     told = []
     for value in values:
-        found = alarms.step_alarms(lines[-limits.window :], {key: value}, limits)
+        most = limits.window + limits.patience  # lines that a run looks back at
+        found = alarms.step_alarms(lines[-most:], {key: value}, limits)
         told += [(len(lines), a.name, a.on) for a in found.values() if a.changed]
         lines.append({key: value} | {f"alarm/{n}": int(a.on) for n, a in found.items()})
     return lines, told
@@ -73,6 +74,14 @@ def test_the_lines_before_are_all_that_is_remembered():
     for cut in range(len(values)):
         again, _ = run("reward/frac_zero_std", values[cut:], lines=whole[:cut])
         assert again == whole
+
+
+def test_a_short_window_does_not_shorten_patience():
+    short = LIMITS._replace(window=1)
+    _, told = run("rollout/truncated", [1.0] * 6, short)
+    assert told == [(4, "truncated", True)]
+    _, told = run("optim/grad_norm", [0.1, 0.2, 5.0], short)
+    assert told == [(2, "grad_spike", True)]
 
 
 def test_shares_of_profiles_become_counts():
