@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from blue import programs, prompts
 from blue.errors import UserError
+from blue.models import lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.sharding import by_batch, put, replicated, to_host
 from blue.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ class Model(NamedTuple):
     tokenizer: Tokenizer
     name: str
     step: int = 0  # of the stage that trained it
+    origin: str = ""  # what adapters.py knows a base by; empty: its parameters tell
 
 
 class Profile(NamedTuple):
@@ -161,8 +163,8 @@ def make_generator(
 
     Sampling is keyed by (seed, stage, example), not by how prompts are batched.
     """
-    shapes = programs.abstract_params(cfg, mesh, params_dtype)
-    relayout = programs.make_relayout(shapes, mesh, dtype)
+    relayout = programs.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
+    cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged
     run = {
         length: programs.make_sample(
             cfg,
@@ -270,9 +272,8 @@ def make_profile_writer(
     lengths: prompts are padded to the next of these, ascending.
     """
     shapes = programs.SlotShapes(batch_size, max(lengths), max_tokens)
-    relayout = programs.make_relayout(
-        programs.abstract_params(cfg, mesh, params_dtype), mesh, dtype
-    )
+    relayout = programs.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
+    cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged
     new_slots = programs.make_new_slots(cfg, mesh, shapes, dtype)
     advance = programs.make_advance(
         cfg,

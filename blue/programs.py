@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from blue import advantages, losses, rewards, rollout
-from blue.models import decoder, encoder
+from blue.models import decoder, encoder, lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.optimizers import TrainState, apply_gradients, init_state
 from blue.sharding import BATCH, abstract, by_batch, param_shardings, replicated
@@ -120,6 +120,24 @@ def make_init(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Program:
     return compile_program(init, (seed,), out_shardings=_shardings(shapes))
 
 
+@functools.cache
+def make_adapters(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Program:
+    """(key data) -> fresh adapters for the plain model, born on their shards."""
+    shapes = lora.split(abstract_params(cfg, mesh, dtype))[1]
+
+    def init(seed: Array) -> Params:  # what is not returned is not computed
+        return lora.split(decoder.init_params(cfg, jax.random.key(seed), dtype))[1]
+
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
+    return compile_program(init, (seed,), out_shardings=_shardings(shapes))
+
+
+def make_merge(cfg: DecoderConfig, params: Params) -> Program:
+    """(params with adapters) -> the plain model's; `params` are abstract, sharded."""
+    out = _shardings(lora.split(params)[0])
+    return compile_program(lambda p: lora.merge(p, cfg), (params,), out_shardings=out)
+
+
 def make_init_state(params: Params, optimizer: Any, mesh: Mesh) -> Program:
     """(params) -> the training state before the first step, with a copy of them.
 
@@ -130,15 +148,26 @@ def make_init_state(params: Params, optimizer: Any, mesh: Mesh) -> Program:
     return compile_program(init, (params,), out_shardings=out)
 
 
-def make_relayout(params: Params, mesh: Mesh, dtype: str) -> Program:
-    """(params) -> a copy in the decode layout and dtype: once a step, never a token."""
-    cast = lambda p: jax.tree.map(lambda x: x.astype(dtype), p)
-    out = param_shardings(params, mesh, axes=("tensor",))
-    return compile_program(cast, (params,), out_shardings=out)
+@functools.cache
+def make_relayout(
+    cfg: DecoderConfig, mesh: Mesh, *, params_dtype: str, dtype: str
+) -> Program:
+    """(params) -> a copy in the decode layout and dtype: once a step, never a token.
+
+    Adapters are merged, so that sampling knows the plain model alone.
+    """
+    plain = abstract_params(lora.without(cfg), mesh, params_dtype)
+    out = _shardings(abstract_decode_params(plain, mesh, dtype))
+
+    def run(params: Params) -> Params:
+        return jax.tree.map(lambda x: x.astype(dtype), lora.merge(params, cfg))
+
+    args = (abstract_params(cfg, mesh, params_dtype),)
+    return compile_program(run, args, out_shardings=out)
 
 
 def abstract_decode_params(params: Params, mesh: Mesh, dtype: str) -> Params:
-    """Shapes and shardings of what `make_relayout` returns."""
+    """Shapes and shardings of what `make_relayout` returns, for a plain model."""
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
     shapes = jax.tree.map(cast, params)
     return abstract(shapes, param_shardings(shapes, mesh, axes=("tensor",)))
@@ -452,8 +481,9 @@ def grpo_gradients(
     kl_coef: float,
     dtype: str,
     remat: bool,
-) -> Callable[[Params, UpdateBatch], tuple[Any, losses.GRPOSums, Array]]:
-    """(params, UpdateBatch) -> (gradients, sums over tokens, their count); not jitted.
+) -> Callable[[Params, Params, UpdateBatch], tuple[Any, losses.GRPOSums, Array]]:
+    """(trained, frozen, UpdateBatch) -> (gradients, sums over tokens, their count); not
+    jitted. `trained` and `frozen` are the two parts of `lora.split`.
 
     Micro-batches of `microbatch_size` users add up gradients of sums; the count of
     tokens divides once, so that they equal the whole batch. A batch in which no
@@ -462,7 +492,10 @@ def grpo_gradients(
     micro = microbatch_size or batch_size
     count = batch_size // micro
 
-    def loss(params: Params, b: UpdateBatch, tokens: Array) -> tuple[Array, Any]:
+    def loss(
+        trained: Params, frozen: Params, b: UpdateBatch, tokens: Array
+    ) -> tuple[Array, Any]:
+        params = lora.join(frozen, trained)
         scores = _completion_scores(
             params, cfg, b.prompt, b.prompt_mask, b.tokens,
             mesh=mesh, temperature=temperature, dtype=dtype, remat=remat,
@@ -473,21 +506,23 @@ def grpo_gradients(
         )  # fmt: skip
         return sums.loss / tokens, sums
 
-    def gradients(params: Params, batch: UpdateBatch) -> tuple[Any, Any, Array]:
+    def gradients(
+        trained: Params, frozen: Params, batch: UpdateBatch
+    ) -> tuple[Any, Any, Array]:
         batch = batch._replace(mask=batch.mask & batch.teaching[:, :, None])
         tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
         grad_of = jax.grad(loss, has_aux=True)
         if count == 1:
-            grads, sums = grad_of(params, batch, tokens)
+            grads, sums = grad_of(trained, frozen, batch, tokens)
         else:
             # row b goes to micro-batch b % count: every device works on every one
             split = lambda a: jnp.swapaxes(a.reshape(micro, count, *a.shape[1:]), 0, 1)
 
             def add(carry: Any, b: UpdateBatch) -> tuple[Any, Any]:
-                grads, sums = grad_of(params, b, tokens)
+                grads, sums = grad_of(trained, frozen, b, tokens)
                 return jax.tree.map(jnp.add, carry, grads), sums
 
-            zeros = jax.tree.map(jnp.zeros_like, params)
+            zeros = jax.tree.map(jnp.zeros_like, trained)
             grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
             gap_max = sums.gap_max.max()
             sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
@@ -515,15 +550,20 @@ def make_update(
     dtype: str,
     remat: bool,
 ) -> Program:
-    """(TrainState, UpdateBatch), state donated -> (TrainState, {metric: scalar})."""
+    """(TrainState, frozen, UpdateBatch), state donated -> (TrainState, metrics).
+
+    `frozen` and what the state trains are the two parts of `lora.split`.
+    """
     gradients = grpo_gradients(
         cfg, mesh, batch_size=batch_size, microbatch_size=microbatch_size,
         temperature=temperature, clip_eps=clip_eps, kl_coef=kl_coef, dtype=dtype,
         remat=remat,
     )  # fmt: skip
 
-    def update(state: TrainState, batch: UpdateBatch) -> tuple[TrainState, dict]:
-        grads, sums, tokens = gradients(state.params, batch)
+    def update(
+        state: TrainState, frozen: Params, batch: UpdateBatch
+    ) -> tuple[TrainState, dict]:
+        grads, sums, tokens = gradients(state.params, frozen, batch)
         new, norm = apply_gradients(state, grads, sums.loss, optimizer)
         return new, {
             "policy/loss": sums.loss / tokens,
@@ -560,15 +600,24 @@ def _compile_update(
     params_dtype: str,
     batch: tuple,
 ) -> Program:
-    state = abstract_state(abstract_params(cfg, mesh, params_dtype), optimizer, mesh)
-    out = (_shardings(state), replicated(mesh))
-    return compile_program(update, (state, *batch), out_shardings=out, donate=(0,))
+    frozen, trained = lora.split(abstract_params(cfg, mesh, params_dtype))
+    state = abstract_state(trained, optimizer, mesh)
+    out, args = (_shardings(state), replicated(mesh)), (state, frozen, *batch)
+    return compile_program(update, args, out_shardings=out, donate=(0,))
 
 
 def sft_gradients(cfg: DecoderConfig, mesh: Mesh, *, dtype: str, remat: bool) -> Any:
-    """(params, prompt, mask, targets [B G C], mask) -> (loss, gradients)."""
+    """(trained, frozen, prompt, mask, targets [B G C], mask) -> (loss, gradients)."""
 
-    def loss(params: Params, prompt: Array, mask: Array, tokens: Array, keep: Array):
+    def loss(
+        trained: Params,
+        frozen: Params,
+        prompt: Array,
+        mask: Array,
+        tokens: Array,
+        keep: Array,
+    ) -> Array:
+        params = lora.join(frozen, trained)
         scores = _completion_scores(
             params, cfg, prompt, mask, tokens,
             mesh=mesh, temperature=1.0, dtype=dtype, remat=remat,
@@ -592,11 +641,12 @@ def make_sft_update(
     dtype: str,
     remat: bool,
 ) -> Program:
-    """(TrainState, prompt, mask, targets [B G C], mask) -> (TrainState, metrics)."""
+    """(TrainState, frozen, prompt, mask, targets [B G C], mask) -> (TrainState,
+    metrics), state donated."""
     gradients = sft_gradients(cfg, mesh, dtype=dtype, remat=remat)
 
-    def update(state: TrainState, *batch: Array) -> tuple[TrainState, dict]:
-        value, grads = gradients(state.params, *batch)
+    def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
+        value, grads = gradients(state.params, *inputs)
         return _finish_supervised(state, grads, value, optimizer, schedule)
 
     B, G, P, C = batch_size, targets, prompt_tokens, target_tokens
@@ -655,9 +705,18 @@ def contrastive_gradients(
     dtype: str,
     remat: bool,
 ) -> Any:
-    """(params, queries, mask, items, mask, item ids) -> (loss, gradients)."""
+    """(trained, frozen, queries, mask, items, mask, item ids) -> (loss, gradients)."""
 
-    def loss(params: Params, q: Array, qm: Array, i: Array, im: Array, ids: Array):
+    def loss(
+        trained: Params,
+        frozen: Params,
+        q: Array,
+        qm: Array,
+        i: Array,
+        im: Array,
+        ids: Array,
+    ) -> Array:
+        params = lora.join(frozen, trained)
         options = {"dtype": jnp.dtype(dtype), "remat": remat}
         users = encoder.embed(params, cfg, q, qm, **options)
         items = encoder.embed(params, cfg, i, im, **options)
@@ -682,7 +741,8 @@ def make_encoder_update(
     dtype: str,
     remat: bool,
 ) -> Program:
-    """(TrainState, queries, mask, items, mask, item ids) -> (TrainState, metrics).
+    """(TrainState, frozen, queries, mask, items, mask, item ids) -> (TrainState,
+    metrics), state donated.
 
     The batch's other rows are the negatives, over the whole mesh: the product of all
     queries with all items is one global matrix.
@@ -691,8 +751,8 @@ def make_encoder_update(
         cfg, similarity_temperature=similarity_temperature, dtype=dtype, remat=remat
     )
 
-    def update(state: TrainState, *batch: Array) -> tuple[TrainState, dict]:
-        value, grads = gradients(state.params, *batch)
+    def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
+        value, grads = gradients(state.params, *inputs)
         return _finish_supervised(state, grads, value, optimizer, schedule)
 
     B = batch_size

@@ -13,10 +13,11 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue import alarms, bad_batches, export, programs, sources
+from blue import adapters, alarms, bad_batches, export, programs, sources
 from blue.checkpoints import Checkpoints
 from blue.errors import NonFinite, UserError
 from blue.inference import Model
+from blue.models import lora
 from blue.models.decoder import Params
 from blue.optimizers import (
     TrainState,
@@ -52,27 +53,28 @@ def optimizer_of(
 
 
 def start(
-    checkpoints: Checkpoints,
-    shapes: Params,
-    optimizer: Any,
-    params: Params,
-    mesh: Mesh,
-) -> tuple[TrainState, int]:
-    """The state of the newest good checkpoint, or one around `params`; and its step.
+    checkpoints: Checkpoints, optimizer: Any, model: Model, mesh: Mesh
+) -> tuple[TrainState, Params, int]:
+    """The state of the newest good checkpoint, or one around what is trained of the
+    model; the model's frozen parameters; and the step.
 
-    It is finite, and updates keep it so: nothing else is ever saved or exported.
+    All of it is finite, and updates keep it so: nothing else is saved or exported.
     """
+    _refuse_non_finite(model.params, model.name, "take another")
+    frozen, trained = lora.split(model.params)
+    shapes = adapters.shapes_of(trained)
     if checkpoints.latest_step() is not None:
         abstract = programs.abstract_state(shapes, optimizer, mesh)
         state, meta = checkpoints.restore(abstract)
-        name = f"the checkpoint of step {meta['step']}"
+        adapters.check(meta, model, checkpoints.directory)
+        name = f"{checkpoints.directory}/{meta['step']}"
         _refuse_non_finite(state, name, "remove it to go on from an older one")
         logger.info("resumed at step %d", meta["step"])
-        return state, meta["step"]
-    _refuse_non_finite(params, "the model that training starts from", "take another")
-    state = programs.make_init_state(shapes, optimizer, mesh)(params)
-    checkpoints.save(0, state, {})  # the first save compiles what all of them need
-    return state, 0
+        return state, frozen, meta["step"]
+    state = programs.make_init_state(shapes, optimizer, mesh)(trained)
+    # the first save compiles what all of them need
+    checkpoints.save(0, state, adapters.note(model))
+    return state, frozen, 0
 
 
 def _refuse_non_finite(tree: Any, name: str, advice: str) -> None:
@@ -170,22 +172,19 @@ def train_supervised(
     num_steps: int,
     role: str,
     model: Model,
-    params: Params,
     optimizer: Any,
     mesh: Mesh,
     next_step: Callable[[int], tuple[programs.Program, tuple]],
 ) -> None:
     """Steps of a supervised stage from the newest checkpoint to its end.
 
-    next_step(step) -> the update program of that step and its batch on the devices. The
-    last parameters are left as the stage's result, and exported as `role` (profiler or
-    encoder) with the configuration and the tokenizer of `model`.
+    Of a model with adapters, these alone are trained. next_step(step) -> the update
+    program of that step and its batch on the devices. The last parameters are left as
+    the stage's result, and exported as `role` (profiler or encoder).
     """
     checkpoints = sources.stage_checkpoints(config, workdir, stage)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
-    )
-    state, first_step = start(checkpoints, shapes, optimizer, params, mesh)
+    state, frozen, first_step = start(checkpoints, optimizer, model, mesh)
+    note = adapters.note(model)
     writer = Writer(
         workdir,
         stage=stage,
@@ -201,7 +200,7 @@ def train_supervised(
         started = time.monotonic()
         update, batch = next_step(step)
         data_s = time.monotonic() - started
-        state, info = update(state, *batch)
+        state, info = update(state, frozen, *batch)
         info = {key: float(value) for key, value in to_host(info).items()}
         arrays = {f"input_{n}": array for n, array in enumerate(batch)}
         keep = functools.partial(keep_batch, workdir, stage, step, arrays)
@@ -215,9 +214,10 @@ def train_supervised(
         writer.progress(step, {"policy/loss": info["policy/loss"]})
         done = step + 1
         if done == num_steps or done % config.checkpoint_every == 0:
-            checkpoints.save(done, state, {"config": config.to_dict()})
-    checkpoints.save_best(num_steps, state.params, {}, 0.0)
+            checkpoints.save(done, state, {"config": config.to_dict(), **note})
+    checkpoints.save_best(num_steps, state.params, note, 0.0)
     writer.close()
     export.write(checkpoints, model, workdir, role)
+    export.write_adapters(checkpoints, model, workdir, role, config[role].checkpoint)
     checkpoints.finish({"steps": num_steps})
     checkpoints.close()

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import foreign, inference, models, programs, prompts, queries
+from blue import adapters, foreign, inference, models, programs, prompts, queries
 from blue.checkpoints import Checkpoints, fingerprint
 from blue.data import (
     amazon_reviews_2023,
@@ -35,8 +35,8 @@ from blue.data.splits import read_splits
 from blue.errors import UserError
 from blue.inference import Model, Profile, TextEncoder
 from blue.models import hf
-from blue.models.decoder import DecoderConfig
-from blue.sharding import batch_shards, param_shardings, put, replicated
+from blue.models.decoder import DecoderConfig, Lora
+from blue.sharding import batch_shards, put, replicated, to_host
 from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from blue.writer import told_slices
 
@@ -239,21 +239,31 @@ def _load_role(
     tokenizer = load_role_tokenizer(config, log, workdir, role)
     dtype = config.dtype.params
     if section.checkpoint:
-        cfg, params = hf.load(section.checkpoint, dtype=dtype)
+        cfg = hf.read_config(section.checkpoint)  # before anything large is read
         _check_vocabulary(cfg, tokenizer, section.checkpoint)
-        params = put(params, param_shardings(params, mesh))
+        cfg, params = hf.load(
+            section.checkpoint, mesh, dtype=dtype, head=role == "profiler"
+        )
         return Model(cfg, params, tokenizer, section.checkpoint)
     cfg = models.preset(section.preset)
     if not section.tokenizer:  # random weights: the head fits the trained tokenizer
         cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
     _check_vocabulary(cfg, tokenizer, section.preset)
-    shapes = programs.abstract_params(cfg, mesh, dtype)
     for stage in stages:
         checkpoints = stage_checkpoints(config, workdir, stage)
         if checkpoints.finished() and checkpoints.best():
-            params, meta = checkpoints.restore_best(shapes)
+            load_start = load_profiler_base if role == "profiler" else load_encoder
+            params, meta, origin = adapters.load_best(
+                checkpoints,
+                cfg,
+                mesh,
+                dtype=dtype,
+                start=functools.partial(
+                    load_start, config, log, workdir, mesh, stage=stage
+                ),
+            )
             name = f"{section.preset} after {stage}"
-            return Model(cfg, params, tokenizer, name, meta["step"])
+            return Model(cfg, params, tokenizer, name, meta["step"], origin)
     for stage in TRAINED_BY[role]:
         left_out = stage not in config.stages
         if left_out and stage_checkpoints(config, workdir, stage).finished():
@@ -299,17 +309,43 @@ def load_profiler(
     None where "trained" is asked for and no profiler stage has finished here.
     """
     if which == "base":
-        before = _earlier(config, "profiler", stage)
-        return _load_role(config, log, workdir, mesh, "profiler", before)
+        return load_profiler_base(config, log, workdir, mesh, stage=stage)
     checkpoints = stage_checkpoints(config, workdir, "profiler")
     if not checkpoints.finished():
         return None
-    base = load_profiler(config, log, workdir, mesh, "base")
-    assert base is not None
-    shapes = programs.abstract_params(base.cfg, mesh, config.dtype.params)
-    params, meta = checkpoints.restore_best(shapes)
+    base = load_profiler_base(config, log, workdir, mesh, stage="profiler")
+    params, meta, origin = adapters.load_best(
+        checkpoints, base.cfg, mesh, dtype=config.dtype.params, start=lambda: base
+    )
     name = f"{base.name}, GRPO step {meta['step']}"
-    return base._replace(params=params, name=name, step=meta["step"])
+    return base._replace(params=params, name=name, step=meta["step"], origin=origin)
+
+
+def load_profiler_base(
+    config: ConfigDict, log: Log, workdir: str, mesh: Mesh, *, stage: str
+) -> Model:
+    """The profiler that `stage` starts from."""
+    before = _earlier(config, "profiler", stage)
+    model = _load_role(config, log, workdir, mesh, "profiler", before)
+    if stage == "warm_start" and config.warm_start.tie_to_encoder:
+        encoder = load_encoder(config, log, workdir, mesh, stage=stage)
+        return tie_to_encoder(model, encoder)
+    return model
+
+
+def tie_to_encoder(profiler: Model, encoder: Model) -> Model:
+    """The profiler with the encoder's token embeddings, at its own scale."""
+    if encoder.cfg.width != profiler.cfg.width or (
+        encoder.tokenizer.fingerprint != profiler.tokenizer.fingerprint
+    ):
+        raise UserError(
+            "warm_start.tie_to_encoder needs profiler and encoder of one width and "
+            f"tokenizer; widths are {profiler.cfg.width} and {encoder.cfg.width}"
+        )
+    scale = profiler.cfg.width**-0.5 if profiler.cfg.scale_embedding else 1.0
+    embed = to_host(encoder.params["embed"]) * scale
+    embed = put(embed, profiler.params["embed"].sharding)
+    return profiler._replace(params=profiler.params | {"embed": embed})
 
 
 def load_encoder(
@@ -318,6 +354,23 @@ def load_encoder(
     """The encoder that `stage` uses."""
     before = _earlier(config, "encoder", stage)
     return _load_role(config, log, workdir, mesh, "encoder", before)
+
+
+def add_adapters(
+    config: ConfigDict, role: str, model: Model, mesh: Mesh, *, stage: str
+) -> Model:
+    """The model as `stage` trains it: with adapters where `<role>.lora` asks for them,
+    else itself."""
+    section = config[role].lora
+    if not section.rank:
+        return model
+    return adapters.add(
+        model,
+        Lora(section.rank, section.alpha, tuple(dict.fromkeys(section.targets))),
+        mesh,
+        seed=role_seed(config.seed, f"{stage} adapters"),
+        dtype=config.dtype.params,
+    )
 
 
 # --- models as functions of text

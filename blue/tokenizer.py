@@ -110,8 +110,8 @@ class Tokenizer:
         closing = [i for i in after[:1] if i in self.end_ids]
         self.turn_end_id = closing[0] if closing else self.end_ids[0]
         used = {*added} - self._control_ids | {pad_id, self.pool_id, *self.end_ids}
-        last = max(used.union(before, after))
-        self.vocab_size = max(backend.get_vocab_size(False), last + 1)
+        words = backend.get_vocab(with_added_tokens=False).values()
+        self.vocab_size = max(*words, *used.union(before, after)) + 1
         state = [self._json, chat_template, self.end_ids, pad_id, self.bos_id]
         digest = hashlib.sha256(json.dumps([*state, self.pool_id]).encode())
         self.fingerprint = digest.hexdigest()[:16]

@@ -5,9 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from blue.models import decoder, encoder
+from blue.models import decoder, encoder, hf
 from blue.models.decoder import DecoderConfig, Params
+from blue.sharding import AXES
+
+
+def load(directory, **options):
+    """A checkpoint's configuration and its parameters, on the host."""
+    one = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
+    cfg, params = hf.load(directory, one, **options)
+    return cfg, jax.device_get(params)
 
 
 def logprobs(params: Params, cfg: DecoderConfig, tokens: Any, mask: Any) -> Any:

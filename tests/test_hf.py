@@ -1,6 +1,9 @@
 """Hugging Face directories: what is read, what is refused, what is written."""
 
+import dataclasses
+import importlib
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -8,11 +11,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+from model_answers import load
 from safetensors.numpy import load_file, save_file
 
 from blue.errors import UserError
 from blue.models import gemma3, hf, qwen3
 from blue.models.decoder import GLOBAL, LOCAL
+from blue.sharding import make_mesh, param_shardings
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EMBED, Q1 = "model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight"
@@ -40,7 +47,7 @@ def change_config(directory, **fields):
 def refused(directory, *parts):
     """Loading fails with one line that has all the parts, in order."""
     with pytest.raises(UserError) as caught:
-        hf.load(directory)
+        load(directory)
     assert "\n" not in str(caught.value)
     assert re.search(".*".join(map(re.escape, parts)), str(caught.value)), caught.value
 
@@ -54,7 +61,7 @@ def assert_same(found, expected):
 
 
 def test_tensors_land_where_the_decoder_looks():
-    cfg, params = hf.load(FIXTURES / "gemma3")
+    cfg, params = load(FIXTURES / "gemma3")
     tensors = read_tensors(FIXTURES / "gemma3")
     layer = "model.layers.3."
     q, o = (tensors[f"{layer}self_attn.{n}_proj.weight"] for n in "qo")
@@ -71,9 +78,9 @@ def test_tensors_land_where_the_decoder_looks():
 @pytest.mark.parametrize("name", ["gemma3", "qwen3_untied"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_is_saved_is_loaded(name, dtype, tmp_path):
-    cfg, params = hf.load(FIXTURES / name, dtype=dtype)
+    cfg, params = load(FIXTURES / name, dtype=dtype)
     hf.save(tmp_path, cfg, params)
-    again_cfg, again = hf.load(tmp_path, dtype=dtype)
+    again_cfg, again = load(tmp_path, dtype=dtype)
     assert again_cfg == cfg
     assert_same(again, params)
     written = set(read_tensors(tmp_path))
@@ -87,7 +94,7 @@ def test_what_is_saved_is_loaded(name, dtype, tmp_path):
 
 
 def test_saved_configs_keep_the_token_ids_of_their_source(tmp_path):
-    cfg, params = hf.load(FIXTURES / "gemma3")
+    cfg, params = load(FIXTURES / "gemma3")
     source = {"eos_token_id": [1, 106], "text_config": {"bos_token_id": 2}, "x": 3}
     hf.save(tmp_path, cfg, params, source=source)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -96,7 +103,7 @@ def test_saved_configs_keep_the_token_ids_of_their_source(tmp_path):
 
 
 def test_shards_equal_one_file(directory):
-    expected = hf.load(directory)
+    expected = load(directory)
     tensors = read_tensors(directory)
     files = {name: f"model-{i % 3}.safetensors" for i, name in enumerate(tensors)}
     for file in set(files.values()):
@@ -105,7 +112,7 @@ def test_shards_equal_one_file(directory):
     (directory / "model.safetensors").unlink()
     index = directory / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": files}))
-    found = hf.load(directory)
+    found = load(directory)
     assert found[0] == expected[0]
     assert_same(found[1], expected[1])
 
@@ -113,10 +120,74 @@ def test_shards_equal_one_file(directory):
     refused(directory, "model-1.safetensors", "cannot be read")
 
 
+@pytest.mark.parametrize("sizes", [(1, -1, 1), (2, 2, 2), (1, 1, 8)], ids=str)
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_untied"])
+def test_parameters_land_on_their_shards(name, sizes):
+    mesh = make_mesh(*sizes)
+    cfg, params = hf.load(FIXTURES / name, mesh)
+    assert_same(jax.device_get(params), load(FIXTURES / name)[1])
+    wanted = param_shardings(params, mesh)
+    jax.tree.map(lambda x, s: (x.sharding == s) or pytest.fail(f"{s}"), params, wanted)
+    for leaf in (params["embed"], params["layers"]["down"]):
+        assert leaf.sharding.shard_shape(leaf.shape) != leaf.shape
+
+
+def test_a_large_model_is_written_in_several_files(tmp_path):
+    cfg, params = load(FIXTURES / "qwen3_untied")
+    (tmp_path / "model.safetensors").write_text("of an earlier, smaller one")
+    hf.save(tmp_path, cfg, params, shard_bytes=20_000)
+    assert_same(load(tmp_path)[1], params)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    files = sorted({*index["weight_map"].values()})
+    assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
+    found = [load_file(tmp_path / name) for name in files]
+    size = lambda part: sum(tensor.nbytes for tensor in part.values())
+    assert index["metadata"]["total_size"] == sum(map(size, found))
+    assert all(size(part) <= 20_000 or len(part) == 1 for part in found)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [*files, "config.json", "model.safetensors.index.json"]
+    )
+
+
+def test_an_encoder_needs_no_head(tmp_path):
+    cfg, params = load(FIXTURES / "qwen3_untied")
+    tied, headless = load(FIXTURES / "qwen3_untied", head=False)
+    assert not cfg.tied and tied == dataclasses.replace(cfg, tied=True)
+    assert_same(headless, {k: v for k, v in params.items() if k != "head"})
+    # as released: no head in the file although config.json says that it is not tied
+    tensors = read_tensors(FIXTURES / "qwen3_untied")
+    del tensors["lm_head.weight"]
+    shutil.copy(FIXTURES / "qwen3_untied/config.json", tmp_path)
+    write_tensors(tmp_path, {k.removeprefix("model."): v for k, v in tensors.items()})
+    assert_same(load(tmp_path, head=False)[1], headless)
+    refused(tmp_path, "lm_head.weight", "missing")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A fake gs://, in memory."""
+    known = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.setitem(known, "gcs", MemoryFileSystem)
+    yield "gs://bucket/models/a"
+    MemoryFileSystem.store.clear()
+
+
+def test_directories_in_a_bucket_are_like_local_ones(bucket):
+    cfg, params = load(FIXTURES / "gemma3")
+    hf.save(bucket, cfg, params, shard_bytes=20_000)
+    again_cfg, again = load(bucket)
+    assert again_cfg == cfg
+    assert_same(again, params)
+    refused("gs://bucket/models/b", "gs://bucket/models/b/config.json", "needs this")
+    weights = epath.Path(bucket) / "model-00001-of-00013.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(bucket, str(weights), "cut off")
+
+
 @pytest.mark.parametrize("prefix", hf.PREFIXES)
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_untied"])
 def test_every_prefix_is_understood(name, prefix, tmp_path):
-    cfg, expected = hf.load(FIXTURES / name)
+    cfg, expected = load(FIXTURES / name)
     tensors = {
         (hf.PREFIXES[prefix] + k if k == hf.HEAD else prefix + k[len("model.") :]): v
         for k, v in read_tensors(FIXTURES / name).items()
@@ -125,15 +196,30 @@ def test_every_prefix_is_understood(name, prefix, tmp_path):
     tensors |= {"vision_tower.x": other, "model.multi_modal_projector.x": other}
     write_tensors(tmp_path, tensors)
     shutil.copy(FIXTURES / name / "config.json", tmp_path)
-    assert_same(hf.load(tmp_path)[1], expected)
+    assert_same(load(tmp_path)[1], expected)
+
+
+def test_tensors_need_not_be_aligned_nor_of_one_dtype(directory):
+    """Some writers do not pad the header; norms are often kept in float32."""
+    expected = load(directory)[1]
+    tensors = read_tensors(directory)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.float64)
+    write_tensors(directory, tensors)
+    path = directory / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip() + b" " * 3
+    header += b" " * (len(header) % 2 == 0)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    assert_same(load(directory)[1], expected)
 
 
 def test_a_stored_tied_head_must_be_the_embedding(directory):
-    expected = hf.load(directory)[1]
+    expected = load(directory)[1]
     tensors = read_tensors(directory)
     tensors["lm_head.weight"] = tensors[EMBED].copy()
     write_tensors(directory, tensors)
-    assert_same(hf.load(directory)[1], expected)
+    assert_same(load(directory)[1], expected)
     tensors["lm_head.weight"][5, 5] += 1
     write_tensors(directory, tensors)
     refused(directory, "model.safetensors", "lm_head.weight", "differs from", EMBED)
@@ -188,6 +274,38 @@ def test_an_index_must_be_right(directory):
     refused(directory, "a.safetensors", "more", "missing")
     index.write_text('{"weight_map": []}')
     refused(directory, str(index), "weight_map")
+
+
+def test_what_an_index_leaves_out_is_named(directory):
+    tensors = read_tensors(directory)
+    shutil.move(directory / "model.safetensors", directory / "a.safetensors")
+    index = directory / "model.safetensors.index.json"
+    files = dict.fromkeys([name for name in tensors if name != Q1], "a.safetensors")
+    index.write_text(json.dumps({"weight_map": files}))
+    refused(directory, "a.safetensors", Q1, "not in model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl"])
+def test_pickles_are_never_opened(directory, name):
+    (directory / "model.safetensors").unlink()
+    (directory / name).write_bytes(pickle.dumps(Bomb(directory / "went_off")))
+    refused(directory, name, "not opened", "run code", "model.safetensors")
+    assert not (directory / "went_off").exists()
+
+
+class Bomb:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_an_adapter_is_no_model(directory):
+    (directory / "config.json").rename(directory / "adapter_config.json")
+    refused(directory, str(directory), "adapter", "merged")
 
 
 def test_broken_files_are_named(directory):

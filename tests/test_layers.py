@@ -15,7 +15,7 @@ LAYERS = [
     {"cold_start", "comparison"},
     {"cohort"},  # whom an evaluation is about
     {"sources", "export"},  # config and workdir -> data, tokenizers, models
-    {"foreign"},  # encoders that are not ours
+    {"foreign", "adapters"},  # encoders that are not ours; LoRA from stage to stage
     {"inference", "queries", "report", "baselines"},
     {"panel"},  # what profiles are like
     {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks

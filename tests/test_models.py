@@ -68,8 +68,14 @@ def right_aligned(lengths, width):
         ("gemma3_270m", 268_098_176),
         ("gemma3_1b", 999_885_952),
         ("gemma3_4b", 3_880_263_168),
+        ("gemma3_12b", 11_766_034_176),
+        ("gemma3_27b", 27_009_346_304),
         ("qwen3_0_6b", 596_049_920),
         ("qwen3_1_7b", 1_720_574_976),
+        ("qwen3_4b", 4_022_468_096),
+        ("qwen3_8b", 8_190_735_360),
+        ("qwen3_14b", 14_768_307_200),
+        ("qwen3_32b", 32_762_123_264),
         ("qwen3_embedding_0_6b", 595_776_512),
     ],
 )
@@ -255,7 +261,7 @@ def test_decoding_with_the_cache_equals_teacher_forcing(cfg):
 
 
 def fixture(name):
-    cfg, params = hf.load(FIXTURES / name)
+    cfg, params = model_answers.load(FIXTURES / name)
     params = jax.tree.map(jnp.asarray, params)
     with np.load(FIXTURES / name / "answers.npz") as answers:
         return cfg, params, {key: jnp.asarray(answers[key]) for key in answers}

@@ -59,7 +59,7 @@ def test_parity_and_back(name, tmp_path):
     model = make(seed, **fields)
     shards = {"max_shard_size": "30KB"} if seed % 2 else {}
     torch_models.save(model, tmp_path, **shards)
-    cfg, params = hf.load(tmp_path)
+    cfg, params = model_answers.load(tmp_path)
     tokens, mask = torch_models.batch(seed, [13, 6, 1], cfg.vocab_size)
     found = model_answers.answers(params, cfg, tokens, mask, new_tokens=8)
     expected = torch_models.answers(model, tokens, mask, new_tokens=8)
@@ -78,13 +78,13 @@ def test_parity_and_back(name, tmp_path):
     assert torch.equal(*logits)
     for key in hf.KEPT:
         assert getattr(again.config, key) == getattr(model.config, key)
-    assert hf.load(tmp_path / "back")[0] == cfg
+    assert model_answers.load(tmp_path / "back")[0] == cfg
 
 
 def test_bfloat16_survives_the_way_there_and_back(tmp_path):
     model = QWEN3(1, tie_word_embeddings=True).bfloat16()
     torch_models.save(model, tmp_path)
-    cfg, params = hf.load(tmp_path, dtype="bfloat16")
+    cfg, params = model_answers.load(tmp_path, dtype="bfloat16")
     hf.save(tmp_path / "back", cfg, params)
     again = type(model).from_pretrained(tmp_path / "back")
     assert again.dtype == torch.bfloat16

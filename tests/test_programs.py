@@ -67,7 +67,7 @@ def one_device():
     for family in (gemma3.tiny_gemma3, qwen3.tiny_qwen3):
         mesh = mesh_of((1, 1, 1))
         _, state, update = make_run(small(family), mesh)
-        out[family] = to_host(update(state, batch_on(mesh)))
+        out[family] = to_host(update(state, {}, batch_on(mesh)))
     return out
 
 
@@ -79,7 +79,7 @@ def test_one_step_is_the_same_on_any_mesh(shape, one_device):
     if mesh.shape["fsdp"] > 1:  # parameters really are split
         q = state.params["layers"]["q"]
         assert q.addressable_shards[0].data.size < q.size
-    new, info = to_host(update(state, batch_on(mesh)))
+    new, info = to_host(update(state, {}, batch_on(mesh)))
     want, want_info = one_device[family]
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
     jax.tree.map(close, new.params, want.params)
@@ -92,7 +92,7 @@ def test_one_step_is_the_same_on_any_mesh(shape, one_device):
 def test_micro_batches_add_up(micro, one_device):
     mesh = mesh_of((1, 1, 1))
     _, state, update = make_run(small(qwen3.tiny_qwen3), mesh, micro=micro)
-    new, info = to_host(update(state, batch_on(mesh)))
+    new, info = to_host(update(state, {}, batch_on(mesh)))
     want, want_info = one_device[qwen3.tiny_qwen3]
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
     jax.tree.map(close, new.params, want.params)
@@ -114,7 +114,7 @@ def test_degenerate_batches_give_finite_updates():
 
     def run(changes):
         start = put(before, replicated(mesh))  # a copy: updates donate it
-        return to_host(update(start, put(batch._replace(**changes), rows)))
+        return to_host(update(start, {}, put(batch._replace(**changes), rows)))
 
     rows = by_batch(mesh)
     new, info = run({})
@@ -144,7 +144,6 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
         params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
-        shapes = programs.abstract_params(cfg, mesh, "float32")
         sample = programs.make_sample(
             cfg, mesh, batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C,
             temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0,
@@ -153,7 +152,9 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
         embed = programs.make_embed(
             cfg, mesh, batch_size=B, tokens=P, params_dtype="float32", dtype="float32"
         )
-        relayout = programs.make_relayout(shapes, mesh, "float32")
+        relayout = programs.make_relayout(
+            cfg, mesh, params_dtype="float32", dtype="float32"
+        )
         batch = batch_on(mesh)
         ids = put(np.arange(B, dtype=np.int32), by_batch(mesh))
         seeds = np.array([0, 1, 2], np.uint32)
@@ -175,8 +176,9 @@ def test_continuous_batching_is_the_same_on_any_mesh():
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
         params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
-        abstract = programs.abstract_params(cfg, mesh, "float32")
-        params = programs.make_relayout(abstract, mesh, "float32")(params)
+        params = programs.make_relayout(
+            cfg, mesh, params_dtype="float32", dtype="float32"
+        )(params)
         refill = programs.make_refill(
             cfg, mesh, shapes, refill_size=B, prompt_tokens=P, dtype="float32"
         )
@@ -228,6 +230,7 @@ def test_encoder_update_sees_the_whole_mesh_as_one_batch():
             to_host(
                 update(
                     state,
+                    {},
                     batch.prompt,
                     batch.prompt_mask,
                     other.prompt,
@@ -250,7 +253,7 @@ def test_non_finite_advantage_leaves_every_bit():
     batch = batch_on(mesh)
     bad = np.asarray(batch.advantages).copy()
     bad[0, 0] = np.nan
-    state, info = update(state, batch._replace(advantages=put(bad, by_batch(mesh))))
+    state, info = update(state, {}, batch._replace(advantages=put(bad, by_batch(mesh))))
     after = to_host(state)
     same = lambda a, b: np.testing.assert_array_equal(a, b)
     jax.tree.map(same, after.params, before.params)
@@ -263,7 +266,7 @@ def test_the_start_survives_the_donated_state():
     params, state, update = make_run(small(qwen3.tiny_qwen3), mesh)
     start = to_host(params)
     leaf = state.params["embed"]
-    state, _ = update(state, batch_on(mesh))
+    state, _ = update(state, {}, batch_on(mesh))
     assert leaf.is_deleted()  # its memory was reused
     jax.tree.map(np.testing.assert_array_equal, to_host(params), start)
 
@@ -272,9 +275,9 @@ def test_programs_do_not_compile_again():
     mesh = mesh_of((1, 1, 1))
     _, state, update = make_run(small(qwen3.tiny_qwen3), mesh)
     programs.wait()
-    state, _ = update(state, batch_on(mesh))
+    state, _ = update(state, {}, batch_on(mesh))
     before = programs.compiles["count"]
     for seed in range(3):
-        state, _ = update(state, batch_on(mesh, seed))
+        state, _ = update(state, {}, batch_on(mesh, seed))
     assert programs.compiles["count"] == before
     assert before > 0 and jnp.isfinite(state.params["embed"]).all()

@@ -17,6 +17,8 @@ from orbax.checkpoint import v1 as ocp
 
 from blue import (
     experience,
+    inference,
+    models,
     programs,
     record,
     session,
@@ -341,13 +343,14 @@ def test_a_replay_finds_the_row_whose_gradient_alone_is_broken():
     """sqrt(x) is finite at 0, its slope is not."""
     x = np.array([1.0, 4.0, 0.0, 0.0], np.float32)
     root = lambda v: jnp.sqrt(v).sum()
-    loss = lambda w, counts: root(jnp.where(counts, x * w["w"], 1.0))
+    loss = lambda w, _, counts: root(jnp.where(counts, x * w["w"], 1.0))
     found = replay_batch.first_bad_gradient(
         replay_batch.Stage(
             None, None, (x,), jax.value_and_grad(loss), lambda params: [],
             lambda row: (np.arange(4) == row,),
         ),
         {"w": np.ones(4, np.float32)},
+        {},
     )  # fmt: skip
     assert found == ("gradient of w", 2, ())
 
@@ -407,16 +410,18 @@ def test_a_broken_state_is_refused_not_trained(tmp_path):
     saved = Checkpoints(tmp_path / "c", keep=1, milestone_every=0)
     mesh = make_mesh(1, -1, 1)
     optimizer = optax.sgd(0.1)
-    params = put({"w": np.array([1.0, np.nan], np.float32)}, replicated(mesh))
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
-    )
-    with pytest.raises(ValueError, match="starts from has .* not finite in w:"):
-        session.start(saved, shapes, optimizer, params, mesh)
+    weights = {"layers": {"w": np.array([1.0, np.nan], np.float32)}}
+    params = put(weights, replicated(mesh))
+    cfg = models.preset("tiny_gemma3")
+    model = inference.Model(cfg, params, None, "our model")  # pyright: ignore
+    with pytest.raises(ValueError, match="our model has .* not finite in layers/w:"):
+        session.start(saved, optimizer, model, mesh)
     assert saved.latest_step() is None
     saved.save(3, init_state(params, optimizer), {})
-    with pytest.raises(ValueError, match="of step 3 has .* not finite in params/w:"):
-        session.start(saved, shapes, optimizer, params, mesh)
+    good = model._replace(params=jax.tree.map(jnp.ones_like, params))
+    words = "c/3 has .* not finite in params/layers/w: remove it"
+    with pytest.raises(ValueError, match=words):
+        session.start(saved, optimizer, good, mesh)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from blue.errors import UserError
 from blue.prompts import make_safe
-from blue.tokenizer import load_tokenizer, train_tokenizer
+from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 REAL = ("gemma3", "qwen3", "qwen3_embedding")
 
@@ -429,3 +429,13 @@ def test_training_refuses_too_little():
         train_tokenizer(["a"], vocab_size=100)
     with pytest.raises(UserError, match="no text"):
         train_tokenizer([], vocab_size=1024)
+
+
+def test_an_id_far_behind_the_others_needs_its_row():
+    """The number of words would not do: what counts is the last id."""
+    words = {"a": 0, "far": 5000}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "a"))
+    backend.add_special_tokens(["<pad>", "</s>"])
+    config = {"pad_token": "<pad>", "eos_token": "</s>"}
+    made = Tokenizer(backend, config=config, chat_template=None, eos_ids=[])
+    assert made.encode("far") == [5000] and made.vocab_size == 5001

@@ -22,8 +22,9 @@ import optax
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
-from blue import bad_batches, programs, session, sharding, sources
+from blue import adapters, bad_batches, programs, session, sharding, sources
 from blue.errors import UserError
+from blue.models import lora
 from blue.optimizers import apply_gradients, non_finite_leaves
 
 
@@ -41,7 +42,7 @@ class Stage(NamedTuple):
     model: Any
     optimizer: Any
     batch: tuple  # on the devices, as `gradients` takes it
-    gradients: Callable  # (params, *batch) -> (loss, gradients)
+    gradients: Callable  # (trained, frozen, *batch) -> (loss, gradients)
     terms: Callable[[Any], list[Term]]  # of params, in the order of computation
     row_alone: Callable[[int], tuple] | None  # the batch with one row that counts
 
@@ -69,8 +70,8 @@ def profiler(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
         params_dtype=config.dtype.params, dtype=config.dtype.compute,
     )  # fmt: skip
 
-    def loss_and_gradients(params: Any, b: Any) -> tuple[Any, Any]:
-        grads, sums, tokens = gradients(params, b)
+    def loss_and_gradients(trained: Any, frozen: Any, b: Any) -> tuple[Any, Any]:
+        grads, sums, tokens = gradients(trained, frozen, b)
         return sums.loss / tokens, grads
 
     def terms(params: Any) -> list[Term]:
@@ -164,18 +165,19 @@ def replay(run: str, file: str) -> dict[str, Any]:
     config = read_config(run)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     log = sources.load_log(config, run)
-    if name == "encoder":
-        model = sources.load_encoder(config, log, run, mesh, stage=name)
-    else:
-        model = sources.load_profiler(config, log, run, mesh, "base", stage=name)
+    role = "encoder" if name == "encoder" else "profiler"
+    load = {"encoder": sources.load_encoder, "profiler": sources.load_profiler_base}
+    base = load[role](config, log, run, mesh, stage=name)
+    model = sources.add_adapters(config, role, base, mesh, stage=name)
     stage = STAGES[name](config, model, mesh, kept)
-    state, saved = restore(run, name, step, config, stage, mesh)
+    frozen, trained = lora.split(model.params)
+    state, saved = restore(run, name, step, config, stage, mesh, trained)
 
-    loss, grads = jax.jit(stage.gradients)(state.params, *stage.batch)
+    loss, grads = jax.jit(stage.gradients)(state.params, frozen, *stage.batch)
     norms = {leaf: float(np.linalg.norm(g)) for leaf, g in _leaves(grads).items()}
-    first = first_bad(stage.terms(state.params))
+    first = first_bad(stage.terms(lora.join(frozen, state.params)))
     if first is None and not all(map(np.isfinite, norms.values())) and stage.row_alone:
-        first = first_bad_gradient(stage, state.params)
+        first = first_bad_gradient(stage, state.params, frozen)
 
     def step_taken(state: Any, grads: Any) -> Any:
         updates, moments = stage.optimizer.update(grads, state.opt_state, state.params)
@@ -200,10 +202,16 @@ def replay(run: str, file: str) -> dict[str, Any]:
 
 
 def restore(
-    run: str, name: str, step: int, config: ConfigDict, stage: Stage, mesh: Any
+    run: str,
+    name: str,
+    step: int,
+    config: ConfigDict,
+    stage: Stage,
+    mesh: Any,
+    trained: Any,
 ) -> tuple[Any, int]:
     """The newest checkpoint of at most `step` steps."""
-    shapes = programs.abstract_params(stage.model.cfg, mesh, config.dtype.params)
+    shapes = adapters.shapes_of(trained)
     abstract = programs.abstract_state(shapes, stage.optimizer, mesh)
     folder = Path(run) / "checkpoints" / name
     steps = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdecimal()]
@@ -214,6 +222,7 @@ def restore(
         )
     checkpoints = sources.stage_checkpoints(config, run, name)
     state, meta = checkpoints.restore(abstract, max(usable))
+    adapters.check(meta, stage.model, checkpoints.directory)
     return state, meta["step"]
 
 
@@ -228,12 +237,14 @@ def first_bad(terms: list[Term]) -> tuple[str, int, tuple[int, ...]] | None:
     return None
 
 
-def first_bad_gradient(stage: Stage, params: Any) -> tuple[str, int, tuple] | None:
+def first_bad_gradient(
+    stage: Stage, trained: Any, frozen: Any
+) -> tuple[str, int, tuple] | None:
     """The first row whose gradient, taken alone, is not finite."""
     assert stage.row_alone
     gradients = jax.jit(stage.gradients)
     for row in range(jax.tree.leaves(stage.batch)[0].shape[0]):
-        _, grads = gradients(params, *stage.row_alone(row))
+        _, grads = gradients(trained, frozen, *stage.row_alone(row))
         bad = non_finite_leaves(grads)
         if bad:
             return f"gradient of {bad[0]}", row, ()

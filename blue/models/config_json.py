@@ -22,6 +22,20 @@ def number(config: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
+def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that both families have, by our names."""
+    return {
+        "vocab_size": whole(config, "vocab_size"),
+        "width": whole(config, "hidden_size"),
+        "mlp_width": whole(config, "intermediate_size"),
+        "num_layers": whole(config, "num_hidden_layers"),
+        "num_heads": whole(config, "num_attention_heads"),
+        "num_kv_heads": whole(config, "num_key_value_heads"),
+        "head_size": whole(config, "head_dim"),
+        "norm_eps": number(config, "rms_norm_eps"),
+    }
+
+
 def only(config: Mapping[str, Any], **supported: Any) -> None:
     """Refuses fields with another value than the one supported; absent ones pass."""
     for key, value in supported.items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blue.errors import UserError
-from blue.models.config_json import linear_scaling, number, only, rope, whole
+from blue.models.config_json import linear_scaling, number, only, rope, sizes, whole
 from blue.models.decoder import GLOBAL, LOCAL, DecoderConfig
 
 PATTERN = (LOCAL,) * 5 + (GLOBAL,)
@@ -50,18 +50,27 @@ def gemma3_4b() -> DecoderConfig:
     )  # fmt: skip
 
 
+def gemma3_12b() -> DecoderConfig:
+    """The text tower of Gemma 3 12B: 11,766,034,176 parameters."""
+    return _gemma3(
+        vocab_size=262208, width=3840, mlp_width=15360, num_layers=48, num_heads=16,
+        num_kv_heads=8, head_size=256, window=1024, rope_factor=8.0,
+    )  # fmt: skip
+
+
+def gemma3_27b() -> DecoderConfig:
+    """The text tower of Gemma 3 27B: 27,009,346,304 parameters."""
+    return _gemma3(
+        vocab_size=262208, width=5376, mlp_width=21504, num_layers=62, num_heads=32,
+        num_kv_heads=16, head_size=128, window=1024, rope_factor=8.0,
+        query_scale=168**-0.5,
+    )  # fmt: skip
+
+
 def tiny_gemma3() -> DecoderConfig:
     """163 k parameters beside the embedding; the quickstart's profiler."""
     return _gemma3(
         vocab_size=1024, width=64, mlp_width=256, num_layers=3, num_heads=4,
-        num_kv_heads=2, head_size=16, window=512,
-    )  # fmt: skip
-
-
-def small_gemma3() -> DecoderConfig:
-    """A tiny trunk under the released tokenizer: 16.8 M of 16.9 M parameters embed."""
-    return _gemma3(
-        vocab_size=262144, width=64, mlp_width=192, num_layers=3, num_heads=4,
         num_kv_heads=2, head_size=16, window=512,
     )  # fmt: skip
 
@@ -144,19 +153,12 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
     if factor_local != 1:
         raise UserError("RoPE scaling of sliding_attention layers is not supported")
     return _gemma3(
-        vocab_size=whole(text, "vocab_size"),
-        width=whole(text, "hidden_size"),
-        mlp_width=whole(text, "intermediate_size"),
-        num_layers=whole(text, "num_hidden_layers"),
-        num_heads=whole(text, "num_attention_heads"),
-        num_kv_heads=whole(text, "num_key_value_heads"),
-        head_size=head_size,
+        **sizes(text),
         pattern=_pattern(text),
         window=whole(text, "sliding_window"),
         rope_theta=theta,
         rope_theta_local=theta_local,
         rope_factor=factor,
-        norm_eps=number(text, "rms_norm_eps"),
         query_scale=0.0 if scalar == head_size else scalar**-0.5,
         # the outer value rules where a multimodal config has both
         tied=bool(config.get("tie_word_embeddings", text["tie_word_embeddings"])),

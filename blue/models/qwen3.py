@@ -7,7 +7,7 @@ the released config.json files.
 from collections.abc import Mapping
 from typing import Any
 
-from blue.models.config_json import linear_scaling, number, only, rope, whole
+from blue.models.config_json import linear_scaling, only, rope, sizes
 from blue.models.decoder import DecoderConfig
 
 # --- presets
@@ -29,6 +29,38 @@ def qwen3_1_7b() -> DecoderConfig:
     )  # fmt: skip
 
 
+def qwen3_4b() -> DecoderConfig:
+    """Qwen3-4B: 4,022,468,096 parameters."""
+    return DecoderConfig(
+        vocab_size=151936, width=2560, mlp_width=9728, num_layers=36, num_heads=32,
+        num_kv_heads=8, head_size=128,
+    )  # fmt: skip
+
+
+def qwen3_8b() -> DecoderConfig:
+    """Qwen3-8B: 8,190,735,360 parameters; from this size on the head is its own."""
+    return DecoderConfig(
+        vocab_size=151936, width=4096, mlp_width=12288, num_layers=36, num_heads=32,
+        num_kv_heads=8, head_size=128, tied=False,
+    )  # fmt: skip
+
+
+def qwen3_14b() -> DecoderConfig:
+    """Qwen3-14B: 14,768,307,200 parameters."""
+    return DecoderConfig(
+        vocab_size=151936, width=5120, mlp_width=17408, num_layers=40, num_heads=40,
+        num_kv_heads=8, head_size=128, tied=False,
+    )  # fmt: skip
+
+
+def qwen3_32b() -> DecoderConfig:
+    """Qwen3-32B: 32,762,123,264 parameters."""
+    return DecoderConfig(
+        vocab_size=151936, width=5120, mlp_width=25600, num_layers=64, num_heads=64,
+        num_kv_heads=8, head_size=128, tied=False,
+    )  # fmt: skip
+
+
 def qwen3_embedding_0_6b() -> DecoderConfig:
     """Qwen3-Embedding-0.6B, the paper's encoder: 595,776,512 parameters.
 
@@ -36,6 +68,22 @@ def qwen3_embedding_0_6b() -> DecoderConfig:
     """
     return DecoderConfig(
         vocab_size=151669, width=1024, mlp_width=3072, num_layers=28, num_heads=16,
+        num_kv_heads=8, head_size=128,
+    )  # fmt: skip
+
+
+def qwen3_embedding_4b() -> DecoderConfig:
+    """Qwen3-Embedding-4B: vectors of 2560."""
+    return DecoderConfig(
+        vocab_size=151665, width=2560, mlp_width=9728, num_layers=36, num_heads=32,
+        num_kv_heads=8, head_size=128,
+    )  # fmt: skip
+
+
+def qwen3_embedding_8b() -> DecoderConfig:
+    """Qwen3-Embedding-8B: vectors of 4096. Encoders need no head: none here."""
+    return DecoderConfig(
+        vocab_size=151665, width=4096, mlp_width=12288, num_layers=36, num_heads=32,
         num_kv_heads=8, head_size=128,
     )  # fmt: skip
 
@@ -97,16 +145,9 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
         theta=config.get("rope_theta", 1e4),
     )
     return DecoderConfig(
-        vocab_size=whole(config, "vocab_size"),
-        width=whole(config, "hidden_size"),
-        mlp_width=whole(config, "intermediate_size"),
-        num_layers=whole(config, "num_hidden_layers"),
-        num_heads=whole(config, "num_attention_heads"),
-        num_kv_heads=whole(config, "num_key_value_heads"),
-        head_size=whole(config, "head_dim"),
+        **sizes(config),
         rope_theta=theta,
         rope_factor=factor,
-        norm_eps=number(config, "rms_norm_eps"),
         tied=bool(config["tie_word_embeddings"]),
     )
 
