@@ -119,6 +119,7 @@ def sentence_transformers(
         width=_rows(checkpoint, embed, PROBE).shape[1],
         name=checkpoint,
         fingerprint=digest.hexdigest(),
+        query_prompt=model.prompts.get("query"),
     )
 
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from blue import programs, prompts
 from blue.errors import UserError
+from blue.hub import Source
 from blue.models import lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.sharding import by_batch, put, replicated, to_host
@@ -29,6 +30,7 @@ class Model(NamedTuple):
     name: str
     step: int = 0  # of the stage that trained it
     origin: str = ""  # what adapters.py knows a base by; empty: its parameters tell
+    source: Source = Source()  # of the weights it began with
 
 
 class Profile(NamedTuple):
@@ -54,6 +56,8 @@ class TextEncoder(NamedTuple):
     width: int  # E
     name: str
     fingerprint: str  # the same vectors for the same texts: keys them on disk
+    query_prompt: str | None = None  # its own before queries; None: it does not say
+    weights: int | None = None  # `fingerprint` of our own parameters
 
 
 def pad_left(

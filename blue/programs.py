@@ -84,6 +84,7 @@ def rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=by_batch(mesh))
 
 
+@functools.cache
 def abstract_params(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Params:
     """Shapes and training shardings of a model's parameters."""
     init = lambda key: decoder.init_params(cfg, key, dtype)
@@ -160,7 +161,10 @@ def make_relayout(
     out = _shardings(abstract_decode_params(plain, mesh, dtype))
 
     def run(params: Params) -> Params:
-        return jax.tree.map(lambda x: x.astype(dtype), lora.merge(params, cfg))
+        cast = lambda tree, to: jax.tree.map(lambda x: x.astype(to), tree)
+        if cfg.lora:  # in float32, to be rounded once, to `dtype`
+            params = lora.merge(cast(params, jnp.float32), cfg)
+        return cast(params, dtype)
 
     args = (abstract_params(cfg, mesh, params_dtype),)
     return compile_program(run, args, out_shardings=out)

@@ -13,8 +13,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue import adapters, alarms, bad_batches, export, programs, sources
+from blue import adapters, alarms, bad_batches, export, programs, record, sources
 from blue.checkpoints import Checkpoints
+from blue.data.examples import Examples
+from blue.data.log import Log
 from blue.errors import NonFinite, UserError
 from blue.inference import Model
 from blue.models import lora
@@ -164,11 +166,34 @@ def watch_alarms(
     return at_step
 
 
+def about(
+    config: ConfigDict,
+    log: Log,
+    examples: Examples,
+    *,
+    stage: str,
+    query_prompt: str = "",
+    validated: bool = False,
+) -> export.Run:
+    """What an export says of the run of `stage` that made it."""
+    return export.Run(
+        stage=stage,
+        config=record.redacted(config),
+        data=log.name,
+        fingerprint=examples.fingerprint,
+        validated=validated,
+        sampling_temperature=config.evaluate.sampling_temperature,
+        max_completion_tokens=config.max_completion_tokens,
+        max_tokens=config.encoder.max_tokens,
+        query_prompt=query_prompt,
+    )
+
+
 def train_supervised(
     config: ConfigDict,
     workdir: str,
     *,
-    stage: str,
+    run: export.Run,
     num_steps: int,
     role: str,
     model: Model,
@@ -182,12 +207,12 @@ def train_supervised(
     program of that step and its batch on the devices. The last parameters are left as
     the stage's result, and exported as `role` (profiler or encoder).
     """
-    checkpoints = sources.stage_checkpoints(config, workdir, stage)
+    checkpoints = sources.stage_checkpoints(config, workdir, run.stage)
     state, frozen, first_step = start(checkpoints, optimizer, model, mesh)
     note = adapters.note(model)
     writer = Writer(
         workdir,
-        stage=stage,
+        stage=run.stage,
         first_step=first_step,
         num_steps=num_steps,
         every=config.log.every,
@@ -217,7 +242,6 @@ def train_supervised(
             checkpoints.save(done, state, {"config": config.to_dict(), **note})
     checkpoints.save_best(num_steps, state.params, note, 0.0)
     writer.close()
-    export.write(checkpoints, model, workdir, role)
-    export.write_adapters(checkpoints, model, workdir, role, config[role].checkpoint)
+    export.write(checkpoints, model, workdir, role, run)
     checkpoints.finish({"steps": num_steps})
     checkpoints.close()

@@ -19,7 +19,16 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import adapters, foreign, inference, models, programs, prompts, queries
+from blue import (
+    adapters,
+    foreign,
+    hub,
+    inference,
+    models,
+    programs,
+    prompts,
+    queries,
+)
 from blue.checkpoints import Checkpoints, fingerprint
 from blue.data import (
     amazon_reviews_2023,
@@ -33,8 +42,9 @@ from blue.data.assemble import template_columns
 from blue.data.log import Log, join
 from blue.data.splits import read_splits
 from blue.errors import UserError
+from blue.hub import Source
 from blue.inference import Model, Profile, TextEncoder
-from blue.models import hf
+from blue.models import hf, sentence_layout
 from blue.models.decoder import DecoderConfig, Lora
 from blue.sharding import batch_shards, put, replicated, to_host
 from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -44,6 +54,7 @@ __all__ = ["Model", "Profile"]
 logger = logging.getLogger("blue")
 
 TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
+OWN_PROMPT = "@encoder"  # prompts.instruction that takes the checkpoint's own
 ITEMS_A_CALL = 2048  # of the encoder, for the item table: bounds the memory
 
 
@@ -148,24 +159,66 @@ def templates(config: ConfigDict) -> prompts.Templates:
 
 def query_format(config: ConfigDict, encoder: TextEncoder) -> queries.QueryFormat:
     """How users become queries of this encoder."""
-    return _query_format(config, encoder.num_tokens, encoder.max_tokens)
+    return _query_format(
+        config,
+        encoder.num_tokens,
+        encoder.max_tokens,
+        name=encoder.name,
+        query_prompt=encoder.query_prompt,
+    )
 
 
 def own_query_format(config: ConfigDict, encoder: Model) -> queries.QueryFormat:
     """The same of our own encoder before it embeds anything: while it is trained."""
-    return _query_format(config, _counter(encoder), config.encoder.max_tokens)
+    return _query_format(
+        config,
+        _counter(encoder),
+        config.encoder.max_tokens,
+        name=encoder.name,
+        query_prompt=_query_prompt(encoder),
+    )
 
 
 def _counter(encoder: Model) -> Callable[[str], int]:
     return lambda text: len(encoder.tokenizer.pooled(text))
 
 
+def _query_prompt(encoder: Model) -> str | None:
+    """The query prompt of the checkpoint it began with, if that says one."""
+    directory = encoder.source.directory
+    return sentence_layout.read(directory).query_prompt if directory else None
+
+
 def _query_format(
-    config: ConfigDict, num_tokens: Callable[[str], int], max_tokens: int
+    config: ConfigDict,
+    num_tokens: Callable[[str], int],
+    max_tokens: int,
+    *,
+    name: str,
+    query_prompt: str | None,
 ) -> queries.QueryFormat:
+    instruction = config.prompts.instruction
+    prefix = prompts.query_prefix(instruction)
+    if instruction == OWN_PROMPT:
+        if query_prompt is None:
+            raise UserError(
+                f"prompts.instruction={OWN_PROMPT}: encoder {name} brings no query "
+                f"prompt (prompts.query in {sentence_layout.PROMPTS}); write an "
+                "instruction, or leave it empty"
+            )
+        prefix = query_prompt
+    elif query_prompt is not None and query_prompt != prefix:
+        logger.info(
+            "encoder %s: its own query prompt is %r, ours %r (prompts.instruction=%s "
+            "takes its own)",
+            name,
+            query_prompt,
+            prefix,
+            OWN_PROMPT,
+        )
     return queries.QueryFormat(
         templates=templates(config),
-        instruction=config.prompts.instruction,
+        prefix=prefix,
         recent_items=config.prompts.recent_items,
         num_tokens=num_tokens,
         max_tokens=max_tokens,
@@ -183,12 +236,17 @@ def prompt_format(config: ConfigDict, profiler: Model) -> queries.PromptFormat:
 
 
 def load_role_tokenizer(
-    config: ConfigDict, log: Log, workdir: str, role: str
+    config: ConfigDict, log: Log, workdir: str, role: str, checkpoint: str
 ) -> Tokenizer:
-    """The role's tokenizer; where nothing brings one, one trained on the catalogue."""
-    section = config[role]
-    if section.tokenizer or section.checkpoint:
-        return load_tokenizer(section.tokenizer or section.checkpoint)
+    """The role's tokenizer, of its own field or of the directory `checkpoint`.
+
+    Where neither brings one, it is trained on the catalogue.
+    """
+    named, field = config[role].tokenizer, f"{role}.tokenizer"
+    if named:
+        return load_tokenizer(hub.fetch(named, field, weights=False).directory)
+    if checkpoint:
+        return load_tokenizer(checkpoint)
     directory = Path(workdir) / "tokenizer"
     if not directory.exists():
         wording = templates(config)
@@ -236,15 +294,14 @@ def _load_role(
 ) -> Model:
     """The role's model: its checkpoint, the first finished of `stages`, or random."""
     section = config[role]
-    tokenizer = load_role_tokenizer(config, log, workdir, role)
+    source, directory = find_checkpoint(config, role)
+    tokenizer = load_role_tokenizer(config, log, workdir, role, directory)
     dtype = config.dtype.params
-    if section.checkpoint:
-        cfg = hf.read_config(section.checkpoint)  # before anything large is read
+    if directory:
+        cfg = hf.read_config(directory)  # before anything large is read
         _check_vocabulary(cfg, tokenizer, section.checkpoint)
-        cfg, params = hf.load(
-            section.checkpoint, mesh, dtype=dtype, head=role == "profiler"
-        )
-        return Model(cfg, params, tokenizer, section.checkpoint)
+        cfg, params = hf.load(directory, mesh, dtype=dtype, head=role == "profiler")
+        return Model(cfg, params, tokenizer, section.checkpoint, source=source)
     cfg = models.preset(section.preset)
     if not section.tokenizer:  # random weights: the head fits the trained tokenizer
         cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
@@ -277,6 +334,34 @@ def _load_role(
     seed = put(np.uint32(role_seed(config.seed, role)), replicated(mesh))
     params = programs.make_init(cfg, mesh, dtype)(seed)
     return Model(cfg, params, tokenizer, f"{section.preset}, random weights")
+
+
+def find_checkpoint(config: ConfigDict, role: str) -> tuple[Source, str]:
+    """Where `<role>.checkpoint` is, and the directory of its model; empty without."""
+    checkpoint, field = config[role].checkpoint, f"{role}.checkpoint"
+    if not checkpoint:
+        return Source(), ""
+    source = hub.fetch(checkpoint, field)
+    if role == "profiler":
+        return source, source.directory
+    layout = sentence_layout.read(source.directory)
+    if layout.max_tokens is not None and layout.max_tokens < config.encoder.max_tokens:
+        logger.warning(
+            "%s=%s: made for texts of at most %d tokens (max_seq_length), and "
+            "encoder.max_tokens=%d",
+            field,
+            checkpoint,
+            layout.max_tokens,
+            config.encoder.max_tokens,
+        )
+    if layout.document_prompt:
+        logger.warning(
+            "%s=%s: its document prompt %r is not used: nothing is put before items",
+            field,
+            checkpoint,
+            layout.document_prompt,
+        )
+    return source, layout.transformer
 
 
 def _check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
@@ -343,9 +428,10 @@ def tie_to_encoder(profiler: Model, encoder: Model) -> Model:
             f"tokenizer; widths are {profiler.cfg.width} and {encoder.cfg.width}"
         )
     scale = profiler.cfg.width**-0.5 if profiler.cfg.scale_embedding else 1.0
-    embed = to_host(encoder.params["embed"]) * scale
-    embed = put(embed, profiler.params["embed"].sharding)
-    return profiler._replace(params=profiler.params | {"embed": embed})
+    own = profiler.params["embed"]
+    embed = (to_host(encoder.params["embed"]) * scale).astype(own.dtype)
+    embed = put(embed, own.sharding)
+    return profiler._replace(params=profiler.params | {"embed": embed}, origin="")
 
 
 def load_encoder(
@@ -432,6 +518,8 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         name=encoder.name,
         fingerprint=f"{encoder.cfg} {weights} {tokenizer} "
         f"{config.dtype.compute} {max_tokens}",
+        query_prompt=_query_prompt(encoder),
+        weights=weights,
     )
 
 

@@ -164,7 +164,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     session.train_supervised(
         config,
         workdir,
-        stage=STAGE,
+        run=session.about(
+            config, log, examples, stage=STAGE, query_prompt=query_format.prefix
+        ),
         num_steps=section.num_steps,
         role=STAGE,
         model=model,

@@ -217,10 +217,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     known = (examples, log, items, encoder.embed, query_format)
     watch.show_projector(writer, config.num_steps, *known, seed=config.seed)
     writer.close()
-    export.write(checkpoints, policy, workdir, STAGE)
-    export.write_adapters(
-        checkpoints, policy, workdir, STAGE, config.profiler.checkpoint
+    about = session.about(
+        config, log, examples, stage=STAGE, validated=config.eval_every > 0
     )
+    export.write(checkpoints, policy, workdir, STAGE, about)
     checkpoints.finish({"steps": config.num_steps})
     checkpoints.close()
     logger.info(

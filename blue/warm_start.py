@@ -219,7 +219,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     session.train_supervised(
         config,
         workdir,
-        stage=STAGE,
+        run=session.about(config, log, examples, stage=STAGE),
         num_steps=section.num_steps,
         role="profiler",
         model=model,

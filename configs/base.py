@@ -69,23 +69,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.prompts.style = "full"  # wording of all templates: full | short (tiny models)
     c.prompts.history_items = 1000  # newest items shown in the profile prompt
     c.prompts.recent_items = 10  # items in the history+profile view [P]
-    # of encoder queries; empty: none
     c.prompts.instruction = "Given what a user likes, retrieve the item taken next"
+    #   of encoder queries; empty: none; "@encoder": the query prompt that an encoder
+    #   checkpoint brings (config_sentence_transformers.json), word for word
 
     # --- models
     c.profiler = ConfigDict()
-    c.profiler.checkpoint = ""  # Hugging Face directory; empty: preset, random weights
+    c.profiler.checkpoint = ""  # directory, gs://..., or hub id owner/name[@revision];
+    #   Gemma 3 or Qwen3, safetensors; empty: preset, random weights
     c.profiler.preset = "gemma3_1b"  # [P]
-    c.profiler.tokenizer = ""  # directory; empty: the checkpoint's, else a trained one
+    c.profiler.tokenizer = ""  # likewise; empty: the checkpoint's, else a trained one
     c.profiler.lora = ConfigDict()  # low-rank adapters, trained in every stage
     c.profiler.lora.rank = 0  # 0: off, all parameters are trained
     c.profiler.lora.alpha = 32.0  # what adapters add is times alpha / rank
     c.profiler.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")  # matrices
     c.encoder = ConfigDict()
     c.encoder.kind = "own"  # own | sentence_transformers | function: who embeds
-    # Hugging Face directory (own), directory or package (sentence_transformers),
-    # "module:function", list of texts -> vectors [n, d] (function)
-    c.encoder.checkpoint = ""
+    c.encoder.checkpoint = ""  # as profiler.checkpoint (own), directory or package
+    #   (sentence_transformers), "module:function", texts -> vectors [n, d] (function)
     c.encoder.preset = "qwen3_embedding_0_6b"  # [P]
     c.encoder.tokenizer = ""
     c.encoder.lora = ConfigDict()  # as profiler.lora, in stage encoder

@@ -2,8 +2,9 @@
 
     python tools/compare_models.py A B --texts=FILE [--engine-b=transformers] [...]
 
-A and B are Hugging Face directories, or checkpoints of runs: RUN (its trained
-profiler), RUN:STAGE (profiler, warm_start or encoder: its best), RUN:STAGE@STEP.
+A and B are Hugging Face directories or hub ids, or checkpoints of runs: RUN (what its
+stage profiler trained), RUN:STAGE (profiler, warm_start, encoder; its best), or
+RUN:STAGE@STEP.
 Engines are blue, transformers and sentence_transformers (extra `parity`): one directory
 under two engines shows how exactly BLUE computes what they compute. Of causal models
 the log-probabilities of every next token, over the whole vocabulary, are compared; of
@@ -27,10 +28,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
-from blue import adapters, programs, session, sources
+from blue import adapters, hub, programs, session, sources
 from blue.errors import UserError
 from blue.inference import Model, pad_left
-from blue.models import decoder, encoder, hf, lora
+from blue.models import decoder, encoder, hf, lora, sentence_layout
 from blue.sharding import make_mesh
 from blue.tokenizer import Tokenizer, load_tokenizer
 from blue.writer import Progress
@@ -66,11 +67,18 @@ def open_model(spec: str, role: str, dtype: str) -> Model:
     if (Path(run) / "checkpoints").is_dir():
         stage, _, step = (rest or role).partition("@")
         return open_run(run, stage, step)
-    mesh = make_mesh(1, -1, 1)
-    cfg, params = hf.load(spec, mesh, dtype=dtype, head=role == "profiler")
-    has_tokenizer = any(Path(spec).glob("tokenizer.json*"))
-    tokenizer: Any = load_tokenizer(spec) if has_tokenizer else None
+    mesh, directory = make_mesh(1, -1, 1), directory_of(spec, role)
+    cfg, params = hf.load(directory, mesh, dtype=dtype, head=role == "profiler")
+    tokenizer: Any = find_tokenizer(spec, role)
     return Model(cfg, params, tokenizer, spec)
+
+
+def directory_of(spec: str, role: str) -> str:
+    """Where the weights of a Hugging Face directory or hub id are."""
+    directory = hub.fetch(spec, "the model").directory
+    return (
+        sentence_layout.read(directory).transformer if role == "encoder" else directory
+    )
 
 
 def open_run(run: str, stage: str, step: str) -> Model:
@@ -214,7 +222,7 @@ def sentence_transformers_vectors(spec: str, dtype: Any) -> Side:
 
 def told(rows: Sequence[Row], name: str) -> Iterator[tuple[int, Row]]:
     """Numbered rows; progress is told where it takes long."""
-    progress = Progress(name, first=0, total=len(rows), unit="text", patience_s=10)
+    progress = Progress(name, first=0, total=len(rows), unit="text", patience_s=10.0)
     for number, row in enumerate(rows):
         yield number, row
         progress.update(number, {})
@@ -348,12 +356,15 @@ def make_rows(
 
 def find_tokenizer(spec: str, role: str) -> Tokenizer | None:
     """The tokenizer of a side, without its weights where that is possible."""
-    run = Path(spec.partition(":")[0])
-    if not (run / "checkpoints").is_dir():
-        return load_tokenizer(spec) if any(run.glob("tokenizer.json*")) else None
-    config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
-    log = sources.load_log(config, str(run))
-    return sources.load_role_tokenizer(config, log, str(run), role)
+    run = spec.partition(":")[0]
+    if not (Path(run) / "checkpoints").is_dir():
+        directory = directory_of(spec, role)
+        has_one = any(Path(directory).glob("tokenizer.json*"))
+        return load_tokenizer(directory) if has_one else None
+    config = ConfigDict(json.loads((Path(run) / "config.json").read_text())["config"])
+    log = sources.load_log(config, run)
+    _, directory = sources.find_checkpoint(config, role)
+    return sources.load_role_tokenizer(config, log, run, role, directory)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -382,8 +393,10 @@ def run(argv: Sequence[str]) -> int:
         texts = read_texts(args.texts)
         rows = make_rows(tokenizers, texts, role, args.max_tokens)
     else:
+        if ":" in args.models[0]:
+            raise UserError("--random-tokens needs a directory as A, no run")
         rng = np.random.default_rng(0)
-        size = hf.read_config(args.models[0]).vocab_size
+        size = hf.read_config(directory_of(args.models[0], role)).vocab_size
         counts = map(int, args.random_tokens.split(","))
         rows = [Row("", rng.integers(0, size, n).tolist()) for n in counts]
     started = time.monotonic()
