@@ -219,7 +219,7 @@ def train_supervised(
         tensorboard=config.log.tensorboard,
         hparams=config.to_dict(),
     )
-    alarms_at = watch_alarms(config, workdir, stage, writer)
+    alarms_at = watch_alarms(config, workdir, run.stage, writer)
     programs.wait()
     for step in range(first_step, num_steps):
         started = time.monotonic()
@@ -228,7 +228,7 @@ def train_supervised(
         state, info = update(state, frozen, *batch)
         info = {key: float(value) for key, value in to_host(info).items()}
         arrays = {f"input_{n}": array for n, array in enumerate(batch)}
-        keep = functools.partial(keep_batch, workdir, stage, step, arrays)
+        keep = functools.partial(keep_batch, workdir, run.stage, step, arrays)
         stop_if_not_finite(info, step, config.max_nonfinite, keep)
         step_s = time.monotonic() - started
         if writer.due(step):
