@@ -619,6 +619,11 @@ def item_table(
         parts = told_slices(len(vectors), ITEMS_A_CALL, name="items", unit="item")
         for part in parts:
             vectors[part] = encoder.embed(log.texts[part])
+            if not np.isfinite(vectors[part]).all():
+                raise UserError(
+                    f"encoder {encoder.name}: the vectors of items are not finite; its "
+                    "weights are broken"
+                )
         vectors.flush()
         os.replace(partial, path)
     return np.load(path, mmap_mode="r")

@@ -20,10 +20,11 @@ LAYERS = [
     {"inference", "queries", "report", "baselines"},
     {"panel"},  # what profiles are like
     {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks
-    {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
+    {"prompts", "rollout", "rewards", "advantages", "losses", "metrics"},
+    {"health", "alarms"},  # what the numbers of a step say
     {"models", "data", "tokenizer"},
     {"unigram"},
-    {"sharding", "checkpoints", "optimizers", "writer", "hub", "record"},
+    {"sharding", "checkpoints", "optimizers", "writer", "bad_batches", "hub", "record"},
     {"errors"},
 ]
 PAPER = {"advantages", "losses", "metrics", "rewards"}  # import nothing of BLUE

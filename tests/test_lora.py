@@ -226,6 +226,7 @@ def grpo_batch(mesh):
         sampler_logprobs=-rng.random((B, G, C)).astype(np.float32),
         ref_logprobs=-4 * rng.random((B, G, C)).astype(np.float32),
         advantages=rng.normal(size=(B, G)).astype(np.float32),
+        teaching=np.ones((B, G), bool),
     )
     return put(host, by_batch(mesh))
 
