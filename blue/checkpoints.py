@@ -16,6 +16,7 @@ beside the steps that has no commit file.
 import json
 import logging
 import os
+import shutil
 import uuid
 import zlib
 from collections.abc import Mapping
@@ -111,11 +112,30 @@ class Checkpoints:
         self._swept = False
 
     def latest_step(self) -> int | None:
-        """The newest committed step, or None; warns of unfinished ones."""
+        """The newest committed step, or None where nothing was ever saved.
+
+        Warns of unfinished ones. Raises `UserError` where saves were lost: none is
+        committed, and there is more than the very first, which may have been broken
+        off. Starting afresh in silence would bury them.
+        """
         steps, unfinished = _list(self._directory)
         for path in unfinished:
             log.warning("%s has no %s: not finished, ignored", path, COMMIT_FILE)
+        lost = sorted(path.name for path in unfinished if path.name != "0")
+        if not steps and (lost or _list(self._best)[0]):
+            raise UserError(
+                f"{self._directory}: no checkpoint is complete, and training had begun "
+                f"(found {', '.join(lost) or 'best'} without {COMMIT_FILE}); restore "
+                "one from a copy, or move the directory away to start again"
+            )
         return steps[-1] if steps else None
+
+    def go_back(self, step: int) -> None:
+        """Remove the steps above `step`, which is to be restored."""
+        steps, _ = _list(self._directory)
+        if step in steps:
+            later = [self._directory / str(s) for s in steps if s > step]
+            _delete(later, reason=f"going back to step {step}")
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
         """Write `state` (tree of arrays, no typed keys) and `meta` (JSON) at once.
@@ -199,14 +219,18 @@ class Checkpoints:
         if jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
             part = self._directory / f"{FINISHED_FILE}.{uuid.uuid4().hex[:8]}"
-            part.write_text(json.dumps(meta, indent=2))
+            part.write_text(json.dumps({**meta, "finished": True}, indent=2))
             part.replace(self._directory / FINISHED_FILE)
         _barrier("finish")
 
     def finished(self) -> dict[str, Any] | None:
         """What `finish` was told, or None while the stage is not done."""
         path = self._directory / FINISHED_FILE
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except ValueError as error:  # the checkpoints tell how far it came
+            log.warning("%s is broken (%s): not finished", path, error)
+            return None
 
     def close(self) -> None:
         """Nothing is left open; here so that stages need not know that."""
@@ -219,7 +243,7 @@ def _list(directory: epath.Path) -> tuple[list[int], list[epath.Path]]:
     """Committed numbers, ascending, and numbered directories without a commit."""
     if not directory.exists():
         return [], []
-    numbered = [p for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()]
+    numbered = [p for p in directory.iterdir() if p.name.isdecimal()]
     done = [int(p.name) for p in numbered if (p / COMMIT_FILE).exists()]
     return sorted(done), [p for p in numbered if not (p / COMMIT_FILE).exists()]
 
@@ -231,6 +255,9 @@ def _delete(paths: list[epath.Path], *, reason: str) -> None:
     if jax.process_index() == 0:
         for path in paths:
             log.info("removing %s (%s)", path, reason)
+            if not path.is_dir():  # not made by us
+                path.unlink()
+                continue
             (path / COMMIT_FILE).unlink(missing_ok=True)
             path.rmtree()
     _barrier("delete")
@@ -262,9 +289,30 @@ def _write(path: epath.Path, step: int, state: Any, meta: Mapping[str, Any]) -> 
         "meta": dict(meta),
     }
     record["crc32"] = _crc(record)
-    with _context():
-        ocp.save_checkpointables(path, {"state": state, "meta": record})
+    _warn_if_full(path, state)
+    try:
+        with _context():
+            ocp.save_checkpointables(path, {"state": state, "meta": record})
+    except Exception as error:  # a full disk comes out of many libraries as anything
+        raise UserError(
+            f"{path}: cannot be saved: {_cause(error)}; the checkpoints before it are "
+            "as they were: make room or mend the disk, and start again"
+        ) from error
     _barrier("write")
+
+
+def _warn_if_full(path: epath.Path, state: Any) -> None:
+    """Warns before a save that will hardly fit; it is tried all the same."""
+    if "://" in os.fspath(path):
+        return
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    folder = next(p for p in path.parents if p.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        log.warning(
+            "%s: %.1f GB free, and a checkpoint needs about %.1f GB",
+            folder, free / 1e9, needed / 1e9,
+        )  # fmt: skip
 
 
 def _read_record(path: epath.Path) -> dict[str, Any]:

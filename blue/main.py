@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ml_collections import ConfigDict
+
 from blue import settings, usage
 from blue.errors import NonFinite, Preempted, UserError
 
@@ -54,9 +56,19 @@ def run(argv: Sequence[str]) -> None:
     """The stages of the config, one after the other; finished ones skip themselves."""
     config, workdir = settings.load(argv)
     stages = settings.check(config, list(STAGES))
-    from blue import record  # brings jax, which a typo need not wait for
+    # brings jax, which a typo need not wait for
+    from blue import record, resume, run_lock
 
-    record.save(config, workdir)
+    resume.open_stages(config.resume, workdir, stages)
+    with run_lock.hold(workdir):
+        record.save(config, workdir)
+        run_stages(config, workdir, stages)
+
+
+def run_stages(config: ConfigDict, workdir: str, stages: Sequence[str]) -> None:
+    """One after the other."""
+    from blue import record
+
     for name, value in record.redacted(config).items():
         log.info("%s: %s", name, json.dumps(value))
     for stage in stages:

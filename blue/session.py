@@ -1,6 +1,7 @@
 """What training stages share around their loop: start or resume, stop, finish; and the
 whole loop of the two supervised stages."""
 
+import dataclasses
 import functools
 import logging
 import time
@@ -21,6 +22,7 @@ from blue import (
     hub,
     programs,
     record,
+    resume,
     sources,
 )
 from blue.checkpoints import Checkpoints
@@ -63,28 +65,65 @@ def optimizer_of(
     return schedule, optimizer
 
 
+SIZES = {  # of each training stage: what may not change between its steps
+    "profiler": ("batch_size", "microbatch_size", "group_size"),
+    "encoder": ("train_encoder.batch_size", "train_encoder.queries"),
+    "warm_start": (
+        *("warm_start.batch_size", "warm_start.targets", "warm_start.tasks"),
+        "warm_start.choice_batch_size",
+    ),
+}
+
+
+def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str, Any]:
+    """What every checkpoint of the stage keeps beside its state.
+
+    data: fingerprint of the examples.
+    """
+    shape = dataclasses.asdict(lora.without(model.cfg))
+    kept = resume.note(
+        record.redacted(config),
+        model=shape,
+        tokenizer=model.tokenizer.fingerprint,
+        data=data,
+        fields=SIZES[stage],
+        devices=jax.device_count(),
+    )
+    return {**kept, **adapters.note(model)}
+
+
 def start(
-    checkpoints: Checkpoints, optimizer: Any, model: Model, mesh: Mesh
+    checkpoints: Checkpoints,
+    optimizer: Any,
+    model: Model,
+    mesh: Mesh,
+    kept: Mapping[str, Any],
+    mode: str,
 ) -> tuple[TrainState, Params, int]:
     """The state of the newest good checkpoint, or one around what is trained of the
     model; the model's frozen parameters; and the step.
 
     All of it is finite, and updates keep it so: nothing else is saved or exported.
+    kept: the `note` of this run. mode: config.resume.
     """
     _refuse_non_finite(model.params, model.name, "take another")
     frozen, trained = lora.split(model.params)
     shapes = adapters.shapes_of(trained)
     if checkpoints.latest_step() is not None:
         abstract = programs.abstract_state(shapes, optimizer, mesh)
-        state, meta = checkpoints.restore(abstract)
+        step = resume.step_of(mode)
+        state, meta = checkpoints.restore(abstract, step)
+        resume.check(meta, kept, checkpoints.directory)
         adapters.check(meta, model, checkpoints.directory)
+        if step is not None:
+            checkpoints.go_back(step)
         name = f"{checkpoints.directory}/{meta['step']}"
         _refuse_non_finite(state, name, "remove it to go on from an older one")
         logger.info("resumed at step %d", meta["step"])
         return state, frozen, meta["step"]
     state = programs.make_init_state(shapes, optimizer, mesh)(trained)
     # the first save compiles what all of them need
-    checkpoints.save(0, state, adapters.note(model))
+    checkpoints.save(0, state, kept)
     return state, frozen, 0
 
 
@@ -222,8 +261,10 @@ def train_supervised(
     the stage's result, and exported as `role` (profiler or encoder).
     """
     checkpoints = sources.stage_checkpoints(config, workdir, run.stage)
-    state, frozen, first_step = start(checkpoints, optimizer, model, mesh)
-    note = adapters.note(model)
+    kept = note(config, model, data=run.fingerprint, stage=run.stage)
+    state, frozen, first_step = start(
+        checkpoints, optimizer, model, mesh, kept, config.resume
+    )
     writer = Writer(
         workdir,
         stage=run.stage,
@@ -253,8 +294,8 @@ def train_supervised(
         writer.progress(step, {"policy/loss": info["policy/loss"]})
         done = step + 1
         if done == num_steps or done % config.checkpoint_every == 0:
-            checkpoints.save(done, state, {"config": config.to_dict(), **note})
-    checkpoints.save_best(num_steps, state.params, note, 0.0)
+            checkpoints.save(done, state, kept)
+    checkpoints.save_best(num_steps, state.params, kept, 0.0)
     writer.close()
     export.write(checkpoints, model, workdir, role, run)
     checkpoints.finish({"steps": num_steps})

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from blue import adapters, evaluate, export, programs, queries, session, sources, watch
+from blue import evaluate, export, programs, queries, session, sources, watch
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples, batch_indices
 from blue.data.log import Log
@@ -106,9 +106,11 @@ def run(config: ConfigDict, workdir: str) -> None:
     )  # fmt: skip
 
     # --- state
-    state, frozen, first_step = session.start(checkpoints, optimizer, policy, mesh)
+    note = session.note(config, policy, data=examples.fingerprint, stage=STAGE)
+    state, frozen, first_step = session.start(
+        checkpoints, optimizer, policy, mesh, note, config.resume
+    )
     params_of = lambda state: lora.join(frozen, state.params)
-    note = adapters.note(policy)
     writer = Writer(
         workdir,
         stage=STAGE,
@@ -206,9 +208,8 @@ def run(config: ConfigDict, workdir: str) -> None:
             writer.scalars(step, metrics)
         writer.progress(step, {k: metrics[k] for k in PROGRESS})
         if last or done % config.checkpoint_every == 0:
-            meta = {"data": examples.fingerprint, "config": config.to_dict(), **note}
             saving = time.monotonic()
-            checkpoints.save(done, state, meta)
+            checkpoints.save(done, state, note)
             save_s = time.monotonic() - saving
 
     # --- leave

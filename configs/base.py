@@ -18,6 +18,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.stages = ("profiler", "evaluate")  # stages in order; finished ones are skipped
     c.stage = ""  # not empty: run this one stage alone
 
+    c.resume = "auto"  # go on where there is something: auto | must | never | step:<n>
+
     # --- data: which log, and how examples are cut from it
     c.data = ConfigDict()
     # reader: synthetic | table | movielens | amazon_reviews_2023 | google_local

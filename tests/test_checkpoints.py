@@ -1,6 +1,7 @@
 import json
 import logging
 import shutil
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -177,9 +178,12 @@ def test_a_stage_is_finished_when_marked(tmp_path):
     directory = tmp_path / "encoder"
     checkpoints = Checkpoints(directory, keep=1, milestone_every=0)
     assert checkpoints.finished() is None and checkpoints.latest_step() is None
-    checkpoints.finish({"step": 3, "export": "export/encoder"})
-    again = Checkpoints(directory, keep=1, milestone_every=0)
-    assert again.finished() == {"step": 3, "export": "export/encoder"}
+    for meta in ({}, {"step": 3, "export": "export/encoder"}):
+        checkpoints.finish(meta)
+        again = Checkpoints(directory, keep=1, milestone_every=0)
+        assert again.finished() == {**meta, "finished": True}
+    (directory / "finished.json").write_text('{"step": 3')
+    assert again.finished() is None
     assert [p.name for p in directory.iterdir()] == ["finished.json"]
 
 
@@ -262,6 +266,77 @@ def test_what_was_not_committed_does_not_count(saved, caplog):
     again = Checkpoints(directory, keep=3, milestone_every=0)
     again.save(20, make_state(20), {})
     assert again.latest_step() == 20 and not (directory / "30").exists()
+
+
+def test_only_the_first_save_may_be_broken_off(saved, tmp_path):
+    """Where more was saved and nothing is complete, nothing starts afresh."""
+    new = Checkpoints(tmp_path / "new", keep=1, milestone_every=0)
+    (tmp_path / "new" / "0").mkdir(parents=True)
+    assert new.latest_step() is None
+    new.save(0, make_state(0), {})
+    assert new.latest_step() == 0
+
+    checkpoints, directory = saved
+    for step in ("10", "20"):
+        (directory / step / COMMIT_FILE).unlink()
+    with pytest.raises(UserError, match=r"no checkpoint is complete.*10, 20 without"):
+        checkpoints.latest_step()
+    for step in ("10", "20"):  # a copy that lost its content
+        shutil.rmtree(directory / step)
+        (directory / step).write_text("")
+    with pytest.raises(UserError, match="no checkpoint is complete"):
+        checkpoints.latest_step()
+
+
+def test_going_back_removes_what_came_after(saved):
+    checkpoints, directory = saved
+    checkpoints.go_back(15)  # no such step: nothing happens
+    assert checkpoints.latest_step() == 20
+    checkpoints.go_back(10)
+    assert checkpoints.latest_step() == 10 and not (directory / "20").exists()
+
+
+def test_a_disk_that_is_full_leaves_the_last_good_step(saved, monkeypatch, caplog):
+    checkpoints, directory = saved
+
+    def full(path, *arguments, **options):
+        path.mkdir()
+        raise ValueError("in a worker") from OSError(28, "No space left on device")
+
+    usage = lambda folder: SimpleNamespace(free=10)
+    monkeypatch.setattr("blue.checkpoints.shutil.disk_usage", usage)
+    monkeypatch.setattr("blue.checkpoints.ocp.save_checkpointables", full)
+    with pytest.raises(UserError) as caught:
+        checkpoints.save(30, make_state(30), {})
+    said = str(caught.value)
+    assert str(directory / "30") in said and "No space left" in said
+    assert "\n" not in said and "0.0 GB free" in caplog.text
+    monkeypatch.undo()
+    again = Checkpoints(directory, keep=3, milestone_every=0)
+    assert again.latest_step() == 20
+    assert_same(again.restore(abstract(make_state()))[0], make_state(20))
+    again.save(30, make_state(30), {})
+    assert again.latest_step() == 30
+
+
+def test_no_flipped_bit_goes_unseen(saved, caplog):
+    """Any bit of any file of the newest step: it is passed over, or none the worse."""
+    checkpoints, directory = saved
+    rng = np.random.default_rng(0)
+    files = sorted(p for p in (directory / "20").rglob("*") if p.is_file())
+    sizes = np.array([p.stat().st_size for p in files])
+    files, seen = [p for p, n in zip(files, sizes, strict=True) if n], 0
+    for number in range(24):
+        path = files[number % len(files)]
+        good = path.read_bytes()
+        bad, bit = bytearray(good), int(rng.integers(8 * len(good)))
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        state, meta = checkpoints.restore(abstract(make_state()))
+        assert_same(state, make_state(meta["step"]))
+        seen += meta["step"] == 10
+        path.write_bytes(good)
+    assert seen >= 6 and checkpoints.restore(abstract(make_state()))[1]["step"] == 20
 
 
 def test_a_missing_step_is_named(saved):

@@ -17,6 +17,7 @@ LAYERS = [
     {"sources", "export"},  # config and workdir -> data, tokenizers, models
     {"card"},  # of an exported model
     {"foreign", "adapters"},  # encoders that are not ours; LoRA from stage to stage
+    {"resume", "run_lock"},  # whether a run may go on
     {"inference", "queries", "report", "baselines"},
     {"panel"},  # what profiles are like
     {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
@@ -25,7 +26,6 @@ from blue import (
     warm_start,
     writer,
 )
-from blue.checkpoints import Checkpoints
 from blue.errors import UserError
 from blue.models import decoder, gemma3, lora, qwen3
 from blue.models.decoder import GLOBAL, LOCAL, Lora
@@ -522,9 +522,8 @@ def test_a_stage_without_adapters_takes_the_old_ones_away(tmp_path):
     params = programs.make_init(plain, mesh, "float32")(np.uint32(0))
     base = inference.Model(plain, params, None, "base")
     model = adapters.add(base, QWEN.lora, mesh, seed=1, dtype="float32")
-    checkpoints = Checkpoints(tmp_path / "c", keep=1, milestone_every=0)
-    checkpoints.save_best(1, lora.split(model.params)[1], adapters.note(model), 0.0)
-    folder = tmp_path / "export/profiler_adapter"
+    best = lora.split(model.params)[1]
+    folder = epath.Path(tmp_path / "export/profiler_adapter")
     for start, there in ((model, True), (base, False)):
-        export.write_adapters(checkpoints, start, tmp_path, "profiler", "")
+        export._write_adapters(folder, start, "profiler", best)
         assert folder.exists() == there

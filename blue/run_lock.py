@@ -1,0 +1,143 @@
+"""One run a workdir: RUN.lock, held while stages run.
+
+The file says who holds it and is touched every few seconds. One that nobody has touched
+for minutes, or whose process is gone from this host, is taken over. In a bucket two
+runs that start within the same second may both get it.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+
+from blue.errors import UserError
+
+logger = logging.getLogger("blue")
+
+NAME = "RUN.lock"
+TOUCH_S = 20.0
+STALE_S = 300.0  # untouched for so long: its holder is gone
+
+
+@contextlib.contextmanager
+def hold(workdir: str) -> Iterator[None]:
+    """Holds the workdir's lock; the first process does, for all.
+
+    Raises `UserError` where another run holds it: one line with both.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    path = epath.Path(workdir) / NAME
+    own = {
+        "run": uuid.uuid4().hex[:8],
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _take(path, own)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot write {NAME} there: {error.strerror or error}"
+        ) from error
+    done = threading.Event()
+    touching = threading.Thread(
+        target=_touch, args=(path, own, done), name="run lock", daemon=True
+    )
+    touching.start()
+    try:
+        yield
+    finally:
+        done.set()
+        touching.join(TOUCH_S)
+        if _holder(path).get("run") == own["run"]:
+            path.unlink(missing_ok=True)
+
+
+def _take(path: epath.Path, own: dict[str, Any]) -> None:
+    """Writes the file, if nobody has it or its holder is gone."""
+    with _alone(path.parent):
+        if path.exists():
+            holder = _holder(path)
+            if _lives(holder):
+                raise UserError(
+                    f"{path}: run {_told(holder)} is at work in this workdir; this one "
+                    f"({_told(own)}) must wait for its end or take another --workdir"
+                )
+            logger.warning("%s: run %s is gone, its lock is taken", path, _told(holder))
+        _write(path, own)
+
+
+@contextlib.contextmanager
+def _alone(folder: epath.Path) -> Iterator[None]:
+    """No other process is in here at the same time; a bucket cannot promise that."""
+    if "://" in os.fspath(folder):
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # which unlocks
+
+
+def _write(path: epath.Path, own: dict[str, Any]) -> None:
+    part = path.parent / f".{NAME}.{own['run']}"
+    part.write_text(json.dumps({**own, "touched": time.time()}) + "\n")
+    part.replace(path)
+
+
+def _touch(path: epath.Path, own: dict[str, Any], done: threading.Event) -> None:
+    while not done.wait(TOUCH_S):
+        try:
+            if _holder(path).get("run") != own["run"]:
+                logger.warning("%s is not of this run any more", path)
+                return
+            _write(path, own)
+        except OSError as error:  # a full disk: the next save will tell more
+            logger.warning("%s: cannot be touched: %s", path, error)
+
+
+def _holder(path: epath.Path) -> dict[str, Any]:
+    """What the file says; empty if it is gone or no lock of ours."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """Whether the run may be at work; on this host its process tells."""
+    touched, pid = holder.get("touched"), holder.get("pid")
+    if not isinstance(touched, float) or time.time() - touched > STALE_S:
+        return False
+    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return True
+    if pid == os.getpid():  # of a container before this one
+        return False
+    try:
+        os.kill(pid, 0)  # asks only whether it is there
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
+def _told(who: dict[str, Any]) -> str:
+    facts = [f"{key} {who.get(key)}" for key in ("host", "pid", "started")]
+    return " ".join([str(who.get("run")), *facts])
