@@ -10,11 +10,11 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue import adapters, export, programs, record, sources
+from blue import adapters, export, preemption, programs, record, sources, watchdog
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples
 from blue.data.log import Log
-from blue.errors import NonFinite
+from blue.errors import NonFinite, Preempted
 from blue.inference import Model
 from blue.models import lora
 from blue.models.decoder import Params
@@ -75,6 +75,12 @@ def stop_if_not_finite(info: dict[str, float], step: int, limit: int) -> None:
         )
 
 
+def leave(writer: Writer, done: int) -> None:
+    """Ends a preempted run whose checkpoint of step `done` is saved (exit 75)."""
+    writer.close()
+    raise Preempted(f"step {done} is saved; the same command goes on")
+
+
 def about(
     config: ConfigDict,
     log: Log,
@@ -131,8 +137,10 @@ def train_supervised(
     programs.wait()
     for step in range(first_step, num_steps):
         started = time.monotonic()
+        watchdog.beat("data", step=step)
         update, batch = next_step(step)
         data_s = time.monotonic() - started
+        watchdog.beat("update")
         state, info = update(state, frozen, *batch)
         info = {key: float(value) for key, value in to_host(info).items()}
         stop_if_not_finite(info, step, config.max_nonfinite)
@@ -143,8 +151,13 @@ def train_supervised(
             writer.scalars(step, metrics)
         writer.progress(step, {"policy/loss": info["policy/loss"]})
         done = step + 1
-        if done == num_steps or done % config.checkpoint_every == 0:
+        stop = preemption.requested()
+        if done == num_steps or stop or done % config.checkpoint_every == 0:
+            watchdog.beat("save")
             checkpoints.save(done, state, {"config": config.to_dict(), **note})
+        if stop:
+            leave(writer, done)
+    watchdog.beat("save")
     checkpoints.save_best(num_steps, state.params, note, 0.0)
     writer.close()
     export.write(checkpoints, model, workdir, role, run)

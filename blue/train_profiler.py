@@ -16,7 +16,18 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import adapters, evaluate, export, programs, queries, session, sources, watch
+from blue import (
+    adapters,
+    evaluate,
+    export,
+    preemption,
+    programs,
+    queries,
+    session,
+    sources,
+    watch,
+    watchdog,
+)
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples, batch_indices
 from blue.data.log import Log
@@ -146,15 +157,19 @@ def run(config: ConfigDict, workdir: str) -> None:
         indices = batch_indices(
             num_train, batch_size=config.batch_size, seed=config.seed, step=step
         )
+        watchdog.beat("data", step=step)
         batch = batch_of(examples.train, indices, step=step)
         data_s = time.monotonic() - started
         reader = reader_of(state) if ask else None
+        watchdog.beat("rollout")
         written = write_profiles(params_of(state), batch, step)
         bucket = written.prompt.shape[1]
         ref_logprobs = run_on.reference[bucket](
             base.params, written.prompt, written.prompt_mask, written.rollout.tokens
         )
+        watchdog.beat("reward")
         seen = score_profiles(reader, batch, written)
+        watchdog.beat("update")
         update_started = time.monotonic()
         state, info = run_on.update[bucket](
             state,
@@ -178,6 +193,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         metrics["data/prompts"] = done * config.batch_size
         metrics["data/epoch"] = done * config.batch_size / num_train
 
+        watchdog.beat("evaluate")
         if config.eval_every and (last or done % config.eval_every == 0):
             metrics |= validate(params_of(state))
             keep_best(checkpoints, done, state, note, metrics["eval/ndcg@10"])
@@ -201,13 +217,18 @@ def run(config: ConfigDict, workdir: str) -> None:
             metrics |= watch.profile_metrics(batch, seen, log.titles)
             writer.scalars(step, metrics)
         writer.progress(step, {k: metrics[k] for k in PROGRESS})
-        if last or done % config.checkpoint_every == 0:
+        stop = preemption.requested()
+        if last or stop or done % config.checkpoint_every == 0:
+            watchdog.beat("save")
             meta = {"data": examples.fingerprint, "config": config.to_dict(), **note}
             saving = time.monotonic()
             checkpoints.save(done, state, meta)
             save_s = time.monotonic() - saving
+        if stop:
+            session.leave(writer, done)
 
     # --- leave
+    watchdog.beat("save")
     if checkpoints.best() is None:  # no validation was asked for
         keep_best(checkpoints, config.num_steps, state, note, 0.0)
     known = (examples, log, items, encoder.embed, query_format)

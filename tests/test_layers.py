@@ -23,7 +23,9 @@ LAYERS = [
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
     {"models", "data", "tokenizer"},
     {"unigram"},
+    {"startup"},  # devices and hosts as expected
     {"sharding", "checkpoints", "optimizers", "writer", "hub", "record"},
+    {"preemption", "watchdog"},  # when a process leaves
     {"errors"},
 ]
 PAPER = {"advantages", "losses", "metrics", "rewards"}  # import nothing of BLUE
