@@ -1,16 +1,11 @@
-import json
 import signal
 import threading
 
-import jax
-import numpy as np
 import pytest
 
-from blue import preemption, train_profiler, warm_start, writer
+from blue import preemption
 from blue.checkpoints import Checkpoints
 from blue.errors import Preempted
-from blue.sources import stage_checkpoints
-from configs import quickstart
 from tests.processes import end, start, start_two, wait_for
 
 # --- one process
@@ -66,51 +61,6 @@ def test_a_second_signal_ends_it_at_once():
     process.send_signal(signal.SIGTERM)
     code, errors = end(process)
     assert code == 75 and "a second SIGTERM" in errors
-
-
-# --- stages: stopped by a signal and started again, to the bit
-
-
-def final_leaves(config, workdir, stage):
-    from orbax.checkpoint import v1 as ocp
-
-    step = stage_checkpoints(config, str(workdir), stage).latest_step()
-    path = workdir / "checkpoints" / stage / str(step)
-    state = ocp.load_checkpointables(path, {"state": None})["state"]
-    return step, jax.tree.leaves(state)
-
-
-def test_stopped_by_a_signal_and_started_again_is_the_uninterrupted_run(
-    tmp_path, monkeypatch
-):
-    config = quickstart.get_config("tiny")
-    config.num_steps = config.warm_start.num_steps = 3
-    config.checkpoint_every, config.eval_every = 100, 0
-    config.log.tensorboard, config.log.sample_users = False, 0
-    progress = writer.Writer.progress
-
-    def with_signal(self, step, values):
-        progress(self, step, values)
-        if step == 1:
-            signal.raise_signal(signal.SIGTERM)
-
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    for stage, module in (("warm_start", warm_start), ("profiler", train_profiler)):
-        module.run(config, str(whole))
-        with monkeypatch.context() as patch, preemption.listening(600.0):
-            patch.setattr(writer.Writer, "progress", with_signal)
-            with pytest.raises(Preempted, match="step 2 is saved"):
-                module.run(config, str(stopped))
-        checkpoints = stage_checkpoints(config, str(stopped), stage)
-        assert checkpoints.latest_step() == 2 and not checkpoints.finished()
-        module.run(config, str(stopped))
-        a, b = (final_leaves(config, d, stage) for d in (whole, stopped))
-        assert a[0] == b[0] == 3
-        for x, y in zip(a[1], b[1], strict=True):
-            np.testing.assert_array_equal(x, y)
-        rows = (stopped / "metrics.jsonl").read_text().splitlines()
-        steps = [r["step"] for r in map(json.loads, rows) if r["stage"] == stage]
-        assert steps == [0, 1, 2]
 
 
 # --- two processes agree on the step
