@@ -36,7 +36,7 @@ def licence(source: Source, *, gemma: bool) -> dict[str, str]:
 
     gemma: the model is a Gemma 3, whose terms hold for what is made from it.
     """
-    if not source.directory or _began_random(source):
+    if began_random(source):
         return {}
     fields = _front_matter(source)
     keys = ("license", "license_name", "license_link")
@@ -55,8 +55,8 @@ def copy_notices(source: Source, directory: epath.PathLike, *, gemma: bool) -> N
             if path.is_file():
                 (directory / path.name).write_bytes(path.read_bytes())
     notice = directory / "NOTICE"
-    text = notice.read_text() if notice.exists() else ""
-    if gemma and not _began_random(source):
+    text = notice.read_bytes().decode(errors="replace") if notice.exists() else ""
+    if gemma and not began_random(source):
         missing = [line for line in (GEMMA_NOTICE, MODIFIED) if line not in text]
         if missing:
             text = text.rstrip() + "\n\n" if text else ""
@@ -64,12 +64,12 @@ def copy_notices(source: Source, directory: epath.PathLike, *, gemma: bool) -> N
 
 
 def began_random(source: Source) -> bool:
-    """Whether no weights of others are in a model that began with `source`."""
-    return not source.directory or _began_random(source)
+    """Whether no weights of others are in a model that began with `source`.
 
-
-def _began_random(source: Source) -> bool:
-    """Whether the source is an export of ours that says so."""
+    It had no source, or that is an export of ours that says so.
+    """
+    if not source.directory:
+        return True
     path = epath.Path(source.directory) / FACTS
     try:
         return json.loads(path.read_text())["random_weights"] is True
@@ -82,8 +82,9 @@ def base_model(source: Source) -> str:
     if source.commit:
         return source.checkpoint.partition("@")[0]
     named = _front_matter(source).get("base_model") if source.directory else None
-    plain = isinstance(named, str) and named.isprintable() and named.count("/") == 1
-    return named if plain else ""
+    if isinstance(named, str) and named.isprintable() and named.count("/") == 1:
+        return named
+    return ""
 
 
 def _front_matter(source: Source) -> dict[str, Any]:
@@ -166,7 +167,8 @@ def _facts(facts: Mapping[str, Any]) -> list[str]:
         else f"Began with: {report.escape(facts['model'])}",
         f"Step: {facts['step']} of stage {facts['stage']}",
         f"Data: {report.escape(facts['data'])} (fingerprint {facts['fingerprint']})",
-        f"Code: blue-profiles {facts['version']}, commit {facts['git_commit']}",
+        f"Code: blue-profiles, version {facts['version']}, "
+        f"commit {facts['git_commit'] or 'unknown'}",
         f"Settings: `{FACTS}`",
     ]
     if facts["random_weights"]:

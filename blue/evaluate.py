@@ -455,7 +455,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         write_file(folder / "evaluation.md", report.markdown(result, shown))
         numbers = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
         write_file(folder / "evaluation.json", numbers + "\n")
-        evaluated |= {space.weights} - {None}
+        if space.weights is not None:
+            evaluated.add(space.weights)
         export.add_evaluation(workdir, result, evaluated)
     closing = report.closing(result, shown)
     logger.info("evaluation on %d test users\n\n%s\n", result["users"], closing)

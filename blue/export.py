@@ -18,6 +18,7 @@ from etils import epath
 
 from blue import adapters, card, programs, record
 from blue.checkpoints import Checkpoints, fingerprint
+from blue.hub import Source
 from blue.inference import Model
 from blue.models import hf, lora, peft, sentence_layout
 from blue.models.decoder import Params
@@ -39,6 +40,7 @@ class Run(NamedTuple):
     max_completion_tokens: int  # of a profile
     max_tokens: int  # of a text, the encoder's
     query_prompt: str  # before the encoder's queries
+    lender: Source = Source()  # of weights that went into one that began random
 
 
 def write(
@@ -106,13 +108,15 @@ def _write_adapters(
     best = to_host(best)
     if not writes:
         return
-    draft = _draft(directory)
+    draft, source = _draft(directory), model.source
+    # what PEFT can load again: a hub id has no revision there
+    base = source.checkpoint.partition("@")[0] if source.commit else source.checkpoint
     peft.save(
         draft,
         model.cfg,
         best,
         task=TASKS[role],
-        base=model.source.checkpoint,
+        base=base,
         tower=_tower(_transformer(model, role)),
     )
     _put_in_place(draft, directory)
@@ -193,7 +197,8 @@ def _describe(
     weights: int,
 ) -> None:
     """The licence files, training_config.json and the card."""
-    source, gemma = model.source, model.cfg.norm_plus_one
+    source = model.source if model.source.directory else run.lender
+    gemma = model.cfg.norm_plus_one
     before = {path.name for path in directory.iterdir()}
     card.copy_notices(source, directory, gemma=gemma)
     facts = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import huggingface_hub
+from etils import epath
 from huggingface_hub import errors
 
 from blue.errors import UserError
@@ -51,9 +52,19 @@ def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
     Raises:
         UserError: it is neither; or the hub does not have it or give it.
     """
-    if os.path.isdir(checkpoint) or "://" in checkpoint:
-        return Source(checkpoint, "", checkpoint)
     told = f"{field}={checkpoint}"
+    if os.path.isdir(checkpoint):
+        return Source(checkpoint, "", checkpoint)
+    if "://" in checkpoint:
+        try:
+            found = epath.Path(checkpoint).exists()
+        except ImportError as error:  # of the library for such places
+            raise UserError(
+                f"{told}: {_line(error)}: pip install 'blue-profiles[gcs]'"
+            ) from error
+        if not found:
+            raise UserError(f"{told} is not there")
+        return Source(checkpoint, "", checkpoint)
     if os.path.exists(checkpoint):
         raise UserError(f"{told} is a file; name the directory that holds it")
     match = _HUB_ID.fullmatch(checkpoint)
@@ -64,7 +75,7 @@ def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
         )
     try:
         directory = _download(match[1], match[2], weights)
-    except (OSError, ValueError, errors.HTTPError) as error:
+    except (OSError, ValueError, errors.HTTPError) as error:  # pyright: ignore
         raise UserError(f"{told} {_reason(error, match[1])}") from error
     commit = Path(directory).name
     logger.info("%s: commit %s, in %s", told, commit, directory)

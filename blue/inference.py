@@ -48,8 +48,8 @@ class TextEncoder(NamedTuple):
     """Whoever turns texts into vectors: for rewards, evaluation and the item table."""
 
     embed: Embed  # texts -> unit vectors [n E] float32, in order
-    # texts -> a function that waits for their vectors; what works beside the devices
-    # has begun by then
+    # texts -> a function that waits for their vectors, NaN for those that have none;
+    # what works beside the devices has begun by then
     start: Callable[[Sequence[str]], Callable[[], np.ndarray]]
     num_tokens: Callable[[str], int]  # of a text as the encoder reads it
     max_tokens: int  # longer texts lose their end

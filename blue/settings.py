@@ -54,6 +54,9 @@ AT_LEAST = {
         "write_profiles.batch_size",
         "log.every",
         "log.samples_every",
+        "alarms.window",
+        "alarms.patience",
+        "alarms.coarse",
     ),
     2: (  # one alone has nothing to be compared with
         "group_size",

@@ -432,9 +432,10 @@ def tie_to_encoder(profiler: Model, encoder: Model) -> Model:
             f"tokenizer; widths are {profiler.cfg.width} and {encoder.cfg.width}"
         )
     scale = profiler.cfg.width**-0.5 if profiler.cfg.scale_embedding else 1.0
-    embed = to_host(encoder.params["embed"]) * scale
-    embed = put(embed, profiler.params["embed"].sharding)
-    return profiler._replace(params=profiler.params | {"embed": embed})
+    own = profiler.params["embed"]
+    embed = (to_host(encoder.params["embed"]) * scale).astype(own.dtype)
+    embed = put(embed, own.sharding)
+    return profiler._replace(params=profiler.params | {"embed": embed}, origin="")
 
 
 def load_encoder(
@@ -622,6 +623,11 @@ def item_table(
         parts = told_slices(len(vectors), ITEMS_A_CALL, name="items", unit="item")
         for part in parts:
             vectors[part] = encoder.embed(log.texts[part])
+            if not np.isfinite(vectors[part]).all():
+                raise UserError(
+                    f"encoder {encoder.name}: the vectors of items are not finite; its "
+                    "weights are broken"
+                )
         vectors.flush()
         os.replace(partial, path)
     return np.load(path, mmap_mode="r")

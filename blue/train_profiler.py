@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from blue import (
@@ -32,7 +32,7 @@ from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples, batch_indices
 from blue.data.log import Log
 from blue.errors import UserError
-from blue.experience import make_batch, score, write
+from blue.experience import Experience, make_batch, score, write
 from blue.inference import Embed, Model
 from blue.models import lora
 from blue.models.decoder import Params
@@ -129,6 +129,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         tensorboard=config.log.tensorboard,
         hparams=config.to_dict(),
     )
+    alarms_at = session.watch_alarms(config, workdir, STAGE, writer)
+    keep_batch = functools.partial(keep_scored, workdir, examples.train.user)
     batch_of = functools.partial(
         make_batch,
         examples=examples,
@@ -171,21 +173,22 @@ def run(config: ConfigDict, workdir: str) -> None:
         seen = score_profiles(reader, batch, written)
         watchdog.beat("update")
         update_started = time.monotonic()
-        state, info = run_on.update[bucket](
-            state,
-            frozen,
-            programs.UpdateBatch(
-                prompt=written.prompt,
-                prompt_mask=written.prompt_mask,
-                tokens=written.rollout.tokens,
-                mask=written.rollout.mask,
-                sampler_logprobs=written.rollout.logprobs,
-                ref_logprobs=ref_logprobs,
-                advantages=seen.device_advantages,
-            ),
+        update_batch = programs.UpdateBatch(
+            prompt=written.prompt,
+            prompt_mask=written.prompt_mask,
+            tokens=written.rollout.tokens,
+            mask=written.rollout.mask,
+            sampler_logprobs=written.rollout.logprobs,
+            ref_logprobs=ref_logprobs,
+            advantages=seen.device_advantages,
+            teaching=seen.device_teaching,
         )
+        state, info = run_on.update[bucket](state, frozen, update_batch)
         info = {key: float(value) for key, value in to_host(info).items()}
-        session.stop_if_not_finite(info, step, config.max_nonfinite)
+        keep = functools.partial(keep_batch, step, indices, update_batch, seen)
+        session.stop_if_not_finite(info, step, config.max_nonfinite, keep)
+        if step == first_step:
+            session.check_first_step(config, info, step)
         now = time.monotonic()
         metrics = facts | info | watch.step_metrics(config, policy, seen, now - started)
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
@@ -215,6 +218,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             writer.histogram(step, "rollout/length", seen.mask.sum(-1))
         if writer.due(step):
             metrics |= watch.profile_metrics(batch, seen, log.titles)
+            metrics |= alarms_at(step, metrics)
             writer.scalars(step, metrics)
         writer.progress(step, {k: metrics[k] for k in PROGRESS})
         stop = preemption.requested()
@@ -243,6 +247,21 @@ def run(config: ConfigDict, workdir: str) -> None:
     logger.info(
         "GRPO, %d steps\n\n%s\n", config.num_steps, watch.summary(workdir, STAGE)
     )
+
+
+def keep_scored(
+    workdir: str,
+    user_of: Int[np.ndarray, " n"],
+    step: int,
+    indices: Int[np.ndarray, " B"],
+    update_batch: programs.UpdateBatch,
+    seen: Experience,
+) -> None:
+    """Writes the batch of a skipped update: its arrays, rewards, and which training
+    examples and users (numbers, no names) it is made of."""
+    about = {"example": indices, "user": user_of[indices], "reward_total": seen.total}
+    about |= {f"reward_{name}": part for name, part in seen.parts.items()}
+    session.keep_batch(workdir, STAGE, step, update_batch._asdict() | about)
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:

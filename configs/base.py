@@ -162,6 +162,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.rewards.repetition = ConfigDict()  # an addition to the paper:
     c.rewards.repetition.weight = 0.0  # -weight * share of repeated words
 
+    # --- alarms: what stops the first step after a start, and what later ones warn of
+    c.alarms = ConfigDict()
+    c.alarms.first_kl = 1e-4  # nats a token before any update; more: stop
+    c.alarms.gap_mean = 1e-3  # |sampler - trainer| log-probability; more at first: stop
+    c.alarms.gap_max = 2e-2  # the same of one token; more at first: stop, later: warn
+    c.alarms.coarse = 100.0  # times the three above on a GPU or TPU, or in bfloat16
+    c.alarms.window = 50  # logged lines whose median a spike is measured by
+    c.alarms.patience = 5  # logged lines in a row until a share or entropy alarms
+    c.alarms.kl_spike = 10.0  # KL above so many medians
+    c.alarms.kl_floor = 0.1  # nats a token: a lower KL is no spike
+    c.alarms.grad_spike = 10.0  # gradient norm above so many medians
+    c.alarms.zero_std = 0.9  # share of users whose profiles all earn the same
+    c.alarms.invalid = 0.1  # share of profiles without a valid reward
+    c.alarms.truncated = 0.9  # share of profiles without an end
+    c.alarms.empty = 0.5  # share of profiles without text
+    c.alarms.entropy = 0.05  # nats a token; less: warn
+
     # --- stage encoder: supervised contrastive
     c.train_encoder = ConfigDict()
     c.train_encoder.num_steps = 200

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import model_answers
 import numpy as np
 import pytest
@@ -43,16 +44,19 @@ def random_params(cfg, mesh):
     params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
     rng = np.random.default_rng(4)
     noise = lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32)
-    return jax.tree.map(
+    noisy = jax.tree.map(
         lambda x: jax.device_put(noise(np.asarray(x)), x.sharding), params
     )
+    # small inputs, lest every token predict itself through a tied head
+    return noisy | {"embed": params["embed"] * 0.1}
 
 
 @pytest.mark.parametrize("preset", ["tiny_gemma3", "tiny_qwen3"])
 def test_transformers_writes_the_same_profiles(preset, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    directory, model = make_export(tmp_path, preset, "profiler")
+    tied = {"tied": "qwen3" not in preset}  # a head of its own, for one of them
+    directory, model = make_export(tmp_path, preset, "profiler", **tied)
     there = AutoModelForCausalLM.from_pretrained(directory).eval()
     words = AutoTokenizer.from_pretrained(directory)
     message = "Here is a history: [red running shoes], [Amélie (2001) | 4]"
@@ -62,16 +66,16 @@ def test_transformers_writes_the_same_profiles(preset, tmp_path):
     )  # fmt: skip
     ours = np.array([model.tokenizer.chat(message)], np.int32)
     np.testing.assert_array_equal(ids["input_ids"].numpy(), ours)
-    params = jax.device_get(model.params)
-    mask = np.ones_like(ours, bool)
+    params = jax.tree.map(jnp.asarray, jax.device_get(model.params))  # one device
+    tokens, mask = jnp.asarray(ours), jnp.ones(ours.shape, bool)
     with torch.no_grad():
         logprobs = there(**ids).logits.log_softmax(-1).numpy()
-    found = model_answers.logprobs(params, model.cfg, ours, mask)
+    found = model_answers.logprobs(params, model.cfg, tokens, mask)
     np.testing.assert_allclose(found, logprobs, atol=2e-5)
     # greedy text, up to the end token, by generate's own rules
     out = there.generate(**ids, do_sample=False, max_new_tokens=12)
     text = words.decode(out[0, ours.shape[1] :], skip_special_tokens=True)
-    greedy = model_answers.greedy(params, model.cfg, ours, mask, new_tokens=12)
+    greedy = model_answers.greedy(params, model.cfg, tokens, mask, new_tokens=12)
     greedy = np.asarray(greedy)[0].tolist()
     ends = [n for n, i in enumerate(greedy) if i in model.tokenizer.end_ids]
     ours_text = model.tokenizer.decode(greedy[: ends[0] if ends else None])
@@ -92,7 +96,7 @@ def test_sentence_transformers_gives_the_same_vectors(preset, tmp_path):
         model.cfg, model.tokenizer, mesh, buckets=(64,), batch_size=8,
         params_dtype="float32", dtype="float32",
     )  # fmt: skip
-    texts = [*WORDS, "", "garden " * 8]
+    texts = [*WORDS, "", "garden " * 8, "quiet red " * 90]
     for name, prefix in (("query", "Instruct: Find it\nQuery:"), ("document", "")):
         theirs = library.encode(texts, prompt_name=name)
         ours = embed(model.params, [prefix + text for text in texts])

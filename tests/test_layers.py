@@ -20,11 +20,12 @@ LAYERS = [
     {"inference", "queries", "report", "baselines"},
     {"panel"},  # what profiles are like
     {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks
-    {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
+    {"prompts", "rollout", "rewards", "advantages", "losses", "metrics"},
+    {"health", "alarms"},  # what the numbers of a step say
     {"models", "data", "tokenizer"},
     {"unigram"},
     {"startup"},  # devices and hosts as expected
-    {"sharding", "checkpoints", "optimizers", "writer", "hub", "record"},
+    {"sharding", "checkpoints", "optimizers", "writer", "bad_batches", "hub", "record"},
     {"preemption", "watchdog"},  # when a process leaves
     {"errors"},
 ]

@@ -62,6 +62,7 @@ def test_reward_rises():
             programs.UpdateBatch(
                 prompt, mask, rollout.tokens, rollout.mask, rollout.logprobs, ref,
                 sharding.put(advantages, rows),
+                sharding.put(np.ones((B, G), bool), rows),
             ),
         )  # fmt: skip
         assert float(info["policy/sampler_gap_max"]) < 1e-4

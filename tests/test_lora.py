@@ -179,6 +179,17 @@ def test_split_and_join(cfg):
     same(lora.join({}, frozen), frozen)  # full fine-tuning: nothing is frozen
 
 
+def test_adapters_stay_float32_beside_smaller_matrices():
+    params = jax.eval_shape(
+        lambda: decoder.init_params(QWEN, jax.random.key(0), "bfloat16")
+    )
+    frozen, trained = lora.split(params)
+    assert {x.dtype.name for x in jax.tree.leaves(frozen)} == {"bfloat16"}
+    assert {x.dtype.name for x in jax.tree.leaves(trained)} == {"float32"}
+    merged = jax.eval_shape(lambda p: lora.merge(p, QWEN), params)
+    assert {x.dtype.name for x in jax.tree.leaves(merged)} == {"bfloat16"}
+
+
 # --- programs
 
 B, G, P, C = 8, 2, 6, 5
@@ -215,6 +226,7 @@ def grpo_batch(mesh):
         sampler_logprobs=-rng.random((B, G, C)).astype(np.float32),
         ref_logprobs=-4 * rng.random((B, G, C)).astype(np.float32),
         advantages=rng.normal(size=(B, G)).astype(np.float32),
+        teaching=np.ones((B, G), bool),
     )
     return put(host, by_batch(mesh))
 
@@ -343,15 +355,16 @@ def test_an_update_costs_less(monkeypatch):
 
 # --- whole stages
 
-STEPS, EMBED = 3, "model.embed_tokens.weight"
+STEPS, EMBED = 2, "model.embed_tokens.weight"
 
 
 def make_config(**fields):
     c = quickstart.get_config("tiny")  # with warm_start.tie_to_encoder
     c.num_steps = c.train_encoder.num_steps = c.warm_start.num_steps = STEPS
     c.warm_start.tasks = ("profile",)
-    c.checkpoint_every, c.eval_every, c.log.sample_users = 2, STEPS, 0
+    c.checkpoint_every, c.eval_every, c.log.sample_users = 1, STEPS, 0
     c.lr_warmup_steps = c.warm_start.lr_warmup_steps = 0
+    c.train_encoder.lr_warmup_steps = 0
     c.rewards.choice.reader = "policy"
     c.profiler.lora.rank, c.encoder.lora.rank = 4, 2
     c.encoder.lora.targets = ("q", "v")

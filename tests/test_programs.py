@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from blue import programs
 from blue.models import gemma3, qwen3
 from blue.optimizers import make_optimizer, make_schedule
-from blue.sharding import AXES, by_batch, put, to_host
+from blue.sharding import AXES, by_batch, put, replicated, to_host
 
 B, G, P, C = 8, 3, 12, 6
 MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4)]
@@ -56,6 +56,7 @@ def batch_on(mesh, seed=0):
         sampler_logprobs=-rng.random((B, G, C)).astype(np.float32),
         ref_logprobs=-4 * rng.random((B, G, C)).astype(np.float32),
         advantages=rng.normal(size=(B, G)).astype(np.float32),
+        teaching=rng.random((B, G)) < 0.9,
     )
     return put(host, by_batch(mesh))
 
@@ -96,6 +97,45 @@ def test_micro_batches_add_up(micro, one_device):
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
     jax.tree.map(close, new.params, want.params)
     jax.tree.map(close, info, want_info)
+
+
+def test_degenerate_batches_give_finite_updates():
+    """Whatever takes no part is as if it were not there; nothing becomes NaN."""
+    mesh, cfg = mesh_of((1, 1, 1)), small(qwen3.tiny_qwen3)
+    _, state, update = make_run(cfg, mesh)
+    before, batch = to_host(state), to_host(batch_on(mesh))
+    batch = jax.tree.map(np.array, batch)  # to be written to
+    row = lambda *shape: np.zeros(shape, bool)
+    batch.prompt_mask[1] = False  # a row of padding alone
+    batch.mask[2], batch.mask[2, :, 0] = False, True  # the end token comes first
+    batch.mask[3] = True  # at the limit, without an end
+    batch.mask[4], batch.mask[5, 1] = False, False  # no token at all
+    batch.teaching[:], batch.teaching[6], batch.teaching[7, 0] = True, False, False
+
+    def run(changes):
+        start = put(before, replicated(mesh))  # a copy: updates donate it
+        return to_host(update(start, {}, put(batch._replace(**changes), rows)))
+
+    rows = by_batch(mesh)
+    new, info = run({})
+    assert new.skipped == 0 and info["optim/grad_norm"] > 1e-3
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((new, info)))
+    # what could not be scored may carry any numbers
+    out = ~batch.teaching
+    nan = lambda x: np.where(out.reshape(B, G, *[1] * (x.ndim - 2)), np.nan, x)
+    names = ("ref_logprobs", "sampler_logprobs", "advantages")
+    same, same_info = run({n: nan(getattr(batch, n)) for n in names})
+    jax.tree.map(np.testing.assert_array_equal, (same, same_info), (new, info))
+    # nobody teaches: skipped and counted, not a bit changes
+    none, info = run({"teaching": row(B, G)})
+    assert none.skipped_in_row == 1 and np.isnan(info["policy/loss"])
+    jax.tree.map(np.testing.assert_array_equal, none.params, before.params)
+    # all rewards equal: the KL is all there is
+    zeros = {"advantages": np.zeros((B, G), np.float32), "teaching": ~row(B, G)}
+    same, info = run(zeros)
+    want = 0.05 * info["policy/kl"]
+    assert same.skipped == 0
+    np.testing.assert_allclose(info["policy/loss"], want, rtol=1e-5)
 
 
 def test_sampling_and_encoding_are_the_same_on_any_mesh():

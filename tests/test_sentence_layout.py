@@ -89,7 +89,7 @@ def test_the_newest_form_and_a_transformer_in_a_folder(tmp_path):
                     {"path": "2_Dense", "type": OLD + "Dense"},
                 ]
             },
-            "modules.json: module 2 has type 'sentence_transformers.models.Dense';",
+            "module 2 has type 'sentence_transformers.models.Dense'; must be",
         ),
         ({"modules": [{"path": "", "type": "evil.Transformer"}]}, "'evil.Transformer'"),
         (

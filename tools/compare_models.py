@@ -2,8 +2,9 @@
 
     python tools/compare_models.py A B --texts=FILE [--engine-b=transformers] [...]
 
-A and B are Hugging Face directories or hub ids, or checkpoints of runs: RUN (its trained
-profiler), RUN:STAGE (profiler, warm_start or encoder: its best), RUN:STAGE@STEP.
+A and B are Hugging Face directories or hub ids, or checkpoints of runs: RUN (what its
+stage profiler trained), RUN:STAGE (profiler, warm_start, encoder; its best), or
+RUN:STAGE@STEP.
 Engines are blue, transformers and sentence_transformers (extra `parity`): one directory
 under two engines shows how exactly BLUE computes what they compute. Of causal models
 the log-probabilities of every next token, over the whole vocabulary, are compared; of
@@ -221,7 +222,7 @@ def sentence_transformers_vectors(spec: str, dtype: Any) -> Side:
 
 def told(rows: Sequence[Row], name: str) -> Iterator[tuple[int, Row]]:
     """Numbered rows; progress is told where it takes long."""
-    progress = Progress(name, first=0, total=len(rows), unit="text", patience_s=10)
+    progress = Progress(name, first=0, total=len(rows), unit="text", patience_s=10.0)
     for number, row in enumerate(rows):
         yield number, row
         progress.update(number, {})
@@ -392,6 +393,8 @@ def run(argv: Sequence[str]) -> int:
         texts = read_texts(args.texts)
         rows = make_rows(tokenizers, texts, role, args.max_tokens)
     else:
+        if ":" in args.models[0]:
+            raise UserError("--random-tokens needs a directory as A, no run")
         rng = np.random.default_rng(0)
         size = hf.read_config(directory_of(args.models[0], role)).vocab_size
         counts = map(int, args.random_tokens.split(","))

@@ -250,7 +250,10 @@ def group_attention(
 
 
 def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Params:
-    """Random parameters. Under `jax.eval_shape` this costs nothing at any size."""
+    """Random parameters. Under `jax.eval_shape` this costs nothing at any size.
+
+    Adapters are float32 under any `dtype`: steps on them are small.
+    """
     layer_key, embed_key, head_key = jax.random.split(key, 3)
     x, positions = jnp.zeros((1, 1, cfg.width)), jnp.zeros((1, 1), jnp.int32)
     attend = self_attention(cfg, jnp.ones((1, 1, 1), bool))
@@ -269,7 +272,10 @@ def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Param
     }
     if not cfg.tied:
         params["head"] = cfg.width**-0.5 * jax.random.normal(head_key, shape)
-    return jax.tree.map(lambda p: p.astype(dtype), params)
+    names = {f"{t}_{x}" for t in (cfg.lora.targets if cfg.lora else ()) for x in "ab"}
+    adapters = {name: params["layers"][name] for name in names}
+    params = jax.tree.map(lambda p: p.astype(dtype), params)
+    return params | {"layers": params["layers"] | adapters}
 
 
 def head(params: Params) -> Float[Array, "V D"]:
