@@ -27,6 +27,7 @@ from blue import (
     export,
     metrics,
     panel,
+    preemption,
     prompts,
     protocols,
     queries,
@@ -34,6 +35,7 @@ from blue import (
     sharding,
     sources,
     summary,
+    watchdog,
 )
 from blue.baselines import template_pieces
 from blue.checkpoints import fingerprint
@@ -58,6 +60,7 @@ OWN_METHODS = (
 )
 TRANSFERRED = ("1+99", "1+99-popularity")  # also ranked by the second encoder
 SHOWN_USERS = 3  # in evaluation.md
+AGAIN = "nothing of this evaluation is kept"  # of one that is preempted
 
 # profiles and the options of each -> scores [n options]
 Choose = Callable[[list[str], list[list[str]]], np.ndarray]
@@ -352,7 +355,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     written_by: dict[str, dict[str, Any]] = {}
     evaluated: set[int] = set()  # weights
     reader = None
+    watchdog.beat("evaluate")
     for method, which in PROFILERS.items():
+        preemption.leave_if_requested(AGAIN)
         profiler = sources.load_profiler(config, log, workdir, mesh, which)
         if profiler is None:
             continue
@@ -383,6 +388,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     del profiler, reader, write  # their memory is the encoder's now
 
     # --- ranks, intervals
+    preemption.leave_if_requested(AGAIN)
     profiles = {m: [p.text for p in written] for m, written in generated.items()}
     profiles |= others
     compared, space = compare(config, workdir, mesh, log, examples, cohort, profiles)

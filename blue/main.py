@@ -2,8 +2,9 @@
 
     python -m blue.main --config=configs/NAME.py[:tiny] --workdir=DIR [--config.F=V ...]
 
-Exit codes: 0 done; 2 the user's mistake, told in one line; 70 non-finite numbers; 75
-preempted, to be started again; 130 interrupted. Anything else keeps its traceback.
+Exit codes: 0 done; 2 the user's mistake, told in one line; 70 non-finite numbers; 71 a
+hang; 75 preempted, to be started again; 130 interrupted. Anything else keeps its
+traceback.
 """
 
 import importlib
@@ -56,25 +57,31 @@ def run(argv: Sequence[str]) -> None:
     """The stages of the config, one after the other; finished ones skip themselves."""
     config, workdir = settings.load(argv)
     stages = settings.check(config, list(STAGES))
-    # brings jax, which a typo need not wait for
-    from blue import record, resume, run_lock
+    # these bring jax, which a typo need not wait for
+    from blue import preemption, record, resume, run_lock, startup, watchdog
 
+    startup.check(
+        dict(settings.leaves(ConfigDict(record.redacted(config)))),
+        platform=config.platform,
+        num_devices=config.num_devices,
+        num_processes=config.num_processes,
+    )
     resume.open_stages(config.resume, workdir, stages)
-    with run_lock.hold(workdir):
+    limits = config.watchdog.to_dict()
+    with (
+        run_lock.hold(workdir),
+        watchdog.watching(workdir, limits, process=startup.process()),
+        preemption.listening(config.preemption_grace_s),
+    ):
         record.save(config, workdir)
-        run_stages(config, workdir, stages)
-
-
-def run_stages(config: ConfigDict, workdir: str, stages: Sequence[str]) -> None:
-    """One after the other."""
-    from blue import record
-
-    for name, value in record.redacted(config).items():
-        log.info("%s: %s", name, json.dumps(value))
-    for stage in stages:
-        log.info("stage %s", stage)
-        module, _ = STAGES[stage]
-        importlib.import_module(f"blue.{module}").run(config, workdir)
+        for name, value in record.redacted(config).items():
+            log.info("%s: %s", name, json.dumps(value))
+        for stage in stages:
+            preemption.leave_if_requested(f"before stage {stage}")
+            log.info("stage %s", stage)
+            watchdog.beat("load", stage=stage)
+            module, _ = STAGES[stage]
+            importlib.import_module(f"blue.{module}").run(config, workdir)
 
 
 def set_up_logging() -> None:

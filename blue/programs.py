@@ -21,7 +21,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from blue import advantages, losses, rewards, rollout
+from blue import advantages, losses, preemption, rewards, rollout, watchdog
 from blue.models import decoder, encoder, lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.optimizers import TrainState, apply_gradients, init_state
@@ -67,14 +67,22 @@ def compile_program(
     jitted = jax.jit(fn, out_shardings=out_shardings, donate_argnums=donate)
     compiled = _pool.submit(lambda: jitted.lower(*args).compile())
     _pending.append(compiled)
-    return lambda *arguments: compiled.result()(*arguments)
+
+    def call(*arguments: Any) -> Any:
+        watchdog.beat()
+        return compiled.result()(*arguments)
+
+    return call
 
 
 def wait() -> None:
     """Returns when all programs are compiled; raises what one of them raised."""
     started, count = time.monotonic(), len(_pending)
-    while _pending:
-        _pending.pop().result()
+    with watchdog.phase("compile"):
+        while _pending:
+            _pending.pop().result()
+            watchdog.beat()
+    preemption.leave_if_requested("stopped after compilation")
     seconds = time.monotonic() - started
     log.info("waited %.1f s for the last of %d programs to compile", seconds, count)
 

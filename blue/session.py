@@ -20,15 +20,17 @@ from blue import (
     bad_batches,
     export,
     hub,
+    preemption,
     programs,
     record,
     resume,
     sources,
+    watchdog,
 )
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples
 from blue.data.log import Log
-from blue.errors import NonFinite, UserError
+from blue.errors import NonFinite, Preempted, UserError
 from blue.inference import Model
 from blue.models import lora
 from blue.models.decoder import Params
@@ -168,6 +170,12 @@ def stop_if_not_finite(
         )
 
 
+def leave(writer: Writer, done: int) -> None:
+    """Ends a preempted run whose checkpoint of step `done` is saved (exit 75)."""
+    writer.close()
+    raise Preempted(f"step {done} is saved; the same command goes on")
+
+
 def alarm_limits(config: ConfigDict) -> alarms.Limits:
     """config.alarms, for the precision and the batch of this run."""
     return alarms.limits(
@@ -278,8 +286,10 @@ def train_supervised(
     programs.wait()
     for step in range(first_step, num_steps):
         started = time.monotonic()
+        watchdog.beat("data", step=step)
         update, batch = next_step(step)
         data_s = time.monotonic() - started
+        watchdog.beat("update")
         state, info = update(state, frozen, *batch)
         info = {key: float(value) for key, value in to_host(info).items()}
         arrays = {f"input_{n}": array for n, array in enumerate(batch)}
@@ -293,8 +303,13 @@ def train_supervised(
             writer.scalars(step, metrics)
         writer.progress(step, {"policy/loss": info["policy/loss"]})
         done = step + 1
-        if done == num_steps or done % config.checkpoint_every == 0:
+        stop = preemption.requested()
+        if done == num_steps or stop or done % config.checkpoint_every == 0:
+            watchdog.beat("save")
             checkpoints.save(done, state, kept)
+        if stop:
+            leave(writer, done)
+    watchdog.beat("save")
     checkpoints.save_best(num_steps, state.params, kept, 0.0)
     writer.close()
     export.write(checkpoints, model, workdir, role, run)

@@ -85,6 +85,7 @@ BELOW_ONE = ("adam_b1", "adam_b2", "warm_start.adam_b2")
 DTYPES, SCHEDULES = ("float32", "bfloat16"), ("constant", "cosine")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 ONE_OF = {
+    "platform": ("", "tpu", "gpu", "cpu"),
     "data.window_policy": ("exclude_window", "include_window", "rolling"),
     "data.ties": ("hash", "file"),
     "prompts.style": ("full", "short"),

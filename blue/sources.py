@@ -25,9 +25,11 @@ from blue import (
     hub,
     inference,
     models,
+    preemption,
     programs,
     prompts,
     queries,
+    startup,
 )
 from blue.checkpoints import Checkpoints, fingerprint
 from blue.data import (
@@ -141,6 +143,8 @@ def load_examples(config: ConfigDict, log: Log, workdir: str) -> examples.Exampl
             "at least 10 are needed to hold out some for validation and test; see "
             "data.min_interactions, data.validation_users"
         )
+    startup.agree({"data (its fingerprint)": prepared.fingerprint})
+    preemption.leave_if_requested("the data is prepared")
     return prepared
 
 

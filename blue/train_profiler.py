@@ -16,7 +16,17 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from blue import evaluate, export, programs, queries, session, sources, watch
+from blue import (
+    evaluate,
+    export,
+    preemption,
+    programs,
+    queries,
+    session,
+    sources,
+    watch,
+    watchdog,
+)
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples, batch_indices
 from blue.data.log import Log
@@ -150,15 +160,19 @@ def run(config: ConfigDict, workdir: str) -> None:
         indices = batch_indices(
             num_train, batch_size=config.batch_size, seed=config.seed, step=step
         )
+        watchdog.beat("data", step=step)
         batch = batch_of(examples.train, indices, step=step)
         data_s = time.monotonic() - started
         reader = reader_of(state) if ask else None
+        watchdog.beat("rollout")
         written = write_profiles(params_of(state), batch, step)
         bucket = written.prompt.shape[1]
         ref_logprobs = run_on.reference[bucket](
             base.params, written.prompt, written.prompt_mask, written.rollout.tokens
         )
+        watchdog.beat("reward")
         seen = score_profiles(reader, batch, written)
+        watchdog.beat("update")
         update_started = time.monotonic()
         update_batch = programs.UpdateBatch(
             prompt=written.prompt,
@@ -183,6 +197,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         metrics["data/prompts"] = done * config.batch_size
         metrics["data/epoch"] = done * config.batch_size / num_train
 
+        watchdog.beat("evaluate")
         if config.eval_every and (last or done % config.eval_every == 0):
             metrics |= validate(params_of(state))
             keep_best(checkpoints, done, state, note, metrics["eval/ndcg@10"])
@@ -207,12 +222,17 @@ def run(config: ConfigDict, workdir: str) -> None:
             metrics |= alarms_at(step, metrics)
             writer.scalars(step, metrics)
         writer.progress(step, {k: metrics[k] for k in PROGRESS})
-        if last or done % config.checkpoint_every == 0:
+        stop = preemption.requested()
+        if last or stop or done % config.checkpoint_every == 0:
+            watchdog.beat("save")
             saving = time.monotonic()
             checkpoints.save(done, state, note)
             save_s = time.monotonic() - saving
+        if stop:
+            session.leave(writer, done)
 
     # --- leave
+    watchdog.beat("save")
     if checkpoints.best() is None:  # no validation was asked for
         keep_best(checkpoints, config.num_steps, state, note, 0.0)
     known = (examples, log, items, encoder.embed, query_format)

@@ -13,7 +13,8 @@ COMMAND = (
 )
 EXIT_CODES = (
     "0 done; 2 a mistake in config, data or checkpoint;\n"
-    "70 stopped on non-finite numbers; 75 preempted, start it again; 130 interrupted"
+    "70 stopped on non-finite numbers; 71 hung, see hang-*.txt, start it again;\n"
+    "75 preempted, start it again; 130 interrupted"
 )
 
 

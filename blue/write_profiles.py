@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from blue import inference, programs, queries, sources
+from blue import inference, preemption, programs, queries, sources, watchdog
 from blue.checkpoints import fingerprint
 from blue.data.log import Log
 from blue.errors import UserError
@@ -236,6 +236,7 @@ def write_missing(
         token_slots += written.token_slots
         tokens += written.tokens
         progress.update(done - 1, {"padding": 1 - tokens / token_slots})
+        preemption.leave_if_requested(f"{done} of {total} profiles are written")
     progress.end()
     waste = 100 * (1 - tokens / token_slots)
     logger.info("padding waste %.1f%% of token slots", waste)
@@ -310,6 +311,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             part.parent.mkdir(parents=True, exist_ok=True)
             replace(part, [json.dumps(facts).encode() + b"\n"])
         places = {}
+    watchdog.beat("evaluate")
     missing = users[[user_id not in places for user_id in user_ids]]
     logger.info("profiler: %s; %d profiles to write", profiler.name, len(missing))
     if len(missing):

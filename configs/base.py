@@ -20,6 +20,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     c.resume = "auto"  # go on where there is something: auto | must | never | step:<n>
 
+    # --- devices, and when a process leaves
+    c.platform = ""  # tpu | gpu | cpu: anything else found is an error; empty: any
+    c.num_devices = 0  # expected, of all hosts; 0: any number
+    c.num_processes = 0  # expected; 0: any number
+    c.preemption_grace_s = 60.0  # after SIGTERM, at most, for the checkpoint (exit 75)
+    c.watchdog = ConfigDict()  # seconds without a sign of life, then exit 71; 0: off
+    c.watchdog.load = 14400.0  # data, models, tables of item vectors
+    c.watchdog.compile = 7200.0  # a program
+    c.watchdog.data = 1800.0  # of a step
+    c.watchdog.rollout = 3600.0
+    c.watchdog.reward = 3600.0
+    c.watchdog.update = 3600.0
+    c.watchdog.save = 7200.0  # checkpoints, exports
+    c.watchdog.evaluate = 14400.0  # validation, stages evaluate and write_profiles
+
     # --- data: which log, and how examples are cut from it
     c.data = ConfigDict()
     # reader: synthetic | table | movielens | amazon_reviews_2023 | google_local
@@ -242,6 +257,7 @@ def with_argument(c: ConfigDict, arg: str | None) -> ConfigDict:
 
 def make_tiny(c: ConfigDict) -> ConfigDict:
     """Change `c` in place to fake data, tiny models and two steps on a laptop."""
+    c.platform, c.num_devices, c.num_processes = "", 0, 0
     c.data.name = "synthetic"
     c.data.synthetic.users = 120
     c.data.synthetic.items = 300

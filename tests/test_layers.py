@@ -25,7 +25,9 @@ LAYERS = [
     {"health", "alarms"},  # what the numbers of a step say
     {"models", "data", "tokenizer"},
     {"unigram"},
+    {"startup"},  # devices and hosts as expected
     {"sharding", "checkpoints", "optimizers", "writer", "bad_batches", "hub", "record"},
+    {"preemption", "watchdog"},  # when a process leaves
     {"errors"},
 ]
 PAPER = {"advantages", "losses", "metrics", "rewards"}  # import nothing of BLUE

@@ -249,7 +249,8 @@ def test_config_json_is_the_record_of_the_run(capsys, tmp_path, stages):
     assert found["devices"]["platform"] == "cpu" and found["devices"]["count"] == 8
     assert found["versions"]["jax"] == __import__("jax").__version__
     assert "git_commit" in found
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.json"]
+    names = sorted(p.name for p in (tmp_path / "run").iterdir())
+    assert names == ["config.json", "heartbeat.json"]
 
 
 def test_secrets_are_redacted_and_tokens_of_text_are_not():

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from blue import (
     experience,
     inference,
     models,
+    preemption,
     programs,
     record,
     session,
@@ -31,6 +33,7 @@ from blue import (
 )
 from blue.checkpoints import Checkpoints
 from blue.data.examples import batch_indices
+from blue.errors import Preempted
 from blue.optimizers import init_state
 from blue.sharding import make_mesh, put, replicated, to_host
 from blue.sources import stage_checkpoints
@@ -107,6 +110,33 @@ def test_resume_is_bitwise(whole, tmp_path, monkeypatch):
             np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
     samples = "samples.jsonl"
     assert lines(tmp_path, "profiler", samples) == lines(whole, "profiler", samples)
+
+
+def test_stopped_by_sigterm_and_started_again_is_the_whole_run(
+    whole, tmp_path, monkeypatch
+):
+    """The signal comes in the first step, whose checkpoint was not due."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    progress = writer.Writer.progress
+
+    def with_signal(self, step, values):
+        progress(self, step, values)
+        signal.raise_signal(signal.SIGTERM)
+
+    for stage in ("warm_start", "profiler"):
+        shutil.rmtree(tmp_path / "checkpoints" / stage)
+        with monkeypatch.context() as patch, preemption.listening(600.0):
+            patch.setattr(writer.Writer, "progress", with_signal)
+            with pytest.raises(Preempted, match="step 1 is saved"):
+                RUN[stage].run(make_config(), str(tmp_path))
+        checkpoints = stage_checkpoints(make_config(), str(tmp_path), stage)
+        assert checkpoints.latest_step() == 1 and not checkpoints.finished()
+        RUN[stage].run(make_config(), str(tmp_path))
+        a, b = final_state(whole, stage), final_state(tmp_path, stage)
+        assert a[0] == b[0] == str(STEPS)
+        for x, y in zip(a[1], b[1], strict=True):
+            np.testing.assert_array_equal(x, y)
+        assert [row["step"] for row in lines(tmp_path, stage)] == [*range(STEPS)]
 
 
 def test_metrics_have_the_promised_keys(whole):

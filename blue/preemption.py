@@ -1,0 +1,150 @@
+"""SIGTERM: finish the step, save it, leave with exit code 75; all hosts the same step.
+
+Schedulers take a machine back with SIGTERM and kill it some time later. The first
+signal only leaves a note. Loops ask for it at points where every process passes with
+the same state (`requested`), save, and raise `Preempted`. Where no such point comes
+within the grace period (a long compilation, say), the process leaves as it is, and at
+once on a second signal: the newest committed checkpoint stands in either case.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import itertools
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+from blue.errors import Preempted
+
+log = logging.getLogger("blue")
+EXIT_CODE = 75  # of sysexits.h: try again later
+
+_asked = threading.Event()
+_calls = itertools.count(1)  # points passed; the same number in every process
+
+
+def requested() -> bool:
+    """Whether this is the point at which to save and leave.
+
+    Called by every process equally often, where all of them hold the same state. With
+    jax.distributed, a signal to any of them makes this true for all at the same call:
+    https://docs.jax.dev/en/latest/jax.experimental.multihost_utils.html
+    """
+    if jax.distributed.is_initialized():
+        return multihost_utils.reached_preemption_sync_point(next(_calls))
+    return _asked.is_set()
+
+
+def leave_if_requested(saved: str) -> None:
+    """A point with nothing left to save. `saved`: what the next run starts from."""
+    if requested():
+        raise Preempted(f"{saved}; the same command goes on")
+
+
+@contextlib.contextmanager
+def listening(grace_s: float) -> Iterator[None]:
+    """Answers SIGTERM inside; `grace_s` seconds after the first the process leaves.
+
+    In the main thread, after jax.distributed.initialize, whose own handler it calls. A
+    thread hears the signal: the main one may be busy in a compilation for minutes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python lets no other thread handle signals
+        return
+    before, listener = signal.getsignal(signal.SIGTERM), _c_handler()
+    hear, wake = os.pipe()
+    os.set_blocking(wake, False)
+    stop = threading.Event()
+    tell = _callable(listener)
+    arguments = (hear, grace_s, tell, stop)
+    thread = threading.Thread(target=_listen, args=arguments, daemon=True)
+    thread.start()
+    signal.signal(signal.SIGTERM, lambda number, frame: _asked.set())
+    former = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    leaving = False
+    try:
+        yield
+    except Preempted:
+        leaving = _asked.is_set()  # then all of it holds until the process is gone
+        raise
+    finally:
+        if not leaving:
+            stop.set()
+            signal.set_wakeup_fd(former)
+            os.close(wake)
+            thread.join()  # it may be just about to take note of a signal
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+            if listener:
+                _libc_signal(listener)
+            _asked.clear()
+
+
+def _listen(
+    hear: int, grace_s: float, tell: Callable[[int], None], stop: threading.Event
+) -> None:
+    """The thread: a byte of `hear` is the number of a signal."""
+    heard = False
+    with os.fdopen(hear, "rb", buffering=0) as numbers:
+        while data := numbers.read(1):
+            if data[0] != signal.SIGTERM:
+                continue
+            if heard:
+                _leave("a second SIGTERM", stacks=False)
+            heard = True
+            _asked.set()
+            tell(signal.SIGTERM)
+            log.warning(
+                "SIGTERM: leaving after this step, at the latest in %g s; a second one "
+                "leaves at once",
+                grace_s,
+            )
+            arguments = (grace_s, stop)
+            threading.Thread(target=_wait, args=arguments, daemon=True).start()
+
+
+def _wait(grace_s: float, stop: threading.Event) -> None:
+    """Leaves when the grace period is over before `stop` is set."""
+    if not stop.wait(grace_s):
+        _leave(f"preemption_grace_s = {grace_s:g} s after SIGTERM", stacks=True)
+
+
+def _leave(why: str, *, stacks: bool) -> None:
+    """Ends the process as a kill would; to the raw descriptor, as locks may be held."""
+    line = f"preempted: {why}: leaving at once; the newest checkpoint stands\n"
+    os.write(2, line.encode())
+    if stacks:
+        faulthandler.dump_traceback(2, all_threads=True)
+    os._exit(EXIT_CODE)
+
+
+# --- the handler of jax.distributed, a C function that Python does not know of
+
+
+def _libc_signal(handler: int | None) -> int | None:
+    """libc's signal(SIGTERM, handler): the address of the handler before it."""
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    return libc.signal(signal.SIGTERM, handler)
+
+
+def _c_handler() -> int | None:
+    """The address of a SIGTERM handler that is neither a default nor Python's."""
+    if not jax.distributed.is_initialized():
+        return None
+    found = _libc_signal(None)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    pythons = _libc_signal(None)
+    return None if found in (None, 1, pythons) else found
+
+
+def _callable(address: int | None) -> Callable[[int], None]:
+    if address is None:
+        return lambda number: None
+    return ctypes.CFUNCTYPE(None, ctypes.c_int)(address)

@@ -1,0 +1,143 @@
+"""A run that hangs ends with exit code 71, all stacks on stderr and in a file.
+
+Stages say which phase they are in (`beat`, `phase`); every call of a compiled program
+is a sign of life too. A thread counts the seconds since the last sign, compares them
+with the limit of the phase, and writes heartbeat.json for monitors outside:
+
+    {"stage", "step", "phase", "quiet_s", "time", "host", "pid", "status"}
+
+`time` is when the file was written, in seconds since 1970; `quiet_s` the seconds
+without a sign of life; `status` is running, done or stopped.
+"""
+
+import contextlib
+import faulthandler
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("blue")
+EXIT_CODE = 71
+TICK_S = 0.5  # between two looks of the thread
+HEARTBEAT_S = 5.0  # between two heartbeats
+
+# What the process is doing, for the thread; `signs` counts signs of life.
+_now: dict[str, Any] = {"stage": "", "step": None, "phase": "load", "signs": 0}
+
+
+def beat(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
+    """A sign of life; from here on `phase`, `step`, `stage`, where they are given."""
+    if stage:
+        _now.update(stage=stage, step=None)
+    if step is not None:
+        _now["step"] = step
+    if phase:
+        _now["phase"] = phase
+    _now["signs"] += 1
+
+
+@contextlib.contextmanager
+def phase(name: str) -> Iterator[None]:
+    """The phase `name` inside, the one before it afterwards."""
+    before = _now["phase"]
+    beat(name)
+    try:
+        yield
+    finally:
+        beat(before)
+
+
+@contextlib.contextmanager
+def watching(
+    workdir: str | os.PathLike[str],
+    limits: Mapping[str, float],
+    *,
+    process: int | None = None,
+) -> Iterator[None]:
+    """Watches over what is inside; limits: phase -> seconds, 0 for none.
+
+    process: this process's index where there are several; each has its own heartbeat.
+    """
+    _now.update(stage="", step=None, phase="load")
+    name = "heartbeat.json" if process is None else f"heartbeat-{process}.json"
+    path, stop = Path(workdir, name), threading.Event()
+    thread = threading.Thread(
+        target=_watch, args=(path, dict(limits), stop), name="watchdog", daemon=True
+    )
+    thread.start()
+    status = "stopped"
+    try:
+        yield
+        status = "done"
+    finally:
+        stop.set()
+        thread.join()
+        _write_heartbeat(path, 0.0, status)
+
+
+def _watch(path: Path, limits: dict[str, float], stop: threading.Event) -> None:
+    """The thread. It counts its own ticks: a process that was asleep did not hang."""
+    signs, quiet_s, unwritten_s, told = _now["signs"], 0.0, 0.0, False
+    before = time.monotonic()
+    told = _write_heartbeat(path, quiet_s, "running")
+    while not stop.wait(TICK_S):
+        now = time.monotonic()
+        tick_s, before = min(now - before, 2 * TICK_S), now
+        quiet_s += tick_s
+        unwritten_s += tick_s
+        if signs != _now["signs"]:
+            signs, quiet_s = _now["signs"], 0.0
+        limit = limits.get(_now["phase"], 0.0)
+        if limit and quiet_s > limit:
+            _leave(path, quiet_s, limit)
+        if unwritten_s >= HEARTBEAT_S:
+            unwritten_s = 0.0
+            told = _write_heartbeat(path, quiet_s, "running", warn=told) and told
+
+
+def _write_heartbeat(
+    path: Path, quiet_s: float, status: str, *, warn: bool = True
+) -> bool:
+    """Replaces the file; False where it cannot be written, which stops nothing."""
+    record = {
+        "stage": _now["stage"],
+        "step": _now["step"],
+        "phase": _now["phase"],
+        "quiet_s": round(quiet_s, 1),
+        "time": round(time.time(), 1),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "status": status,
+    }
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(record) + "\n")
+        part.replace(path)
+    except OSError as error:
+        if warn:
+            log.warning("%s: no heartbeat: %s", path, error.strerror)
+        return False
+    return True
+
+
+def _leave(path: Path, quiet_s: float, limit: float) -> None:
+    """Tells where every thread stands, and ends the process as a kill would."""
+    told = (
+        f"hang: stage {_now['stage'] or '-'}, step {_now['step']}, phase "
+        f"{_now['phase']}: no sign of life for {quiet_s:.0f} s, more than "
+        f"watchdog.{_now['phase']} = {limit:g}; the newest checkpoint stands\n"
+    )
+    os.write(2, told.encode())  # not the logger: its lock may be what hangs
+    faulthandler.dump_traceback(2, all_threads=True)
+    name = f"hang-{socket.gethostname()}-{os.getpid()}.txt"
+    with contextlib.suppress(OSError), path.with_name(name).open("w") as file:
+        file.write(told)
+        file.flush()
+        faulthandler.dump_traceback(file, all_threads=True)
+    os._exit(EXIT_CODE)
