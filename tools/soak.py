@@ -16,8 +16,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["--config.train_encoder.num_steps=60", "--config.warm_start.num_steps=200"]
 SAMPLE_S = 10.0
