@@ -105,6 +105,7 @@ class Checkpoints:
         if "://" not in directory:  # Orbax takes no relative path
             directory = os.path.abspath(directory)
         self._directory = epath.Path(directory)
+        self.directory = directory
         self._keep = keep
         self._milestone_every = milestone_every
         self._swept = False
@@ -283,7 +284,11 @@ def _read(
     for name in sorted({*wants, *has}):
         want, found = wants.get(name, "nothing"), has.get(name, "nothing")
         if want != found:
-            raise UserError(f"{path}: leaf {name}: expected {want}, found {found}")
+            raise UserError(
+                f"{path}: leaf {name}: expected {want}, found {found}; it was written "
+                "with another model or other adapters (lora): keep those of that run, "
+                "or take another --workdir"
+            )
     with _context():
         state = ocp.load_checkpointables(path, {"state": abstract})["state"]
     found = fingerprint(state)

@@ -32,6 +32,7 @@ class Space(NamedTuple):
     embed: Embed
     query_format: QueryFormat
     item_table: Float[np.ndarray, "items E"]  # unit vectors, memory-mapped
+    weights: int | None = None  # `fingerprint` of the encoder's, if it is our own
 
 
 # --- methods

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from blue import (
     cold_start,
     comparison,
+    export,
     metrics,
     panel,
     prompts,
@@ -35,6 +36,7 @@ from blue import (
     summary,
 )
 from blue.baselines import template_pieces
+from blue.checkpoints import fingerprint
 from blue.cohort import Cohort, Generate, choose_users, write_profiles
 from blue.comparison import Space
 from blue.data.examples import Examples, Split
@@ -75,6 +77,7 @@ def open_space(
         embed=encoder.embed,
         query_format=sources.query_format(config, encoder),
         item_table=sources.item_table(encoder, log, workdir),
+        weights=encoder.weights,
     )
 
 
@@ -347,6 +350,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     generated: dict[str, list[Profile]] = {}
     short_profiles: dict[int, dict[str, list[str]]] = {events: {} for events in short}
     written_by: dict[str, dict[str, Any]] = {}
+    evaluated: set[int] = set()  # weights
     reader = None
     for method, which in PROFILERS.items():
         profiler = sources.load_profiler(config, log, workdir, mesh, which)
@@ -365,6 +369,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         for events, cut in short.items():
             short_profiles[events][method] = [p.text for p in write(cut)]
         written_by[method] = {"step": profiler.step, "model": profiler.name}
+        evaluated.add(fingerprint(profiler.params))
         if reader is None or config.rewards.choice.reader == "policy":
             reader = profiler
     assert reader is not None, "there is always a base profiler"
@@ -444,5 +449,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         write_file(folder / "evaluation.md", report.markdown(result, shown))
         numbers = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
         write_file(folder / "evaluation.json", numbers + "\n")
+        if space.weights is not None:
+            evaluated.add(space.weights)
+        export.add_evaluation(workdir, result, evaluated)
     closing = report.closing(result, shown)
     logger.info("evaluation on %d test users\n\n%s\n", result["users"], closing)

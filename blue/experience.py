@@ -72,7 +72,8 @@ class Experience(NamedTuple):
 
     profiles: list[list[Profile]]
     mask: Bool[np.ndarray, "B G C"]
-    device_advantages: jax.Array  # [B G], on the devices
+    device_advantages: jax.Array  # [B G], on the devices, as the next
+    device_teaching: jax.Array  # [B G]: the profiles that were scored, with another
     advantages: Float[np.ndarray, "B G"]
     total: Float[np.ndarray, "B G"]
     parts: dict[str, Float[np.ndarray, "B G"]]
@@ -263,7 +264,8 @@ def score(
     """Rewards and advantages of the profiles of a batch.
 
     reader: the parameters that answer the multiple choice; None leaves the question out
-    of `parts`.
+    of `parts`. A profile that the encoder or the reader could not score has the reward
+    NaN and teaches nothing; an empty one is scored like any other.
     """
     started = time.monotonic()
     profiles = written.profiles
@@ -280,7 +282,7 @@ def score(
         items=items,
         mesh=mesh,
     )
-    advantages, total, parts = rewards(inputs)
+    advantages, teaching, total, parts = rewards(inputs)
     host_advantages, host_total, host_parts = to_host((advantages, total, parts))
     if reader is None:
         host_parts.pop("choice")
@@ -290,6 +292,6 @@ def score(
         "time/embed_s": embed_s,  # of it, spent waiting for the encoder
     }
     return Experience(
-        profiles, written.mask, advantages,
+        profiles, written.mask, advantages, teaching,
         host_advantages, host_total, host_parts, times,
     )  # fmt: skip

@@ -35,9 +35,11 @@ def function(spec: str, *, max_tokens: int, batch_size: int) -> TextEncoder:
     The module may be a file in the current directory. One call at a time is made, with
     at most `batch_size` texts; rows are brought to unit length, and one of zeros stays
     (a text like no other). Tokens are counted in words, and cutting is its business.
+    For a text that it cannot embed it may return None or NaN: in training that profile
+    has no reward, elsewhere it is an error.
     """
     call, source = _import_function(spec)
-    width = _rows(spec, call, PROBE).shape[-1]
+    width = check_finite(spec, PROBE, _rows(spec, call, PROBE)).shape[-1]
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         out = np.zeros((len(texts), width), np.float32)
@@ -49,6 +51,7 @@ def function(spec: str, *, max_tokens: int, batch_size: int) -> TextEncoder:
     digest = hashlib.sha256(f"{spec} {max_tokens}".encode() + source)
     digest.update(np.round(embed(PROBE), 4).tobytes())
     return _text_encoder(
+        spec,
         embed,
         num_tokens=lambda text: len(text.split()),
         max_tokens=max_tokens,
@@ -109,12 +112,14 @@ def sentence_transformers(
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return _text_encoder(
+        checkpoint,
         embed,
         num_tokens=_token_counter(model, checkpoint),
         max_tokens=max_tokens,
         width=_rows(checkpoint, embed, PROBE).shape[1],
         name=checkpoint,
         fingerprint=digest.hexdigest(),
+        query_prompt=model.prompts.get("query"),
     )
 
 
@@ -138,8 +143,11 @@ def cached(embed: Embed, *, width: int, entries: int) -> Embed:
             known = text not in position
             out[row] = newest[text] if known else vectors[position[text]]
         for text in unique[-entries:]:
-            if text in position:  # a copy, lest one row keep all of `vectors` alive
-                newest[text] = vectors[position[text]].copy()
+            if text in position:
+                vector = vectors[position[text]]
+                if not np.isfinite(vector).all():
+                    continue  # may be well the next time
+                newest[text] = vector.copy()  # lest one row keep all of them alive
             newest.move_to_end(text)
         while len(newest) > entries:
             newest.popitem(last=False)
@@ -148,13 +156,24 @@ def cached(embed: Embed, *, width: int, entries: int) -> Embed:
     return lookup
 
 
-def _text_encoder(embed: Embed, *, width: int, **facts: Any) -> TextEncoder:
+def check_finite(spec: str, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+    """The vectors, all of them finite."""
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"encoder {spec} returned numbers that are not finite for {len(bad)} of "
+            f"{len(texts)} texts, the first is {texts[bad[0]][:80]!r}"
+        )
+    return vectors
+
+
+def _text_encoder(spec: str, embed: Embed, *, width: int, **facts: Any) -> TextEncoder:
     # One worker, and whoever starts it waits before anyone embeds anything else: the
     # cache and the model are never in two threads at once.
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
     remembered = cached(embed, width=width, entries=CACHED_TEXTS)
     return TextEncoder(
-        embed=remembered,
+        embed=lambda texts: check_finite(spec, texts, remembered(texts)),
         start=lambda texts: worker.submit(remembered, texts).result,
         width=width,
         **facts,
@@ -203,13 +222,18 @@ def _rows(
     texts: Sequence[str],
     width: int | None = None,
 ) -> np.ndarray:
-    """Unit vectors [n d] out of a function of which nothing is known."""
+    """Unit vectors [n d] out of a function of which nothing is known.
+
+    NaN where it returned None or a number that is not finite.
+    """
     try:
         out = call(list(texts))
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}, line {frame.lineno}"
         raise UserError(f"encoder {spec} raised {_line(error)} ({where})") from error
+    if width and isinstance(out, list | tuple):
+        out = [np.full(width, np.nan) if row is None else row for row in out]
     try:
         vectors = np.asarray(out, np.float32)
     except (TypeError, ValueError) as error:
@@ -227,14 +251,10 @@ def _rows(
             f"encoder {spec} returned an array of shape {list(vectors.shape)} for {n} "
             f"texts: it must return [{n}, {d}], a row a text"
         )
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
-        raise UserError(
-            f"encoder {spec} returned numbers that are not finite for {len(bad)} of "
-            f"{n} texts, the first is {texts[bad[0]][:80]!r}"
-        )
+    whole = np.isfinite(vectors).all(axis=1, keepdims=True)
+    vectors = np.where(whole, vectors, np.float32(np.nan))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1.0)
+    return vectors / np.where(lengths == 0, 1.0, lengths)
 
 
 # --- sentence-transformers

@@ -4,6 +4,7 @@ The reward curve alone catches no degenerate policy; length, finished share, rep
 words, entropy and KL do (METHODS 5.2).
 """
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -19,17 +20,27 @@ PEAK_FLOPS = {  # bf16, a chip
 }
 
 
-def group_std(values: Float[np.ndarray, "B G"]) -> float:
-    """Mean over groups of the population standard deviation inside the group."""
-    return float(values.std(axis=1).mean())
+def group_stds(values: Float[np.ndarray, "B G"]) -> Float[np.ndarray, " b"]:
+    """Population standard deviation inside each group that has two finite values."""
+    finite = [row[np.isfinite(row)] for row in values]
+    return np.array([row.std() for row in finite if len(row) > 1], values.dtype)
+
+
+def finite_mean(values: Float[np.ndarray, "*b"]) -> float:
+    """Mean of what is finite; NaN where nothing is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else math.nan
 
 
 def within_group_correlation(
     a: Float[np.ndarray, "B G"], b: Float[np.ndarray, "B G"]
 ) -> float:
     """Pearson correlation of two rewards after taking each group's mean out; 0 if one
-    has no variance inside groups."""
-    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+    has no variance inside groups. Over the profiles that have both."""
+    both = np.isfinite(a) & np.isfinite(b)
+    count = np.maximum(both.sum(axis=1, keepdims=True), 1)
+    a, b = (np.where(both, x, 0) for x in (a, b))
+    a, b = (np.where(both, x - x.sum(1, keepdims=True) / count, 0) for x in (a, b))
     norm = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / norm) if norm > 1e-9 else 0.0
 
@@ -40,12 +51,16 @@ def reward_metrics(
     *,
     zero_std: float,
 ) -> dict[str, float]:
-    """`reward/*` of one step; `<name>_std` are inside groups, averaged."""
-    out = {"reward/total": float(total.mean()), "reward/total_std": group_std(total)}
-    for name, values in parts.items():
-        out[f"reward/{name}"] = float(values.mean())
-        out[f"reward/{name}_std"] = group_std(values)
-    out["reward/frac_zero_std"] = float(np.mean(total.std(axis=1) < zero_std))
+    """`reward/*` of one step; `<name>_std` are inside groups, averaged.
+
+    Over what could be scored; `reward/invalid` is the number of profiles that could
+    not.
+    """
+    out = {}
+    for name, values in {"total": total, **parts}.items():
+        out[f"reward/{name}"] = finite_mean(values)
+        out[f"reward/{name}_std"] = finite_mean(group_stds(values))
+    out["reward/frac_zero_std"] = finite_mean(1.0 * (group_stds(total) < zero_std))
     out["reward/invalid"] = float(np.sum(~np.isfinite(total)))
     if "embedding" in parts and "choice" in parts:
         correlation = within_group_correlation(parts["embedding"], parts["choice"])

@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 
 from blue import programs, prompts
 from blue.errors import UserError
+from blue.hub import Source
+from blue.models import lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.sharding import by_batch, put, replicated, to_host
 from blue.tokenizer import Tokenizer
@@ -27,6 +29,8 @@ class Model(NamedTuple):
     tokenizer: Tokenizer
     name: str
     step: int = 0  # of the stage that trained it
+    origin: str = ""  # what adapters.py knows a base by; empty: its parameters tell
+    source: Source = Source()  # of the weights it began with
 
 
 class Profile(NamedTuple):
@@ -44,14 +48,16 @@ class TextEncoder(NamedTuple):
     """Whoever turns texts into vectors: for rewards, evaluation and the item table."""
 
     embed: Embed  # texts -> unit vectors [n E] float32, in order
-    # texts -> a function that waits for their vectors; what works beside the devices
-    # has begun by then
+    # texts -> a function that waits for their vectors, NaN for those that have none;
+    # what works beside the devices has begun by then
     start: Callable[[Sequence[str]], Callable[[], np.ndarray]]
     num_tokens: Callable[[str], int]  # of a text as the encoder reads it
     max_tokens: int  # longer texts lose their end
     width: int  # E
     name: str
     fingerprint: str  # the same vectors for the same texts: keys them on disk
+    query_prompt: str | None = None  # its own before queries; None: it does not say
+    weights: int | None = None  # `fingerprint` of our own parameters
 
 
 def pad_left(
@@ -161,8 +167,8 @@ def make_generator(
 
     Sampling is keyed by (seed, stage, example), not by how prompts are batched.
     """
-    shapes = programs.abstract_params(cfg, mesh, params_dtype)
-    relayout = programs.make_relayout(shapes, mesh, dtype)
+    relayout = programs.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
+    cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged
     run = {
         length: programs.make_sample(
             cfg,
@@ -270,9 +276,8 @@ def make_profile_writer(
     lengths: prompts are padded to the next of these, ascending.
     """
     shapes = programs.SlotShapes(batch_size, max(lengths), max_tokens)
-    relayout = programs.make_relayout(
-        programs.abstract_params(cfg, mesh, params_dtype), mesh, dtype
-    )
+    relayout = programs.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
+    cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged
     new_slots = programs.make_new_slots(cfg, mesh, shapes, dtype)
     advance = programs.make_advance(
         cfg,

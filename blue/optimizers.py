@@ -59,13 +59,16 @@ def apply_gradients(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step; returns the new state and the gradient's norm before clipping.
 
-    A non-finite loss or gradient leaves parameters and optimizer bit-unchanged and is
-    counted. (`optax.apply_if_finite` would in the end apply it.)
+    A non-finite loss or gradient, or a step that would make a parameter or a moment
+    non-finite, leaves parameters and optimizer bit-unchanged and is counted: a finite
+    state stays finite. (`optax.apply_if_finite` would in the end apply it.)
     """
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    for leaf in _floats((params, opt_state)).values():
+        finite &= jnp.isfinite(leaf).all()
     keep = lambda new, old: jnp.where(finite, new, old)
     bad = (~finite).astype(jnp.int32)
     new = TrainState(
@@ -76,3 +79,18 @@ def apply_gradients(
         skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
     )
     return new, norm
+
+
+def non_finite_leaves(tree: Any) -> list[str]:
+    """Names of the leaves that hold a NaN or an infinity, such as params/layers/q."""
+    # One after the other: many small collectives at once can starve CPU devices.
+    return [n for n, x in _floats(tree).items() if not bool(jnp.isfinite(x).all())]
+
+
+def _floats(tree: Any) -> dict[str, Array]:
+    """The leaves of `tree` that can be non-finite, by name."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }

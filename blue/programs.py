@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from blue import advantages, losses, rewards, rollout
-from blue.models import decoder, encoder
+from blue.models import decoder, encoder, lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.optimizers import TrainState, apply_gradients, init_state
 from blue.sharding import BATCH, abstract, by_batch, param_shardings, replicated
@@ -53,6 +53,7 @@ class UpdateBatch(NamedTuple):
     sampler_logprobs: Float[Array, "B G C"]
     ref_logprobs: Float[Array, "B G C"]
     advantages: Float[Array, "B G"]
+    teaching: Bool[Array, "B G"]  # the others' tokens are in no sum and no count
 
 
 _pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
@@ -83,6 +84,7 @@ def rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=by_batch(mesh))
 
 
+@functools.cache
 def abstract_params(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Params:
     """Shapes and training shardings of a model's parameters."""
     init = lambda key: decoder.init_params(cfg, key, dtype)
@@ -119,6 +121,24 @@ def make_init(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Program:
     return compile_program(init, (seed,), out_shardings=_shardings(shapes))
 
 
+@functools.cache
+def make_adapters(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Program:
+    """(key data) -> fresh adapters for the plain model, born on their shards."""
+    shapes = lora.split(abstract_params(cfg, mesh, dtype))[1]
+
+    def init(seed: Array) -> Params:  # what is not returned is not computed
+        return lora.split(decoder.init_params(cfg, jax.random.key(seed), dtype))[1]
+
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
+    return compile_program(init, (seed,), out_shardings=_shardings(shapes))
+
+
+def make_merge(cfg: DecoderConfig, params: Params) -> Program:
+    """(params with adapters) -> the plain model's; `params` are abstract, sharded."""
+    out = _shardings(lora.split(params)[0])
+    return compile_program(lambda p: lora.merge(p, cfg), (params,), out_shardings=out)
+
+
 def make_init_state(params: Params, optimizer: Any, mesh: Mesh) -> Program:
     """(params) -> the training state before the first step, with a copy of them.
 
@@ -129,15 +149,29 @@ def make_init_state(params: Params, optimizer: Any, mesh: Mesh) -> Program:
     return compile_program(init, (params,), out_shardings=out)
 
 
-def make_relayout(params: Params, mesh: Mesh, dtype: str) -> Program:
-    """(params) -> a copy in the decode layout and dtype: once a step, never a token."""
-    cast = lambda p: jax.tree.map(lambda x: x.astype(dtype), p)
-    out = param_shardings(params, mesh, axes=("tensor",))
-    return compile_program(cast, (params,), out_shardings=out)
+@functools.cache
+def make_relayout(
+    cfg: DecoderConfig, mesh: Mesh, *, params_dtype: str, dtype: str
+) -> Program:
+    """(params) -> a copy in the decode layout and dtype: once a step, never a token.
+
+    Adapters are merged, so that sampling knows the plain model alone.
+    """
+    plain = abstract_params(lora.without(cfg), mesh, params_dtype)
+    out = _shardings(abstract_decode_params(plain, mesh, dtype))
+
+    def run(params: Params) -> Params:
+        cast = lambda tree, to: jax.tree.map(lambda x: x.astype(to), tree)
+        if cfg.lora:  # in float32, to be rounded once, to `dtype`
+            params = lora.merge(cast(params, jnp.float32), cfg)
+        return cast(params, dtype)
+
+    args = (abstract_params(cfg, mesh, params_dtype),)
+    return compile_program(run, args, out_shardings=out)
 
 
 def abstract_decode_params(params: Params, mesh: Mesh, dtype: str) -> Params:
-    """Shapes and shardings of what `make_relayout` returns."""
+    """Shapes and shardings of what `make_relayout` returns, for a plain model."""
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
     shapes = jax.tree.map(cast, params)
     return abstract(shapes, param_shardings(shapes, mesh, axes=("tensor",)))
@@ -429,13 +463,77 @@ def make_rewards(
     weights: dict[str, float],
     options: dict[str, dict],
 ) -> Program:
-    """(RewardInputs) -> (advantages [B G], total [B G], {reward: [B G]})."""
+    """(RewardInputs) -> (advantages [B G], which of them teach [B G], total [B G],
+    {reward: [B G]})."""
 
-    def run(x: rewards.RewardInputs) -> tuple[Array, Array, dict[str, Array]]:
+    def run(x: rewards.RewardInputs) -> tuple[Array, Array, Array, dict[str, Array]]:
         total, parts = rewards.combine(x, weights, options)
-        return advantages.group_advantages(total), total, parts
+        teaching = advantages.teaching(total)
+        return advantages.group_advantages(total), teaching, total, parts
 
     return compile_program(run, (inputs,), out_shardings=by_batch(mesh))
+
+
+def grpo_gradients(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    microbatch_size: int,
+    temperature: float,
+    clip_eps: float,
+    kl_coef: float,
+    dtype: str,
+    remat: bool,
+) -> Callable[[Params, Params, UpdateBatch], tuple[Any, losses.GRPOSums, Array]]:
+    """(trained, frozen, UpdateBatch) -> (gradients, sums over tokens, their count); not
+    jitted. `trained` and `frozen` are the two parts of `lora.split`.
+
+    Micro-batches of `microbatch_size` users add up gradients of sums; the count of
+    tokens divides once, so that they equal the whole batch. A batch in which no
+    completion teaches (no two rewards of a group are finite) has the loss NaN.
+    """
+    micro = microbatch_size or batch_size
+    count = batch_size // micro
+
+    def loss(
+        trained: Params, frozen: Params, b: UpdateBatch, tokens: Array
+    ) -> tuple[Array, Any]:
+        params = lora.join(frozen, trained)
+        scores = _completion_scores(
+            params, cfg, b.prompt, b.prompt_mask, b.tokens,
+            mesh=mesh, temperature=temperature, dtype=dtype, remat=remat,
+        )  # fmt: skip
+        sums = losses.grpo_loss(
+            scores, b.sampler_logprobs, b.ref_logprobs, b.mask, b.advantages,
+            clip_eps=clip_eps, kl_coef=kl_coef,
+        )  # fmt: skip
+        return sums.loss / tokens, sums
+
+    def gradients(
+        trained: Params, frozen: Params, batch: UpdateBatch
+    ) -> tuple[Any, Any, Array]:
+        batch = batch._replace(mask=batch.mask & batch.teaching[:, :, None])
+        tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
+        grad_of = jax.grad(loss, has_aux=True)
+        if count == 1:
+            grads, sums = grad_of(trained, frozen, batch, tokens)
+        else:
+            # row b goes to micro-batch b % count: every device works on every one
+            split = lambda a: jnp.swapaxes(a.reshape(micro, count, *a.shape[1:]), 0, 1)
+
+            def add(carry: Any, b: UpdateBatch) -> tuple[Any, Any]:
+                grads, sums = grad_of(trained, frozen, b, tokens)
+                return jax.tree.map(jnp.add, carry, grads), sums
+
+            zeros = jax.tree.map(jnp.zeros_like, trained)
+            grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
+            gap_max = sums.gap_max.max()
+            sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
+        taught = jnp.where(batch.teaching.any(), sums.loss, jnp.nan)
+        return grads, sums._replace(loss=taught), tokens
+
+    return gradients
 
 
 def make_update(
@@ -456,42 +554,20 @@ def make_update(
     dtype: str,
     remat: bool,
 ) -> Program:
-    """(TrainState, UpdateBatch), state donated -> (TrainState, {metric: scalar}).
+    """(TrainState, frozen, UpdateBatch), state donated -> (TrainState, metrics).
 
-    Micro-batches of `microbatch_size` users add up gradients of sums; the count of
-    tokens divides once, so that they equal the whole batch.
+    `frozen` and what the state trains are the two parts of `lora.split`.
     """
-    micro = microbatch_size or batch_size
-    count = batch_size // micro
+    gradients = grpo_gradients(
+        cfg, mesh, batch_size=batch_size, microbatch_size=microbatch_size,
+        temperature=temperature, clip_eps=clip_eps, kl_coef=kl_coef, dtype=dtype,
+        remat=remat,
+    )  # fmt: skip
 
-    def loss(params: Params, b: UpdateBatch, tokens: Array) -> tuple[Array, Any]:
-        scores = _completion_scores(
-            params, cfg, b.prompt, b.prompt_mask, b.tokens,
-            mesh=mesh, temperature=temperature, dtype=dtype, remat=remat,
-        )  # fmt: skip
-        sums = losses.grpo_loss(
-            scores, b.sampler_logprobs, b.ref_logprobs, b.mask, b.advantages,
-            clip_eps=clip_eps, kl_coef=kl_coef,
-        )  # fmt: skip
-        return sums.loss / tokens, sums
-
-    def update(state: TrainState, batch: UpdateBatch) -> tuple[TrainState, dict]:
-        tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
-        grad_of = jax.grad(loss, has_aux=True)
-        if count == 1:
-            grads, sums = grad_of(state.params, batch, tokens)
-        else:
-            # row b goes to micro-batch b % count: every device works on every one
-            split = lambda a: jnp.swapaxes(a.reshape(micro, count, *a.shape[1:]), 0, 1)
-
-            def add(carry: Any, b: UpdateBatch) -> tuple[Any, Any]:
-                grads, sums = grad_of(state.params, b, tokens)
-                return jax.tree.map(jnp.add, carry, grads), sums
-
-            zeros = jax.tree.map(jnp.zeros_like, state.params)
-            grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
-            gap_max = sums.gap_max.max()
-            sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
+    def update(
+        state: TrainState, frozen: Params, batch: UpdateBatch
+    ) -> tuple[TrainState, dict]:
+        grads, sums, tokens = gradients(state.params, frozen, batch)
         new, norm = apply_gradients(state, grads, sums.loss, optimizer)
         return new, {
             "policy/loss": sums.loss / tokens,
@@ -515,6 +591,7 @@ def make_update(
         sampler_logprobs=rows(mesh, (B, G, C), jnp.float32),
         ref_logprobs=rows(mesh, (B, G, C), jnp.float32),
         advantages=rows(mesh, (B, G), jnp.float32),
+        teaching=rows(mesh, (B, G), jnp.bool_),
     )
     return _compile_update(update, cfg, mesh, optimizer, params_dtype, (batch,))
 
@@ -527,9 +604,31 @@ def _compile_update(
     params_dtype: str,
     batch: tuple,
 ) -> Program:
-    state = abstract_state(abstract_params(cfg, mesh, params_dtype), optimizer, mesh)
-    out = (_shardings(state), replicated(mesh))
-    return compile_program(update, (state, *batch), out_shardings=out, donate=(0,))
+    frozen, trained = lora.split(abstract_params(cfg, mesh, params_dtype))
+    state = abstract_state(trained, optimizer, mesh)
+    out, args = (_shardings(state), replicated(mesh)), (state, frozen, *batch)
+    return compile_program(update, args, out_shardings=out, donate=(0,))
+
+
+def sft_gradients(cfg: DecoderConfig, mesh: Mesh, *, dtype: str, remat: bool) -> Any:
+    """(trained, frozen, prompt, mask, targets [B G C], mask) -> (loss, gradients)."""
+
+    def loss(
+        trained: Params,
+        frozen: Params,
+        prompt: Array,
+        mask: Array,
+        tokens: Array,
+        keep: Array,
+    ) -> Array:
+        params = lora.join(frozen, trained)
+        scores = _completion_scores(
+            params, cfg, prompt, mask, tokens,
+            mesh=mesh, temperature=1.0, dtype=dtype, remat=remat,
+        )  # fmt: skip
+        return losses.sft_loss(scores.logprobs, keep) / jnp.maximum(keep.sum(), 1)
+
+    return jax.value_and_grad(loss)
 
 
 def make_sft_update(
@@ -546,17 +645,12 @@ def make_sft_update(
     dtype: str,
     remat: bool,
 ) -> Program:
-    """(TrainState, prompt, mask, targets [B G C], mask) -> (TrainState, metrics)."""
+    """(TrainState, frozen, prompt, mask, targets [B G C], mask) -> (TrainState,
+    metrics), state donated."""
+    gradients = sft_gradients(cfg, mesh, dtype=dtype, remat=remat)
 
-    def loss(params: Params, prompt: Array, mask: Array, tokens: Array, keep: Array):
-        scores = _completion_scores(
-            params, cfg, prompt, mask, tokens,
-            mesh=mesh, temperature=1.0, dtype=dtype, remat=remat,
-        )  # fmt: skip
-        return losses.sft_loss(scores.logprobs, keep) / jnp.maximum(keep.sum(), 1)
-
-    def update(state: TrainState, *batch: Array) -> tuple[TrainState, dict]:
-        value, grads = jax.value_and_grad(loss)(state.params, *batch)
+    def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
+        value, grads = gradients(state.params, *inputs)
         return _finish_supervised(state, grads, value, optimizer, schedule)
 
     B, G, P, C = batch_size, targets, prompt_tokens, target_tokens
@@ -608,6 +702,35 @@ def make_embed(
     return compile_program(run, args, out_shardings=by_batch(mesh))
 
 
+def contrastive_gradients(
+    cfg: DecoderConfig,
+    *,
+    similarity_temperature: float,
+    dtype: str,
+    remat: bool,
+) -> Any:
+    """(trained, frozen, queries, mask, items, mask, item ids) -> (loss, gradients)."""
+
+    def loss(
+        trained: Params,
+        frozen: Params,
+        q: Array,
+        qm: Array,
+        i: Array,
+        im: Array,
+        ids: Array,
+    ) -> Array:
+        params = lora.join(frozen, trained)
+        options = {"dtype": jnp.dtype(dtype), "remat": remat}
+        users = encoder.embed(params, cfg, q, qm, **options)
+        items = encoder.embed(params, cfg, i, im, **options)
+        return losses.supervised_contrastive(
+            users, items, ids, similarity_temperature=similarity_temperature
+        )
+
+    return jax.value_and_grad(loss)
+
+
 def make_encoder_update(
     cfg: DecoderConfig,
     mesh: Mesh,
@@ -622,22 +745,18 @@ def make_encoder_update(
     dtype: str,
     remat: bool,
 ) -> Program:
-    """(TrainState, queries, mask, items, mask, item ids) -> (TrainState, metrics).
+    """(TrainState, frozen, queries, mask, items, mask, item ids) -> (TrainState,
+    metrics), state donated.
 
     The batch's other rows are the negatives, over the whole mesh: the product of all
     queries with all items is one global matrix.
     """
+    gradients = contrastive_gradients(
+        cfg, similarity_temperature=similarity_temperature, dtype=dtype, remat=remat
+    )
 
-    def loss(params: Params, q: Array, qm: Array, i: Array, im: Array, ids: Array):
-        options = {"dtype": jnp.dtype(dtype), "remat": remat}
-        users = encoder.embed(params, cfg, q, qm, **options)
-        items = encoder.embed(params, cfg, i, im, **options)
-        return losses.supervised_contrastive(
-            users, items, ids, similarity_temperature=similarity_temperature
-        )
-
-    def update(state: TrainState, *batch: Array) -> tuple[TrainState, dict]:
-        value, grads = jax.value_and_grad(loss)(state.params, *batch)
+    def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
+        value, grads = gradients(state.params, *inputs)
         return _finish_supervised(state, grads, value, optimizer, schedule)
 
     B = batch_size

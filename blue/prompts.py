@@ -264,12 +264,12 @@ def history_view(templates: Templates, titles: Sequence[str]) -> str:
     return templates.view_history.format(titles=shown) if titles else ""
 
 
-def with_instruction(text: str, instruction: str) -> str:
-    """An encoder query in Qwen3-Embedding's form; unchanged without instruction.
+def query_prefix(instruction: str) -> str:
+    """What stands before an encoder's query; empty without instruction.
 
-    https://huggingface.co/Qwen/Qwen3-Embedding-0.6B
+    Qwen3-Embedding's form, https://huggingface.co/Qwen/Qwen3-Embedding-0.6B
     """
-    return f"Instruct: {instruction}\nQuery:{text}" if instruction else text
+    return f"Instruct: {instruction}\nQuery:" if instruction else ""
 
 
 # --- the reader's questions

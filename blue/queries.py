@@ -27,7 +27,7 @@ class QueryFormat(NamedTuple):
     """How a user becomes the text that the encoder reads."""
 
     templates: prompts.Templates
-    instruction: str  # of the encoder's queries; empty: none
+    prefix: str  # before every query: an instruction, or the encoder's own prompt
     recent_items: int  # titles in the views with recent history
     num_tokens: Callable[[str], int]  # of a text as the encoder reads it
     max_tokens: int  # the encoder's
@@ -62,15 +62,12 @@ def fit_titles(
 
 def profile_query(f: QueryFormat, profile: str) -> str:
     """The query of the view "profile alone"."""
-    text = prompts.profile_view(f.templates, profile)
-    return prompts.with_instruction(text, f.instruction)
+    return f.prefix + prompts.profile_view(f.templates, profile)
 
 
 def history_query(f: QueryFormat, titles: list[str]) -> str:
     """The query of raw history: as many of the newest titles as the encoder takes."""
-    view = lambda kept: prompts.with_instruction(
-        prompts.history_view(f.templates, kept), f.instruction
-    )
+    view = lambda kept: f.prefix + prompts.history_view(f.templates, kept)
     return fit_titles(view, titles, num_tokens=f.num_tokens, max_tokens=f.max_tokens)
 
 
@@ -81,8 +78,8 @@ def recent_query(f: QueryFormat, titles: list[str]) -> str:
 
 def history_profile_query(f: QueryFormat, titles: list[str], profile: str) -> str:
     """The query of the view "recent history + profile"; only `recent_items` enter."""
-    view = lambda kept: prompts.with_instruction(
-        prompts.history_profile_view(f.templates, kept, profile), f.instruction
+    view = lambda kept: (
+        f.prefix + prompts.history_profile_view(f.templates, kept, profile)
     )
     recent = titles[-f.recent_items :]
     return fit_titles(view, recent, num_tokens=f.num_tokens, max_tokens=f.max_tokens)

@@ -79,6 +79,11 @@ def save(config: ConfigDict, workdir: str) -> None:
             ) from error
 
 
+def code() -> dict[str, str | None]:
+    """Version and commit of this code."""
+    return {"version": _versions()["blue-profiles"], "git_commit": _git_commit()}
+
+
 def _mesh(sizes: dict[str, int], devices: int) -> dict[str, int]:
     """Sizes of the axes; -1 is what the others leave."""
     fixed = math.prod(size for size in sizes.values() if size != -1)

@@ -7,6 +7,12 @@ line.
 BLUE, https://arxiv.org/abs/2605.06981: the embedding-space reward, the text-space
 next-item reward, and their unweighted sum. `unfinished` and `repetition` are additions
 to the paper.
+
+A profile that a scorer could not score (NaN among its vectors or option scores) has the
+reward NaN and is left out of its group; it changes no other profile's reward. An empty
+profile is a profile: its texts are scored as they stand, so the embedding reward is
+near that of no information, and a likelihood reader, whose scores are then all equal,
+picks nothing.
 """
 
 from collections.abc import Mapping
@@ -15,6 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+MAX_REWARD = 1e15  # beyond it squares overflow float32: no score anyone meant
 
 
 class RewardInputs(NamedTuple):
@@ -55,14 +63,19 @@ def item_to_user(
     """log p(user view | next item) among the other users of the batch, in (-inf, 0].
 
     The mean over the next items of an example. Another user counts with the mean of
-    exp(cosine / temperature) over its G rollouts: one unit of mass a user, the same for
-    the whole group (METHODS 1.4). -log(B) when all embeddings are equal and nothing is
-    masked.
+    exp(cosine / temperature) over its G rollouts (those of them that have a vector):
+    one unit of mass a user, the same for the whole group (METHODS 1.4). -log(B) when
+    all embeddings are equal and nothing is masked; 0 where nobody is left to compare
+    with, as in a batch whose targets are all the same item.
     """
     tau = similarity_temperature
     positive = jnp.einsum("BGE,BKE->BGK", view, x.next_item_emb) / tau
-    cosines = jnp.einsum("UKE,WGE->UKWG", x.next_item_emb, view) / tau  # of u to all w
-    log_mass = jax.nn.logsumexp(cosines, axis=-1) - jnp.log(view.shape[1])
+    there = jnp.isfinite(view).all(axis=-1)  # [W G]
+    seen = jnp.where(there[:, :, None], view, 0.0)
+    cosines = jnp.einsum("UKE,WGE->UKWG", x.next_item_emb, seen) / tau  # of u to all w
+    cosines = jnp.where(there[None, None], cosines, -jnp.inf)
+    count = jnp.maximum(there.sum(axis=-1), 1)
+    log_mass = jax.nn.logsumexp(cosines, axis=-1) - jnp.log(count)[None, None]
     log_mass = jnp.where(x.in_batch_mask, log_mass, -jnp.inf)
     others = jax.nn.logsumexp(log_mass, axis=-1)[:, None]  # [B 1 K]
     return mean_over_items(-jax.nn.softplus(others - positive), x)
@@ -107,12 +120,14 @@ def embedding(
 def choice(x: RewardInputs) -> Float[Array, "B G"]:
     """1 where the reader picks the next item from the profile alone, else 0.
 
-    BLUE's text-space reward. A tie with another option is not a pick.
+    BLUE's text-space reward. A tie with another option is not a pick. NaN where an
+    option has no finite score.
     """
     answer = x.choice_answer[:, None]
+    scored = jnp.isfinite(x.choice_scores).all(axis=-1)
     right = jnp.sum(x.choice_scores * answer, axis=-1)
     best_other = jnp.max(jnp.where(answer > 0, -jnp.inf, x.choice_scores), axis=-1)
-    return (right > best_other).astype(jnp.float32)
+    return jnp.where(scored, (right > best_other).astype(jnp.float32), jnp.nan)
 
 
 def unfinished(x: RewardInputs) -> Float[Array, "B G"]:
@@ -131,11 +146,12 @@ def combine(
     """The weighted sum, and each reward before its weight.
 
     weights: {name of a function above: weight}; options: its keyword arguments. A
-    reward of weight 0 is still computed, to be logged, but adds nothing.
+    reward of weight 0 is still computed, to be logged, but adds nothing, be it NaN. The
+    sum is finite and at most 1e15 in size, or NaN: the completion has no reward.
     """
     parts = {name: globals()[name](x, **options[name]) for name in weights}
     total = jnp.zeros(x.finished.shape)
     for name, weight in weights.items():
         if weight:
             total += weight * parts[name]
-    return total, parts
+    return jnp.where(jnp.abs(total) <= MAX_REWARD, total, jnp.nan), parts

@@ -116,7 +116,9 @@ def sample(
 ) -> Rollout:
     """G completions of every prompt, at most `max_tokens` long.
 
-    A row stops at any of `end_ids` and keeps it; the loop ends when all rows have.
+    A row stops at any of `end_ids` and keeps it, so it has one token or more: an empty
+    completion is an end token alone, one at the limit has none. The loop ends when all
+    rows have.
     """
     B, G = prompt.shape[0], group_size
     row_keys = _row_keys(key, example_ids, G)

@@ -54,6 +54,9 @@ AT_LEAST = {
         "write_profiles.batch_size",
         "log.every",
         "log.samples_every",
+        "alarms.window",
+        "alarms.patience",
+        "alarms.coarse",
     ),
     2: (  # one alone has nothing to be compared with
         "group_size",
@@ -63,6 +66,8 @@ AT_LEAST = {
 }
 ABOVE_ZERO = (
     "adam_eps",
+    "profiler.lora.alpha",
+    "encoder.lora.alpha",
     "evaluate.ease_l2",
     "grad_clip",
     "sampling_temperature",
@@ -78,11 +83,14 @@ AT_MOST = {
 }
 BELOW_ONE = ("adam_b1", "adam_b2", "warm_start.adam_b2")
 DTYPES, SCHEDULES = ("float32", "bfloat16"), ("constant", "cosine")
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 ONE_OF = {
     "data.window_policy": ("exclude_window", "include_window", "rolling"),
     "data.ties": ("hash", "file"),
     "prompts.style": ("full", "short"),
     "encoder.kind": ("own", "sentence_transformers", "function"),
+    "profiler.lora.targets": MATRICES,
+    "encoder.lora.targets": MATRICES,
     "evaluate.transfer.kind": ("", "own", "sentence_transformers", "function"),
     "evaluate.protocols": (
         *("1+99", "1+99-popularity", "1+99-category"),
@@ -251,6 +259,11 @@ def check(config: ConfigDict, stages: Sequence[str]) -> list[str]:
                 raise UserError(
                     f"{name} is {value!r}, must be one of {', '.join(allowed)}"
                 )
+    for role in ("profiler", "encoder"):
+        if _get(values, f"{role}.lora.rank") and not values[f"{role}.lora.targets"]:
+            raise UserError(
+                f"{role}.lora.targets is empty, must name some of {', '.join(MATRICES)}"
+            )
     _check_buckets(values)
     _check_evaluation(values)
     _check_mesh(values)

@@ -27,6 +27,21 @@ RULES: dict[str, P] = {
     "gate": P("fsdp", "tensor"),
     "up": P("fsdp", "tensor"),
     "down": P("tensor", "fsdp"),
+    # adapters (models/lora.py): A has the matrix's input axes, B its output axes
+    "q_a": P("fsdp", None),
+    "k_a": P("fsdp", None),
+    "v_a": P("fsdp", None),
+    "o_a": P("tensor", None, None),
+    "gate_a": P("fsdp", None),
+    "up_a": P("fsdp", None),
+    "down_a": P("tensor", None),
+    "q_b": P(None, "tensor", None),
+    "k_b": P(None, "tensor", None),
+    "v_b": P(None, "tensor", None),
+    "o_b": P(None, "fsdp"),
+    "gate_b": P(None, "tensor"),
+    "up_b": P(None, "tensor"),
+    "down_b": P(None, "fsdp"),
 }
 
 

@@ -21,7 +21,16 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import foreign, inference, models, programs, prompts, queries
+from blue import (
+    adapters,
+    foreign,
+    hub,
+    inference,
+    models,
+    programs,
+    prompts,
+    queries,
+)
 from blue.checkpoints import Checkpoints, fingerprint
 from blue.data import (
     amazon_reviews_2023,
@@ -35,10 +44,11 @@ from blue.data.assemble import template_columns
 from blue.data.log import Log, join
 from blue.data.splits import read_splits
 from blue.errors import UserError
+from blue.hub import Source
 from blue.inference import Model, Profile, TextEncoder
-from blue.models import hf
-from blue.models.decoder import DecoderConfig
-from blue.sharding import batch_shards, put, replicated
+from blue.models import hf, sentence_layout
+from blue.models.decoder import DecoderConfig, Lora
+from blue.sharding import batch_shards, put, replicated, to_host
 from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from blue.writer import told_slices
 
@@ -46,6 +56,7 @@ __all__ = ["Model", "Profile"]
 logger = logging.getLogger("blue")
 
 TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
+OWN_PROMPT = "@encoder"  # prompts.instruction that takes the checkpoint's own
 ITEMS_A_CALL = 2048  # of the encoder, for the item table: bounds the memory
 
 
@@ -150,24 +161,66 @@ def templates(config: ConfigDict) -> prompts.Templates:
 
 def query_format(config: ConfigDict, encoder: TextEncoder) -> queries.QueryFormat:
     """How users become queries of this encoder."""
-    return _query_format(config, encoder.num_tokens, encoder.max_tokens)
+    return _query_format(
+        config,
+        encoder.num_tokens,
+        encoder.max_tokens,
+        name=encoder.name,
+        query_prompt=encoder.query_prompt,
+    )
 
 
 def own_query_format(config: ConfigDict, encoder: Model) -> queries.QueryFormat:
     """The same of our own encoder before it embeds anything: while it is trained."""
-    return _query_format(config, _counter(encoder), config.encoder.max_tokens)
+    return _query_format(
+        config,
+        _counter(encoder),
+        config.encoder.max_tokens,
+        name=encoder.name,
+        query_prompt=_query_prompt(encoder),
+    )
 
 
 def _counter(encoder: Model) -> Callable[[str], int]:
     return lambda text: len(encoder.tokenizer.pooled(text))
 
 
+def _query_prompt(encoder: Model) -> str | None:
+    """The query prompt of the checkpoint it began with, if that says one."""
+    directory = encoder.source.directory
+    return sentence_layout.read(directory).query_prompt if directory else None
+
+
 def _query_format(
-    config: ConfigDict, num_tokens: Callable[[str], int], max_tokens: int
+    config: ConfigDict,
+    num_tokens: Callable[[str], int],
+    max_tokens: int,
+    *,
+    name: str,
+    query_prompt: str | None,
 ) -> queries.QueryFormat:
+    instruction = config.prompts.instruction
+    prefix = prompts.query_prefix(instruction)
+    if instruction == OWN_PROMPT:
+        if query_prompt is None:
+            raise UserError(
+                f"prompts.instruction={OWN_PROMPT}: encoder {name} brings no query "
+                f"prompt (prompts.query in {sentence_layout.PROMPTS}); write an "
+                "instruction, or leave it empty"
+            )
+        prefix = query_prompt
+    elif query_prompt is not None and query_prompt != prefix:
+        logger.info(
+            "encoder %s: its own query prompt is %r, ours %r (prompts.instruction=%s "
+            "takes its own)",
+            name,
+            query_prompt,
+            prefix,
+            OWN_PROMPT,
+        )
     return queries.QueryFormat(
         templates=templates(config),
-        instruction=config.prompts.instruction,
+        prefix=prefix,
         recent_items=config.prompts.recent_items,
         num_tokens=num_tokens,
         max_tokens=max_tokens,
@@ -185,12 +238,17 @@ def prompt_format(config: ConfigDict, profiler: Model) -> queries.PromptFormat:
 
 
 def load_role_tokenizer(
-    config: ConfigDict, log: Log, workdir: str, role: str
+    config: ConfigDict, log: Log, workdir: str, role: str, checkpoint: str
 ) -> Tokenizer:
-    """The role's tokenizer; where nothing brings one, one trained on the catalogue."""
-    section = config[role]
-    if section.tokenizer or section.checkpoint:
-        return load_tokenizer(section.tokenizer or section.checkpoint)
+    """The role's tokenizer, of its own field or of the directory `checkpoint`.
+
+    Where neither brings one, it is trained on the catalogue.
+    """
+    named, field = config[role].tokenizer, f"{role}.tokenizer"
+    if named:
+        return load_tokenizer(hub.fetch(named, field, weights=False).directory)
+    if checkpoint:
+        return load_tokenizer(checkpoint)
     directory = Path(workdir) / "tokenizer"
     if not directory.exists():
         wording = templates(config)
@@ -246,26 +304,33 @@ def _load_role(
 ) -> Model:
     """The role's model: its checkpoint, the first finished of `stages`, or random."""
     section = config[role]
-    tokenizer = load_role_tokenizer(config, log, workdir, role)
+    source, directory = find_checkpoint(config, role)
+    tokenizer = load_role_tokenizer(config, log, workdir, role, directory)
     dtype = config.dtype.params
-    if section.checkpoint:
-        cfg = hf.read_config(section.checkpoint)  # before anything large is read
+    if directory:
+        cfg = hf.read_config(directory)  # before anything large is read
         _check_vocabulary(cfg, tokenizer, section.checkpoint)
-        cfg, params = hf.load(
-            section.checkpoint, mesh, dtype=dtype, head=role == "profiler"
-        )
-        return Model(cfg, params, tokenizer, section.checkpoint)
+        cfg, params = hf.load(directory, mesh, dtype=dtype, head=role == "profiler")
+        return Model(cfg, params, tokenizer, section.checkpoint, source=source)
     cfg = models.preset(section.preset)
     if not section.tokenizer:  # random weights: the head fits the trained tokenizer
         cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
     _check_vocabulary(cfg, tokenizer, section.preset)
-    shapes = programs.abstract_params(cfg, mesh, dtype)
     for stage in stages:
         checkpoints = stage_checkpoints(config, workdir, stage)
         if checkpoints.finished() and checkpoints.best():
-            params, meta = checkpoints.restore_best(shapes)
+            load_start = load_profiler_base if role == "profiler" else load_encoder
+            params, meta, origin = adapters.load_best(
+                checkpoints,
+                cfg,
+                mesh,
+                dtype=dtype,
+                start=functools.partial(
+                    load_start, config, log, workdir, mesh, stage=stage
+                ),
+            )
             name = f"{section.preset} after {stage}"
-            return Model(cfg, params, tokenizer, name, meta["step"])
+            return Model(cfg, params, tokenizer, name, meta["step"], origin)
     for stage in TRAINED_BY[role]:
         left_out = stage not in config.stages
         if left_out and stage_checkpoints(config, workdir, stage).finished():
@@ -279,6 +344,34 @@ def _load_role(
     seed = put(np.uint32(role_seed(config.seed, role)), replicated(mesh))
     params = programs.make_init(cfg, mesh, dtype)(seed)
     return Model(cfg, params, tokenizer, f"{section.preset}, random weights")
+
+
+def find_checkpoint(config: ConfigDict, role: str) -> tuple[Source, str]:
+    """Where `<role>.checkpoint` is, and the directory of its model; empty without."""
+    checkpoint, field = config[role].checkpoint, f"{role}.checkpoint"
+    if not checkpoint:
+        return Source(), ""
+    source = hub.fetch(checkpoint, field)
+    if role == "profiler":
+        return source, source.directory
+    layout = sentence_layout.read(source.directory)
+    if layout.max_tokens is not None and layout.max_tokens < config.encoder.max_tokens:
+        logger.warning(
+            "%s=%s: made for texts of at most %d tokens (max_seq_length), and "
+            "encoder.max_tokens=%d",
+            field,
+            checkpoint,
+            layout.max_tokens,
+            config.encoder.max_tokens,
+        )
+    if layout.document_prompt:
+        logger.warning(
+            "%s=%s: its document prompt %r is not used: nothing is put before items",
+            field,
+            checkpoint,
+            layout.document_prompt,
+        )
+    return source, layout.transformer
 
 
 def _check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
@@ -311,17 +404,44 @@ def load_profiler(
     None where "trained" is asked for and no profiler stage has finished here.
     """
     if which == "base":
-        before = _earlier(config, "profiler", stage)
-        return _load_role(config, log, workdir, mesh, "profiler", before)
+        return load_profiler_base(config, log, workdir, mesh, stage=stage)
     checkpoints = stage_checkpoints(config, workdir, "profiler")
     if not checkpoints.finished():
         return None
-    base = load_profiler(config, log, workdir, mesh, "base")
-    assert base is not None
-    shapes = programs.abstract_params(base.cfg, mesh, config.dtype.params)
-    params, meta = checkpoints.restore_best(shapes)
+    base = load_profiler_base(config, log, workdir, mesh, stage="profiler")
+    params, meta, origin = adapters.load_best(
+        checkpoints, base.cfg, mesh, dtype=config.dtype.params, start=lambda: base
+    )
     name = f"{base.name}, GRPO step {meta['step']}"
-    return base._replace(params=params, name=name, step=meta["step"])
+    return base._replace(params=params, name=name, step=meta["step"], origin=origin)
+
+
+def load_profiler_base(
+    config: ConfigDict, log: Log, workdir: str, mesh: Mesh, *, stage: str
+) -> Model:
+    """The profiler that `stage` starts from."""
+    before = _earlier(config, "profiler", stage)
+    model = _load_role(config, log, workdir, mesh, "profiler", before)
+    if stage == "warm_start" and config.warm_start.tie_to_encoder:
+        encoder = load_encoder(config, log, workdir, mesh, stage=stage)
+        return tie_to_encoder(model, encoder)
+    return model
+
+
+def tie_to_encoder(profiler: Model, encoder: Model) -> Model:
+    """The profiler with the encoder's token embeddings, at its own scale."""
+    if encoder.cfg.width != profiler.cfg.width or (
+        encoder.tokenizer.fingerprint != profiler.tokenizer.fingerprint
+    ):
+        raise UserError(
+            "warm_start.tie_to_encoder needs profiler and encoder of one width and "
+            f"tokenizer; widths are {profiler.cfg.width} and {encoder.cfg.width}"
+        )
+    scale = profiler.cfg.width**-0.5 if profiler.cfg.scale_embedding else 1.0
+    own = profiler.params["embed"]
+    embed = (to_host(encoder.params["embed"]) * scale).astype(own.dtype)
+    embed = put(embed, own.sharding)
+    return profiler._replace(params=profiler.params | {"embed": embed}, origin="")
 
 
 def load_encoder(
@@ -330,6 +450,23 @@ def load_encoder(
     """The encoder that `stage` uses."""
     before = _earlier(config, "encoder", stage)
     return _load_role(config, log, workdir, mesh, "encoder", before)
+
+
+def add_adapters(
+    config: ConfigDict, role: str, model: Model, mesh: Mesh, *, stage: str
+) -> Model:
+    """The model as `stage` trains it: with adapters where `<role>.lora` asks for them,
+    else itself."""
+    section = config[role].lora
+    if not section.rank:
+        return model
+    return adapters.add(
+        model,
+        Lora(section.rank, section.alpha, tuple(dict.fromkeys(section.targets))),
+        mesh,
+        seed=role_seed(config.seed, f"{stage} adapters"),
+        dtype=config.dtype.params,
+    )
 
 
 # --- models as functions of text
@@ -391,6 +528,8 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         name=encoder.name,
         fingerprint=f"{encoder.cfg} {weights} {tokenizer} "
         f"{config.dtype.compute} {max_tokens}",
+        query_prompt=_query_prompt(encoder),
+        weights=weights,
     )
 
 
@@ -490,6 +629,11 @@ def item_table(
         parts = told_slices(len(vectors), ITEMS_A_CALL, name="items", unit="item")
         for part in parts:
             vectors[part] = encoder.embed(log.texts[part])
+            if not np.isfinite(vectors[part]).all():
+                raise UserError(
+                    f"encoder {encoder.name}: the vectors of items are not finite; its "
+                    "weights are broken"
+                )
         vectors.flush()
         os.replace(partial, path)
     return np.load(path, mmap_mode="r")

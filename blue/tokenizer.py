@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 import tokenizers
@@ -184,20 +184,64 @@ class Tokenizer:
 
     # --- files
 
-    def save(self, directory: epath.PathLike) -> None:
-        """Write the files that `load_tokenizer` and Hugging Face libraries read."""
+    def save(
+        self,
+        directory: epath.PathLike,
+        *,
+        pooled: bool = False,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the files that `load_tokenizer` and Hugging Face libraries read.
+
+        Args:
+            pooled: for an encoder: whoever loads the files gets the ids of `pooled`.
+            sampling: further fields of generation_config.json.
+        """
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "tokenizer.json").write_text(self._json)
-        config = json.dumps(self._config, indent=2) + "\n"
+        fields = dict(self._config)
+        if pooled:
+            fields["padding_side"] = "left"
+            if "add_eos_token" in fields:  # before transformers 5 it was what counted
+                fields["add_eos_token"] = self.pool_id == self._named_id("eos_token")
+        text = self._pooled_json() if pooled else self._json
+        (directory / "tokenizer.json").write_text(text)
+        config = json.dumps(fields, indent=2) + "\n"
         (directory / "tokenizer_config.json").write_text(config)
         if self._chat_template is not None:
             (directory / "chat_template.jinja").write_text(self._chat_template)
         generation = {"eos_token_id": list(self.end_ids), "pad_token_id": self.pad_id}
         if self.bos_id is not None:
             generation["bos_token_id"] = self.bos_id
+        generation |= sampling or {}
         text = json.dumps(generation, indent=2) + "\n"
         (directory / "generation_config.json").write_text(text)
+
+    def _pooled_json(self) -> str:
+        """tokenizer.json that puts the pooling prefix and token around a text."""
+        backend = tokenizers.Tokenizer.from_str(self._json)
+        if backend.encode("a").ids == self.pooled("a"):
+            return self._json
+        content = json.loads(self._json)
+        old = content["post_processor"] or {"type": "Sequence", "processors": []}
+        kept = old["processors"] if old["type"] == "Sequence" else [old]
+        kept = [step for step in kept if step["type"] == "ByteLevel"]  # adds no ids
+        names = {i: backend.id_to_token(i) for i in [*self._pool_prefix, self.pool_id]}
+        special = lambda i: {"SpecialToken": {"id": names[i], "type_id": 0}}
+        part = lambda name: {"Sequence": {"id": name, "type_id": 0}}
+        before, after = list(map(special, self._pool_prefix)), [special(self.pool_id)]
+        template = {
+            "type": "TemplateProcessing",
+            "single": [*before, part("A"), *after],
+            "pair": [*before, part("A"), part("B"), *after],
+            "special_tokens": {
+                name: {"id": name, "ids": [i], "tokens": [name]}
+                for i, name in names.items()
+            },
+        }
+        steps = {"type": "Sequence", "processors": [*kept, template]}
+        content["post_processor"] = steps if kept else template
+        return tokenizers.Tokenizer.from_str(json.dumps(content)).to_str()
 
     # --- set up
 

@@ -102,6 +102,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     log = sources.load_log(config, workdir)
     examples = sources.load_examples(config, log, workdir)
     model = sources.load_encoder(config, log, workdir, mesh, stage=STAGE)
+    model = sources.add_adapters(config, "encoder", model, mesh, stage=STAGE)
     logger.info("encoder: %s", model.name)
     query_format = sources.own_query_format(config, model)
     profiles = load_profiles(config, log, examples.train)
@@ -163,11 +164,12 @@ def run(config: ConfigDict, workdir: str) -> None:
     session.train_supervised(
         config,
         workdir,
-        stage=STAGE,
+        run=session.about(
+            config, log, examples, stage=STAGE, query_prompt=query_format.prefix
+        ),
         num_steps=section.num_steps,
         role=STAGE,
         model=model,
-        params=model.params,
         optimizer=optimizer,
         mesh=mesh,
         next_step=next_step,

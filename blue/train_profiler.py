@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from blue import evaluate, export, programs, queries, session, sources, watch
+from blue import adapters, evaluate, export, programs, queries, session, sources, watch
 from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples, batch_indices
 from blue.data.log import Log
 from blue.errors import UserError
-from blue.experience import make_batch, score, write
+from blue.experience import Experience, make_batch, score, write
 from blue.inference import Embed, Model
+from blue.models import lora
 from blue.models.decoder import Params
 from blue.optimizers import TrainState
 from blue.rewards import RewardInputs
@@ -53,8 +54,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     check(config, mesh)
     log = sources.load_log(config, workdir)
     examples = sources.load_examples(config, log, workdir)
-    base = sources.load_profiler(config, log, workdir, mesh, "base")
-    assert base is not None
+    base = sources.load_profiler_base(config, log, workdir, mesh, stage=STAGE)
+    # the base itself, or its very arrays with adapters beside them (profiler.lora)
+    policy = sources.add_adapters(config, "profiler", base, mesh, stage=STAGE)
     encoder = sources.load_text_encoder(
         config, config.encoder, log, workdir, mesh, stage=STAGE
     )
@@ -65,12 +67,16 @@ def run(config: ConfigDict, workdir: str) -> None:
 
     # --- programs: all of them are compiled here
     schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
-    shapes = programs.abstract_params(base.cfg, mesh, config.dtype.params)
-    run_on = build_programs(config, base, mesh, optimizer, schedule)
+    run_on = build_programs(config, base, policy, mesh, optimizer, schedule)
     views = config.rewards.embedding
     write_profiles = functools.partial(
         write,
-        relayout=programs.make_relayout(shapes, mesh, config.dtype.compute),
+        relayout=programs.make_relayout(
+            policy.cfg,
+            mesh,
+            params_dtype=config.dtype.params,
+            dtype=config.dtype.compute,
+        ),
         sample=run_on.sample,
         encoder=encoder,
         query_format=query_format,
@@ -80,23 +86,29 @@ def run(config: ConfigDict, workdir: str) -> None:
         stage_id=sources.stage_id(STAGE),
         mesh=mesh,
     )
+    frozen_reader = config.rewards.choice.reader == "reference"
     score_profiles = functools.partial(
         score,
         rewards=make_rewards(config, mesh, items.shape[1]),
         choose=sources.make_choice(
-            config, base, mesh, batch_size=config.batch_size * (config.group_size + 1)
+            config,
+            base if frozen_reader else policy,
+            mesh,
+            batch_size=config.batch_size * (config.group_size + 1),
         ),
         items=items,
         titles=log.titles,
         mesh=mesh,
     )
     validate = make_validation(
-        config, examples, log, base, mesh, items, encoder.embed, query_format,
+        config, examples, log, policy, mesh, items, encoder.embed, query_format,
         prompt_format,
     )  # fmt: skip
 
     # --- state
-    state, first_step = session.start(checkpoints, shapes, optimizer, base.params, mesh)
+    state, frozen, first_step = session.start(checkpoints, optimizer, policy, mesh)
+    params_of = lambda state: lora.join(frozen, state.params)
+    note = adapters.note(policy)
     writer = Writer(
         workdir,
         stage=STAGE,
@@ -106,6 +118,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         tensorboard=config.log.tensorboard,
         hparams=config.to_dict(),
     )
+    alarms_at = session.watch_alarms(config, workdir, STAGE, writer)
+    keep_batch = functools.partial(keep_scored, workdir, examples.train.user)
     batch_of = functools.partial(
         make_batch,
         examples=examples,
@@ -117,8 +131,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
     held_out = np.arange(config.batch_size) % len(examples.validation.user)
     watched = batch_of(examples.validation, held_out, step=0)
-    frozen_reader = config.rewards.choice.reader == "reference"
-    reader_of = lambda params: base.params if frozen_reader else params
+    reader_of = lambda state: base.params if frozen_reader else params_of(state)
     num_train = len(examples.train.user)
     facts = {"data/rows_bad": sum(log.rows_bad.values())}
 
@@ -137,46 +150,48 @@ def run(config: ConfigDict, workdir: str) -> None:
         )
         batch = batch_of(examples.train, indices, step=step)
         data_s = time.monotonic() - started
-        reader = reader_of(state.params) if ask else None
-        written = write_profiles(state.params, batch, step)
+        reader = reader_of(state) if ask else None
+        written = write_profiles(params_of(state), batch, step)
         bucket = written.prompt.shape[1]
         ref_logprobs = run_on.reference[bucket](
             base.params, written.prompt, written.prompt_mask, written.rollout.tokens
         )
         seen = score_profiles(reader, batch, written)
         update_started = time.monotonic()
-        state, info = run_on.update[bucket](
-            state,
-            programs.UpdateBatch(
-                prompt=written.prompt,
-                prompt_mask=written.prompt_mask,
-                tokens=written.rollout.tokens,
-                mask=written.rollout.mask,
-                sampler_logprobs=written.rollout.logprobs,
-                ref_logprobs=ref_logprobs,
-                advantages=seen.device_advantages,
-            ),
+        update_batch = programs.UpdateBatch(
+            prompt=written.prompt,
+            prompt_mask=written.prompt_mask,
+            tokens=written.rollout.tokens,
+            mask=written.rollout.mask,
+            sampler_logprobs=written.rollout.logprobs,
+            ref_logprobs=ref_logprobs,
+            advantages=seen.device_advantages,
+            teaching=seen.device_teaching,
         )
+        state, info = run_on.update[bucket](state, frozen, update_batch)
         info = {key: float(value) for key, value in to_host(info).items()}
-        session.stop_if_not_finite(info, step, config.max_nonfinite)
+        keep = functools.partial(keep_batch, step, indices, update_batch, seen)
+        session.stop_if_not_finite(info, step, config.max_nonfinite, keep)
+        if step == first_step:
+            session.check_first_step(config, info, step)
         now = time.monotonic()
-        metrics = facts | info | watch.step_metrics(config, base, seen, now - started)
+        metrics = facts | info | watch.step_metrics(config, policy, seen, now - started)
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
         metrics["time/checkpoint_s"] = save_s  # of the newest save: lines come first
         metrics["data/prompts"] = done * config.batch_size
         metrics["data/epoch"] = done * config.batch_size / num_train
 
         if config.eval_every and (last or done % config.eval_every == 0):
-            metrics |= validate(state.params)
-            keep_best(checkpoints, done, state, metrics["eval/ndcg@10"])
+            metrics |= validate(params_of(state))
+            keep_best(checkpoints, done, state, note, metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
             # the same few held-out users every time, through the same programs
-            written = write_profiles(state.params, watched, step)
+            written = write_profiles(params_of(state), watched, step)
             watch.show_samples(
                 writer,
                 step,
                 watched,
-                score_profiles(reader_of(state.params), watched, written),
+                score_profiles(reader_of(state), watched, written),
                 log.titles,
                 prompts=[base.tokenizer.decode(p) for p in watched.prompts],
                 count=min(config.log.sample_users, config.batch_size),
@@ -187,26 +202,45 @@ def run(config: ConfigDict, workdir: str) -> None:
             writer.histogram(step, "rollout/length", seen.mask.sum(-1))
         if writer.due(step):
             metrics |= watch.profile_metrics(batch, seen, log.titles)
+            metrics |= alarms_at(step, metrics)
             writer.scalars(step, metrics)
         writer.progress(step, {k: metrics[k] for k in PROGRESS})
         if last or done % config.checkpoint_every == 0:
-            meta = {"data": examples.fingerprint, "config": config.to_dict()}
+            meta = {"data": examples.fingerprint, "config": config.to_dict(), **note}
             saving = time.monotonic()
             checkpoints.save(done, state, meta)
             save_s = time.monotonic() - saving
 
     # --- leave
     if checkpoints.best() is None:  # no validation was asked for
-        keep_best(checkpoints, config.num_steps, state, 0.0)
+        keep_best(checkpoints, config.num_steps, state, note, 0.0)
     known = (examples, log, items, encoder.embed, query_format)
     watch.show_projector(writer, config.num_steps, *known, seed=config.seed)
     writer.close()
-    export.write(checkpoints, base, workdir, STAGE)
+    about = session.about(
+        config, log, examples, stage=STAGE, validated=config.eval_every > 0
+    )
+    export.write(checkpoints, policy, workdir, STAGE, about)
     checkpoints.finish({"steps": config.num_steps})
     checkpoints.close()
     logger.info(
         "GRPO, %d steps\n\n%s\n", config.num_steps, watch.summary(workdir, STAGE)
     )
+
+
+def keep_scored(
+    workdir: str,
+    user_of: Int[np.ndarray, " n"],
+    step: int,
+    indices: Int[np.ndarray, " B"],
+    update_batch: programs.UpdateBatch,
+    seen: Experience,
+) -> None:
+    """Writes the batch of a skipped update: its arrays, rewards, and which training
+    examples and users (numbers, no names) it is made of."""
+    about = {"example": indices, "user": user_of[indices], "reward_total": seen.total}
+    about |= {f"reward_{name}": part for name, part in seen.parts.items()}
+    session.keep_batch(workdir, STAGE, step, update_batch._asdict() | about)
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -244,10 +278,18 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def build_programs(
-    config: ConfigDict, profiler: Model, mesh: Mesh, optimizer: Any, schedule: Any
+    config: ConfigDict,
+    base: Model,
+    policy: Model,
+    mesh: Mesh,
+    optimizer: Any,
+    schedule: Any,
 ) -> StepPrograms:
-    """Compiles sampling, reference pass and update for every prompt bucket."""
-    tokenizer, out = profiler.tokenizer, StepPrograms({}, {}, {})
+    """Compiles sampling, reference pass and update for every prompt bucket.
+
+    Adapters are the update's alone: what samples has them merged.
+    """
+    tokenizer, out = base.tokenizer, StepPrograms({}, {}, {})
     for bucket in config.prompt_buckets:
         sizes = {
             "batch_size": config.batch_size,
@@ -258,7 +300,7 @@ def build_programs(
             "dtype": config.dtype.compute,
         }
         out.sample[bucket] = programs.make_sample(
-            profiler.cfg,
+            base.cfg,
             mesh,
             top_k=config.top_k,
             top_p=config.top_p,
@@ -267,10 +309,10 @@ def build_programs(
             **sizes,
         )
         out.reference[bucket] = programs.make_completion_logprobs(
-            profiler.cfg, mesh, params_dtype=config.dtype.params, **sizes
+            base.cfg, mesh, params_dtype=config.dtype.params, **sizes
         )
         out.update[bucket] = programs.make_update(
-            profiler.cfg,
+            policy.cfg,
             mesh,
             optimizer,
             schedule,
@@ -312,20 +354,20 @@ def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program
 
 
 def keep_best(
-    checkpoints: Checkpoints, step: int, state: TrainState, value: float
+    checkpoints: Checkpoints, step: int, state: TrainState, note: dict, value: float
 ) -> None:
     """Replaces `best` where this step's validation is at least as good, or where a
     resumed run does the same step again."""
     best = checkpoints.best()
     if best is None or value > best["value"] or best["step"] >= step:
-        checkpoints.save_best(step, state.params, {}, value)
+        checkpoints.save_best(step, state.params, note, value)
 
 
 def make_validation(
     config: ConfigDict,
     examples: Examples,
     log: Log,
-    base: Model,
+    policy: Model,
     mesh: Mesh,
     items: Float[np.ndarray, "items E"],
     embed: Embed,
@@ -337,7 +379,7 @@ def make_validation(
         examples.validation, log.titles, limit=config.evaluate.validation_users
     )
     generate = sources.make_generate_with(
-        config, base, mesh, temperature=config.evaluate.sampling_temperature
+        config, policy, mesh, temperature=config.evaluate.sampling_temperature
     )
 
     def validate(params: Params) -> dict[str, float]:

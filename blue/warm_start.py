@@ -9,7 +9,6 @@ are taken from training users' observed interactions only (DESIGN 6).
 import logging
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -19,7 +18,6 @@ from blue.data.examples import Split, batch_indices, history
 from blue.data.log import Log
 from blue.errors import UserError
 from blue.inference import Model
-from blue.models.decoder import Params
 from blue.sharding import by_batch, make_mesh, put
 
 logger = logging.getLogger("blue")
@@ -131,19 +129,6 @@ def choice_batch(
     return rows, goals
 
 
-def tie_to_encoder(params: Params, encoder: Model, profiler: Model) -> Params:
-    """Token embeddings of the encoder in the profiler's place, at the same scale."""
-    if encoder.cfg.width != profiler.cfg.width or (
-        encoder.tokenizer.fingerprint != profiler.tokenizer.fingerprint
-    ):
-        raise UserError(
-            "warm_start.tie_to_encoder needs profiler and encoder of one width and "
-            f"tokenizer; widths are {profiler.cfg.width} and {encoder.cfg.width}"
-        )
-    scale = profiler.cfg.width**-0.5 if profiler.cfg.scale_embedding else 1.0
-    return params | {"embed": jax.device_get(encoder.params["embed"]) * scale}
-
-
 def run(config: ConfigDict, workdir: str) -> None:
     """Fine-tunes the profiler on template profiles and titles of training users."""
     if sources.stage_checkpoints(config, workdir, STAGE).finished():
@@ -159,14 +144,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     sources.check_divides(section.choice_batch_size, field, mesh)
     log = sources.load_log(config, workdir)
     examples = sources.load_examples(config, log, workdir)
-    model = sources.load_profiler(config, log, workdir, mesh, "base", stage=STAGE)
-    assert model is not None
+    model = sources.load_profiler_base(config, log, workdir, mesh, stage=STAGE)
+    model = sources.add_adapters(config, "profiler", model, mesh, stage=STAGE)
     logger.info("profiler: %s", model.name)
-    params = model.params
-    if section.tie_to_encoder:
-        encoder = sources.load_encoder(config, log, workdir, mesh, stage=STAGE)
-        tied = tie_to_encoder(params, encoder, model)
-        params = params | {"embed": put(tied["embed"], params["embed"].sharding)}
 
     schedule, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
     prompt_format = sources.prompt_format(config, model)
@@ -239,11 +219,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     session.train_supervised(
         config,
         workdir,
-        stage=STAGE,
+        run=session.about(config, log, examples, stage=STAGE),
         num_steps=section.num_steps,
         role="profiler",
         model=model,
-        params=params,
         optimizer=optimizer,
         mesh=mesh,
         next_step=next_step,

@@ -77,11 +77,12 @@ def profile_metrics(
 
 def flops_per_step(config: ConfigDict, profiler: Model) -> float:
     """2 FLOPs a parameter a token: sampling, reference, and the update's three (four
-    with recomputed layers) passes, over shared prompts. Attention is left out."""
+    with recomputed layers; one less with adapters, for the gradient of the matrices)
+    passes, over shared prompts. Attention is left out."""
     tokens = config.batch_size * (
         config.max_prompt_tokens + config.group_size * config.max_completion_tokens
     )
-    passes = 2 + (4 if config.remat else 3)
+    passes = 2 + (4 if config.remat else 3) - (profiler.cfg.lora is not None)
     return 2.0 * param_count(profiler.cfg) * tokens * passes
 
 

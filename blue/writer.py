@@ -145,6 +145,19 @@ class Writer:
                 self._tensorboard.close()
 
 
+def last_lines(
+    workdir: str | os.PathLike[str], stage: str, count: int
+) -> list[dict[str, Any]]:
+    """The newest `count` lines of this stage in metrics.jsonl, the newest last."""
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    mark = f'"stage": {json.dumps(stage)},'  # as `_write_line` writes it
+    with path.open(encoding="utf-8") as file:
+        newest = deque((line for line in file if mark in line), maxlen=count)
+    return [json.loads(line) for line in newest]
+
+
 def write_curves(
     workdir: str | os.PathLike[str],
     stage: str,

@@ -69,21 +69,30 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.prompts.style = "full"  # wording of all templates: full | short (tiny models)
     c.prompts.history_items = 1000  # newest items shown in the profile prompt
     c.prompts.recent_items = 10  # items in the history+profile view [P]
-    # of encoder queries; empty: none
     c.prompts.instruction = "Given what a user likes, retrieve the item taken next"
+    #   of encoder queries; empty: none; "@encoder": the query prompt that an encoder
+    #   checkpoint brings (config_sentence_transformers.json), word for word
 
     # --- models
     c.profiler = ConfigDict()
-    c.profiler.checkpoint = ""  # Hugging Face directory; empty: preset, random weights
+    c.profiler.checkpoint = ""  # directory, gs://..., or hub id owner/name[@revision];
+    #   Gemma 3 or Qwen3, safetensors; empty: preset, random weights
     c.profiler.preset = "gemma3_1b"  # [P]
-    c.profiler.tokenizer = ""  # directory; empty: the checkpoint's, else a trained one
+    c.profiler.tokenizer = ""  # likewise; empty: the checkpoint's, else a trained one
+    c.profiler.lora = ConfigDict()  # low-rank adapters, trained in every stage
+    c.profiler.lora.rank = 0  # 0: off, all parameters are trained
+    c.profiler.lora.alpha = 32.0  # what adapters add is times alpha / rank
+    c.profiler.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")  # matrices
     c.encoder = ConfigDict()
     c.encoder.kind = "own"  # own | sentence_transformers | function: who embeds
-    # Hugging Face directory (own), directory or package (sentence_transformers),
-    # "module:function", list of texts -> vectors [n, d] (function)
-    c.encoder.checkpoint = ""
+    c.encoder.checkpoint = ""  # as profiler.checkpoint (own), directory or package
+    #   (sentence_transformers), "module:function", texts -> vectors [n, d] (function)
     c.encoder.preset = "qwen3_embedding_0_6b"  # [P]
     c.encoder.tokenizer = ""
+    c.encoder.lora = ConfigDict()  # as profiler.lora, in stage encoder
+    c.encoder.lora.rank = 0  # 0: off
+    c.encoder.lora.alpha = 32.0
+    c.encoder.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")
     c.encoder.max_tokens = 512  # longer texts lose their oldest items, then their end
     c.encoder.buckets = (64, 128, 256, 512)  # padded lengths, tokens, ascending
     c.encoder.batch_size = 256  # texts a call of the encoder, global
@@ -137,6 +146,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.rewards.unfinished.weight = 0.0  # -weight for a profile without end token
     c.rewards.repetition = ConfigDict()  # an addition to the paper:
     c.rewards.repetition.weight = 0.0  # -weight * share of repeated words
+
+    # --- alarms: what stops the first step after a start, and what later ones warn of
+    c.alarms = ConfigDict()
+    c.alarms.first_kl = 1e-4  # nats a token before any update; more: stop
+    c.alarms.gap_mean = 1e-3  # |sampler - trainer| log-probability; more at first: stop
+    c.alarms.gap_max = 2e-2  # the same of one token; more at first: stop, later: warn
+    c.alarms.coarse = 100.0  # times the three above on a GPU or TPU, or in bfloat16
+    c.alarms.window = 50  # logged lines whose median a spike is measured by
+    c.alarms.patience = 5  # logged lines in a row until a share or entropy alarms
+    c.alarms.kl_spike = 10.0  # KL above so many medians
+    c.alarms.kl_floor = 0.1  # nats a token: a lower KL is no spike
+    c.alarms.grad_spike = 10.0  # gradient norm above so many medians
+    c.alarms.zero_std = 0.9  # share of users whose profiles all earn the same
+    c.alarms.invalid = 0.1  # share of profiles without a valid reward
+    c.alarms.truncated = 0.9  # share of profiles without an end
+    c.alarms.empty = 0.5  # share of profiles without text
+    c.alarms.entropy = 0.05  # nats a token; less: warn
 
     # --- stage encoder: supervised contrastive
     c.train_encoder = ConfigDict()

@@ -173,7 +173,33 @@ def finished(world, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     more = {"prompts.recent_items": 16, "warm_start.profile_items": 12}
     more["evaluate.protocols"] = tuple(PROTOCOLS)
+    for role, weights in (("profiler", 0), ("encoder", 5)):  # 0: of no parameters
+        directory = workdir / "export" / role
+        directory.mkdir(parents=True)
+        facts = {**FACTS, "role": role, "weights": weights}
+        (directory / "training_config.json").write_text(json.dumps(facts))
     return run_stage(world, workdir, **more), workdir
+
+
+FACTS = {
+    "stage": "profiler", "step": 7, "validation": None, "model": "x", "checkpoint": "",
+    "commit": "", "base_model": "", "random_weights": True, "licence": {},
+    "notices": [], "data": "a *log*", "fingerprint": "f", "max_completion_tokens": 9,
+    "version": "1", "git_commit": None, "config": {"prompts": {"style": "short"}},
+}  # fmt: skip
+
+
+def test_the_card_of_the_model_that_was_evaluated_says_so(finished):
+    result, workdir = finished
+    page = (workdir / "export/profiler/README.md").read_text()
+    users = result["users"]
+    assert f"{users} test users of synthetic, never trained on; protocol 1+99" in page
+    low, high = (
+        result["methods"]["blue"]["1+99"]["ndcg@10"][k] for k in ("low", "high")
+    )
+    assert f"[{low:.3f}, {high:.3f}]" in page and "| blue - base | +" in page
+    assert "a &#42;log&#42;" in page and "not evaluated" not in page.lower()
+    assert not (workdir / "export/encoder/README.md").exists()  # other weights
 
 
 def find(result, a, b, metric="ndcg@10", protocol="1+99"):

@@ -598,6 +598,22 @@ def test_in_batch_mask_by_hand(tmp_path):
     assert not twice.any()  # an example that comes twice is no negative of itself
 
 
+def test_a_batch_of_one_target_has_no_other_users(tmp_path):
+    """Everyone takes item 9 last; a user of a single event gives no example at all."""
+    users = [[(k, 9000), (9, 90_000)] for k in range(8)] + [[(9, 90_000)]]
+    log = make_log(users, [f"item {k}" for k in range(10)])
+    made = prepare(log, tmp_path, min_interactions=2, test_users=0, eval_negatives=2)
+    assert made.train.user.tolist() == list(range(8))
+    indices = np.arange(8)
+    assert (made.train.next_item == 9).all()
+    assert [len(examples.history(made.train, i)[0]) for i in indices] == [1] * 8
+    assert not examples.in_batch_mask(made.train, indices, made.title_group).any()
+    _, known = examples.sample_negatives(
+        made.train, indices, made.pool, made.title_group, num=9, seed=0, step=0
+    )
+    assert (known.sum(axis=1) == 7).all()  # the others' items; the rest is masked
+
+
 # --- batches
 
 

@@ -232,12 +232,17 @@ def test_foreign_encoders_work_in_a_thread_and_tell_their_mistakes(module):
     free.set()  # never reached, were it embedding in this thread
     np.testing.assert_allclose(wait(), 48**-0.5, atol=1e-6)
     assert threads[0] is not threading.current_thread()
+    # what has no vector has no reward in training, and is an error elsewhere
+    loaded.HOOK[0] = lambda texts: [None, np.full(48, np.inf), np.eye(48)[3]]
+    vectors = encoder.start(["new three", "new four", "new five"])()
+    np.testing.assert_array_equal(vectors[2], np.eye(48)[3])
+    assert np.isnan(vectors[:2]).all() and vectors.dtype == np.float32
     loaded.HOOK[0] = lambda texts: np.full((len(texts), 48), np.inf)
-    wait = encoder.start(["new three"])
-    with pytest.raises(UserError, match="not finite for 1 of 1 texts"):
-        wait()
+    with pytest.raises(UserError, match="not finite for 1 of 2 texts.*'new four'"):
+        encoder.embed(["new five", "new four"])
     loaded.HOOK.clear()
-    assert encoder.start(["new three"])().shape == (1, 48)  # nothing bad was kept
+    vectors = encoder.embed(["new three", "new four"])  # nothing bad was kept
+    assert np.isfinite(vectors).all()
 
 
 # --- the item table

@@ -199,6 +199,21 @@ def test_every_prefix_is_understood(name, prefix, tmp_path):
     assert_same(load(tmp_path)[1], expected)
 
 
+def test_tensors_need_not_be_aligned_nor_of_one_dtype(directory):
+    """Some writers do not pad the header; norms are often kept in float32."""
+    expected = load(directory)[1]
+    tensors = read_tensors(directory)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.float64)
+    write_tensors(directory, tensors)
+    path = directory / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip() + b" " * 3
+    header += b" " * (len(header) % 2 == 0)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    assert_same(load(directory)[1], expected)
+
+
 def test_a_stored_tied_head_must_be_the_embedding(directory):
     expected = load(directory)[1]
     tensors = read_tensors(directory)

@@ -8,21 +8,23 @@ ROOT = Path(__file__).parents[1]
 # A file imports only from rows below its own; models/ and data/ also from themselves.
 LAYERS = [
     {"main"},
-    {"settings", "usage", "record"},  # the command line
+    {"settings", "usage"},  # the command line
     {"train_profiler", "train_encoder", "warm_start", "write_profiles"},  # stages
     {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share
     {"cold_start", "comparison"},
     {"cohort"},  # whom an evaluation is about
     {"sources", "export"},  # config and workdir -> data, tokenizers, models
-    {"foreign"},  # encoders that are not ours
+    {"card"},  # of an exported model
+    {"foreign", "adapters"},  # encoders that are not ours; LoRA from stage to stage
     {"inference", "queries", "report", "baselines"},
     {"panel"},  # what profiles are like
     {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks
-    {"prompts", "rollout", "rewards", "advantages", "losses", "metrics", "health"},
+    {"prompts", "rollout", "rewards", "advantages", "losses", "metrics"},
+    {"health", "alarms"},  # what the numbers of a step say
     {"models", "data", "tokenizer"},
     {"unigram"},
-    {"sharding", "checkpoints", "optimizers", "writer"},
+    {"sharding", "checkpoints", "optimizers", "writer", "bad_batches", "hub", "record"},
     {"errors"},
 ]
 PAPER = {"advantages", "losses", "metrics", "rewards"}  # import nothing of BLUE

@@ -25,7 +25,9 @@ def test_reward_rises():
     base = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
     shapes = programs.abstract_params(cfg, mesh, "float32")
     state = programs.make_init_state(shapes, optimizer, mesh)(base)
-    relayout = programs.make_relayout(shapes, mesh, "float32")
+    relayout = programs.make_relayout(
+        cfg, mesh, params_dtype="float32", dtype="float32"
+    )
     sizes = {
         "batch_size": B, "prompt_tokens": P, "group_size": G, "max_tokens": C,
         "temperature": 1.0, "dtype": "float32",
@@ -56,9 +58,11 @@ def test_reward_rises():
         ref = reference(base, prompt, mask, rollout.tokens)
         state, info = update(
             state,
+            {},
             programs.UpdateBatch(
                 prompt, mask, rollout.tokens, rollout.mask, rollout.logprobs, ref,
                 sharding.put(advantages, rows),
+                sharding.put(np.ones((B, G), bool), rows),
             ),
         )  # fmt: skip
         assert float(info["policy/sampler_gap_max"]) < 1e-4

@@ -91,8 +91,41 @@ def test_grpo_worked_numbers():
 
 def test_masked_tokens_do_nothing_not_even_nan():
     lp = jnp.array([[[-1.0, jnp.nan]]])
-    sums = grpo(lp, lp, jnp.array([[[True, False]]]), jnp.array([[1.0]]), kl_coef=1.0)
+    mask, A = jnp.array([[[True, False]]]), jnp.array([[1.0]])
+    sums = grpo(lp, lp, mask, A, kl_coef=1.0)
     assert jnp.isfinite(sums.loss) and sums.loss == -1.0
+    slope = jax.grad(lambda x: grpo(x, lp, mask, A, kl_coef=1.0).loss)(lp)
+    assert slope.tolist() == [[[-1.0, 0.0]]]
+    # nor does the advantage of a row that is masked altogether
+    two = jnp.full((1, 2, 2), -1.0)
+    rows = jnp.array([[[True, True], [False, False]]])
+    loss = lambda x: grpo(x, two, rows, jnp.array([[1.0, jnp.nan]]), kl_coef=1.0).loss
+    assert loss(two) == -2.0
+    assert jax.grad(loss)(two).tolist() == [[[-1.0, -1.0], [0.0, 0.0]]]
+
+
+def test_nothing_to_learn_from_is_zero_not_nan():
+    lp, none = -jnp.abs(random(0, 2, 3, 4)), jnp.zeros((2, 3, 4), bool)
+    sums = grpo(lp, 2 * lp, none, random(1, 2, 3), kl_coef=1.0)
+    assert all(x == 0 for x in sums)
+    assert losses.sft_loss(lp, none) == 0
+    # equal rewards: advantage 0, and at the reference the gradient is 0
+    full = jnp.ones((2, 3, 4), bool)
+    slope = jax.grad(lambda x: grpo(x, lp, full, jnp.zeros((2, 3)), kl_coef=1.0).loss)
+    assert (slope(lp) == 0).all()
+
+
+def test_contrastive_of_one_item_only():
+    """All targets the same: everything is a positive, nothing is a negative."""
+    e = jnp.broadcast_to(random(1, 1, 4), (5, 4))
+    ids = jnp.full(5, 7)
+    loss = lambda u: losses.supervised_contrastive(
+        u, e, ids, similarity_temperature=0.5
+    )
+    assert jnp.isfinite(loss(random(0, 5, 4)))
+    value, slope = jax.value_and_grad(loss)(e)
+    np.testing.assert_allclose(value, np.log(5), rtol=1e-6)
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
 
 
 def test_supervised_contrastive():

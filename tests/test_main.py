@@ -142,6 +142,9 @@ def test_a_bug_keeps_its_traceback(capsys, tmp_path, stages):
         ("--config.evaluate.cold_start=few", "cold_start is ('few',)"),
         ("--config.evaluate.transfer.kind=own", "transfer.checkpoint is empty"),
         ("--config.evaluate.ease_l2=0", "evaluate.ease_l2 is 0.0, must be above 0"),
+        ("--config.profiler.lora.rank=-1", "profiler.lora.rank is -1, must be at"),
+        ("--config.encoder.lora.alpha=0", "encoder.lora.alpha is 0.0, must be above"),
+        ("--config.encoder.lora.targets=q,embed", "is ('q', 'embed'), must be one of"),
         ("--config.mesh.data=-1", "at most one"),
         ("--config.mesh.tensor=0", "mesh.tensor is 0"),
         ("--config.prompt_buckets=512,256", "ascending"),
@@ -155,6 +158,13 @@ def test_a_mistake_is_one_line(capsys, tmp_path, stages, argument, told):
     code, lines = run(capsys, tmp_path, argument)
     assert code == 2 and len(lines) == 1 and told in lines[0]
     assert not stages.ran and not (tmp_path / "run").exists()
+
+
+def test_adapters_need_matrices(capsys, tmp_path, stages):
+    none = "--config.profiler.lora.targets=()"
+    code, (line,) = run(capsys, tmp_path, none, "--config.profiler.lora.rank=4")
+    assert code == 2 and "profiler.lora.targets is empty" in line and not stages.ran
+    assert run(capsys, tmp_path, none)[0] == 0  # rank 0: none are asked for
 
 
 @pytest.mark.parametrize(

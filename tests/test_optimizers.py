@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blue.optimizers import apply_gradients, init_state, make_optimizer, make_schedule
+from blue.optimizers import (
+    apply_gradients,
+    init_state,
+    make_optimizer,
+    make_schedule,
+    non_finite_leaves,
+)
 
 
 def make(lr=0.1):
@@ -49,6 +55,31 @@ def test_non_finite_leaves_every_bit_and_is_counted(bad, value):
     assert (new.step, new.skipped, new.skipped_in_row) == (3, 1, 1)
     new, _ = apply_gradients(new, good, jnp.float32(0), opt)
     assert (new.skipped, new.skipped_in_row) == (1, 0)
+
+
+def test_a_step_to_a_non_finite_parameter_is_not_taken():
+    """Finite loss and gradient, and an update beyond float32."""
+    opt = make(lr=1e39)
+    state = init_state({"w": jnp.array([1.0, 2.0])}, opt)
+    state = state._replace(step=state.step + 1)
+    grads = {"w": jnp.array([0.3, 0.4])}
+    state, _ = apply_gradients(state, grads, jnp.float32(0), opt)  # warm-up: 0 or NaN
+    for _ in range(2):
+        new, norm = apply_gradients(state, grads, jnp.float32(0), opt)
+        assert jnp.isfinite(norm)
+        jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
+        assert new.skipped_in_row == state.skipped_in_row + 1
+        assert not non_finite_leaves(new)
+        state = new
+
+
+def test_a_state_that_came_in_broken_is_never_updated_and_is_named():
+    opt = make()
+    state = init_state({"w": jnp.array([1.0, np.nan]), "v": jnp.ones(3)}, opt)
+    assert non_finite_leaves(state) == ["params/w"]
+    grads = jax.tree.map(jnp.ones_like, state.params)
+    new, _ = apply_gradients(state, grads, jnp.float32(0), opt)
+    assert new.skipped == 1 and (new.params["v"] == 1).all()
 
 
 def test_schedules():

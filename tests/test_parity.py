@@ -5,10 +5,12 @@ import json
 import model_answers
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from blue.models import hf
+from blue.models import hf, safetensors
 
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
+transformers = pytest.importorskip("transformers")
 torch_models = pytest.importorskip("torch_models")
 pytestmark = pytest.mark.parity
 
@@ -45,6 +47,29 @@ MODELS = {
         GEMMA3,
         {"rope_theta": 5e3, "rope_local_base_freq": 50.0, "num_hidden_layers": 6},
     ),
+    "gemma3 untied": (GEMMA3, {"tie_word_embeddings": False, "num_hidden_layers": 2}),
+    "gemma3 other sizes": (
+        GEMMA3,
+        {
+            "vocab_size": 131,
+            "hidden_size": 48,
+            "intermediate_size": 40,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "sliding_window": 3,
+            "num_hidden_layers": 6,
+        },
+    ),
+    "qwen3 other sizes": (
+        QWEN3,
+        {
+            "vocab_size": 131,
+            "intermediate_size": 40,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "rms_norm_eps": 1e-3,
+        },
+    ),
     "qwen3 tied": (QWEN3, {"tie_word_embeddings": True, "rope_theta": 1e6}),
     "qwen3 untied": (QWEN3, {"tie_word_embeddings": False}),
     "qwen3 every key": (QWEN3, {"num_key_value_heads": 4, "rope_scaling": LINEAR}),
@@ -79,6 +104,43 @@ def test_parity_and_back(name, tmp_path):
     for key in hf.KEPT:
         assert getattr(again.config, key) == getattr(model.config, key)
     assert model_answers.load(tmp_path / "back")[0] == cfg
+
+
+@pytest.mark.parametrize("new_names", [False, True])
+def test_the_text_tower_of_a_model_that_sees_images(new_names, tmp_path):
+    fields = {"rope_scaling": LINEAR | {"factor": 8.0}, "bos_token_id": 7}
+    model = torch_models.random_gemma3_with_images(5, **fields)
+    torch_models.save(model, tmp_path, max_shard_size="30KB")
+    found = {
+        name
+        for path in tmp_path.glob("*.safetensors")
+        for name in safetensors.read_header(path)
+    }
+    assert any(name.startswith("vision_tower.") for name in found)
+    assert any(name.startswith("language_model.model.") for name in found)
+    if new_names:
+        _rename(tmp_path, "language_model.model.", "model.language_model.")
+    cfg, params = model_answers.load(tmp_path)
+    tokens, mask = torch_models.batch(5, [13, 6, 1], 90)
+    ours = model_answers.answers(params, cfg, tokens, mask, new_tokens=1)["logprobs"]
+    expected = torch_models.answers(model, tokens, mask, new_tokens=1)["logprobs"]
+    assert np.abs(ours - expected)[mask].max() < 1e-4
+
+    source = json.loads((tmp_path / "config.json").read_text())
+    hf.save(tmp_path / "text", cfg, params, source=source)
+    text = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "text").eval()
+    assert type(text).__name__ == "Gemma3ForCausalLM" and text.config.bos_token_id == 7
+    again = torch_models.answers(text, tokens, mask, new_tokens=1)["logprobs"]
+    assert np.abs(again - expected)[mask].max() < 1e-4
+
+
+def _rename(directory, old, new):
+    """Other names for tensors of all shards and in the index."""
+    for path in directory.glob("*.safetensors"):
+        tensors = {k.replace(old, new): v for k, v in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+    index = directory / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(old, new))
 
 
 def test_bfloat16_survives_the_way_there_and_back(tmp_path):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from blue import programs
 from blue.models import gemma3, qwen3
 from blue.optimizers import make_optimizer, make_schedule
-from blue.sharding import AXES, by_batch, put, to_host
+from blue.sharding import AXES, by_batch, put, replicated, to_host
 
 B, G, P, C = 8, 3, 12, 6
 MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4)]
@@ -56,6 +56,7 @@ def batch_on(mesh, seed=0):
         sampler_logprobs=-rng.random((B, G, C)).astype(np.float32),
         ref_logprobs=-4 * rng.random((B, G, C)).astype(np.float32),
         advantages=rng.normal(size=(B, G)).astype(np.float32),
+        teaching=rng.random((B, G)) < 0.9,
     )
     return put(host, by_batch(mesh))
 
@@ -66,7 +67,7 @@ def one_device():
     for family in (gemma3.tiny_gemma3, qwen3.tiny_qwen3):
         mesh = mesh_of((1, 1, 1))
         _, state, update = make_run(small(family), mesh)
-        out[family] = to_host(update(state, batch_on(mesh)))
+        out[family] = to_host(update(state, {}, batch_on(mesh)))
     return out
 
 
@@ -78,7 +79,7 @@ def test_one_step_is_the_same_on_any_mesh(shape, one_device):
     if mesh.shape["fsdp"] > 1:  # parameters really are split
         q = state.params["layers"]["q"]
         assert q.addressable_shards[0].data.size < q.size
-    new, info = to_host(update(state, batch_on(mesh)))
+    new, info = to_host(update(state, {}, batch_on(mesh)))
     want, want_info = one_device[family]
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
     jax.tree.map(close, new.params, want.params)
@@ -91,11 +92,50 @@ def test_one_step_is_the_same_on_any_mesh(shape, one_device):
 def test_micro_batches_add_up(micro, one_device):
     mesh = mesh_of((1, 1, 1))
     _, state, update = make_run(small(qwen3.tiny_qwen3), mesh, micro=micro)
-    new, info = to_host(update(state, batch_on(mesh)))
+    new, info = to_host(update(state, {}, batch_on(mesh)))
     want, want_info = one_device[qwen3.tiny_qwen3]
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
     jax.tree.map(close, new.params, want.params)
     jax.tree.map(close, info, want_info)
+
+
+def test_degenerate_batches_give_finite_updates():
+    """Whatever takes no part is as if it were not there; nothing becomes NaN."""
+    mesh, cfg = mesh_of((1, 1, 1)), small(qwen3.tiny_qwen3)
+    _, state, update = make_run(cfg, mesh)
+    before, batch = to_host(state), to_host(batch_on(mesh))
+    batch = jax.tree.map(np.array, batch)  # to be written to
+    row = lambda *shape: np.zeros(shape, bool)
+    batch.prompt_mask[1] = False  # a row of padding alone
+    batch.mask[2], batch.mask[2, :, 0] = False, True  # the end token comes first
+    batch.mask[3] = True  # at the limit, without an end
+    batch.mask[4], batch.mask[5, 1] = False, False  # no token at all
+    batch.teaching[:], batch.teaching[6], batch.teaching[7, 0] = True, False, False
+
+    def run(changes):
+        start = put(before, replicated(mesh))  # a copy: updates donate it
+        return to_host(update(start, {}, put(batch._replace(**changes), rows)))
+
+    rows = by_batch(mesh)
+    new, info = run({})
+    assert new.skipped == 0 and info["optim/grad_norm"] > 1e-3
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((new, info)))
+    # what could not be scored may carry any numbers
+    out = ~batch.teaching
+    nan = lambda x: np.where(out.reshape(B, G, *[1] * (x.ndim - 2)), np.nan, x)
+    names = ("ref_logprobs", "sampler_logprobs", "advantages")
+    same, same_info = run({n: nan(getattr(batch, n)) for n in names})
+    jax.tree.map(np.testing.assert_array_equal, (same, same_info), (new, info))
+    # nobody teaches: skipped and counted, not a bit changes
+    none, info = run({"teaching": row(B, G)})
+    assert none.skipped_in_row == 1 and np.isnan(info["policy/loss"])
+    jax.tree.map(np.testing.assert_array_equal, none.params, before.params)
+    # all rewards equal: the KL is all there is
+    zeros = {"advantages": np.zeros((B, G), np.float32), "teaching": ~row(B, G)}
+    same, info = run(zeros)
+    want = 0.05 * info["policy/kl"]
+    assert same.skipped == 0
+    np.testing.assert_allclose(info["policy/loss"], want, rtol=1e-5)
 
 
 def test_sampling_and_encoding_are_the_same_on_any_mesh():
@@ -104,7 +144,6 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
         params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
-        shapes = programs.abstract_params(cfg, mesh, "float32")
         sample = programs.make_sample(
             cfg, mesh, batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C,
             temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0,
@@ -113,7 +152,9 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
         embed = programs.make_embed(
             cfg, mesh, batch_size=B, tokens=P, params_dtype="float32", dtype="float32"
         )
-        relayout = programs.make_relayout(shapes, mesh, "float32")
+        relayout = programs.make_relayout(
+            cfg, mesh, params_dtype="float32", dtype="float32"
+        )
         batch = batch_on(mesh)
         ids = put(np.arange(B, dtype=np.int32), by_batch(mesh))
         seeds = np.array([0, 1, 2], np.uint32)
@@ -135,8 +176,9 @@ def test_continuous_batching_is_the_same_on_any_mesh():
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
         params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
-        abstract = programs.abstract_params(cfg, mesh, "float32")
-        params = programs.make_relayout(abstract, mesh, "float32")(params)
+        params = programs.make_relayout(
+            cfg, mesh, params_dtype="float32", dtype="float32"
+        )(params)
         refill = programs.make_refill(
             cfg, mesh, shapes, refill_size=B, prompt_tokens=P, dtype="float32"
         )
@@ -188,6 +230,7 @@ def test_encoder_update_sees_the_whole_mesh_as_one_batch():
             to_host(
                 update(
                     state,
+                    {},
                     batch.prompt,
                     batch.prompt_mask,
                     other.prompt,
@@ -210,7 +253,7 @@ def test_non_finite_advantage_leaves_every_bit():
     batch = batch_on(mesh)
     bad = np.asarray(batch.advantages).copy()
     bad[0, 0] = np.nan
-    state, info = update(state, batch._replace(advantages=put(bad, by_batch(mesh))))
+    state, info = update(state, {}, batch._replace(advantages=put(bad, by_batch(mesh))))
     after = to_host(state)
     same = lambda a, b: np.testing.assert_array_equal(a, b)
     jax.tree.map(same, after.params, before.params)
@@ -223,7 +266,7 @@ def test_the_start_survives_the_donated_state():
     params, state, update = make_run(small(qwen3.tiny_qwen3), mesh)
     start = to_host(params)
     leaf = state.params["embed"]
-    state, _ = update(state, batch_on(mesh))
+    state, _ = update(state, {}, batch_on(mesh))
     assert leaf.is_deleted()  # its memory was reused
     jax.tree.map(np.testing.assert_array_equal, to_host(params), start)
 
@@ -232,9 +275,9 @@ def test_programs_do_not_compile_again():
     mesh = mesh_of((1, 1, 1))
     _, state, update = make_run(small(qwen3.tiny_qwen3), mesh)
     programs.wait()
-    state, _ = update(state, batch_on(mesh))
+    state, _ = update(state, {}, batch_on(mesh))
     before = programs.compiles["count"]
     for seed in range(3):
-        state, _ = update(state, batch_on(mesh, seed))
+        state, _ = update(state, {}, batch_on(mesh, seed))
     assert programs.compiles["count"] == before
     assert before > 0 and jnp.isfinite(state.params["embed"]).all()

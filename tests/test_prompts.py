@@ -215,8 +215,8 @@ def test_views_of_nothing(templates):
 
 
 def test_instruction_has_the_form_the_encoder_was_trained_with():
-    assert prompts.with_instruction("x", "Find it") == "Instruct: Find it\nQuery:x"
-    assert prompts.with_instruction("x", "") == "x"
+    assert prompts.query_prefix("Find it") == "Instruct: Find it\nQuery:"
+    assert prompts.query_prefix("") == ""
 
 
 # --- the reader's questions

@@ -5,7 +5,7 @@ import pytest
 
 from blue import queries
 from blue.data.examples import Split
-from blue.prompts import TEMPLATES
+from blue.prompts import TEMPLATES, query_prefix
 from blue.tokenizer import train_tokenizer
 
 COLOURS = ("red", "blue", "green", "grey", "black")
@@ -21,7 +21,7 @@ def tokenizer():
 def make_format(tokenizer, **changes):
     f = queries.QueryFormat(
         templates=TEMPLATES["short"],
-        instruction="",
+        prefix="",
         recent_items=4,
         num_tokens=lambda text: len(tokenizer.pooled(text)),
         max_tokens=64,
@@ -46,7 +46,7 @@ def test_long_histories_lose_whole_oldest_titles(tokenizer):
 
 def test_instruction_counts_and_is_on_every_query(tokenizer):
     plain = make_format(tokenizer)
-    asked = make_format(tokenizer, instruction="find the next item")
+    asked = make_format(tokenizer, prefix=query_prefix("find the next item"))
     for query in (
         queries.profile_query(asked, "likes tents"),
         queries.history_query(asked, TITLES[:2]),

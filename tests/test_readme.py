@@ -122,7 +122,8 @@ def test_the_own_log_command_runs_to_profiles_and_a_table(tmp_path, monkeypatch)
     users = [f"user {user}" for user in range(60)] + ["anna", "ben"]
     assert [line["user_id"] for line in lines] == sorted(users)
     assert stat.S_IMODE(profiles.stat().st_mode) == 0o600
-    assert "\n| blue | 0." in Path("runs/mine/evaluation.md").read_text()
+    for page in ("evaluation.md", "export/profiler/README.md"):
+        assert "\n| blue | 0." in Path("runs/mine", page).read_text()
 
 
 def test_the_own_log_mistake_is_the_one_that_is_shown(tmp_path, capsys, monkeypatch):

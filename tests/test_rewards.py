@@ -178,3 +178,74 @@ def test_combine_weighs_and_reports():
     assert set(parts) == set(weights)
     shifted = group_advantages(total + jnp.arange(B)[:, None] * 7.0)
     np.testing.assert_allclose(group_advantages(total), shifted, atol=1e-3)
+
+
+def total_of(x):
+    weights = {"embedding": 1.0, "choice": 1.0, "repetition": 0.0}
+    options = dict.fromkeys(weights, {})
+    options["embedding"] = {**ALL, "similarity_temperature": TAU}
+    return rewards.combine(x, weights, options)
+
+
+def test_an_unscored_profile_has_no_reward_and_changes_no_other():
+    x = inputs()
+    whole, _ = total_of(x)
+    # the reader failed on one profile, the encoder on another, in one of its views
+    scores = x.choice_scores.at[0, 1, 2].set(jnp.nan)
+    view = x.profile_emb.at[2, 0, 3].set(jnp.nan)
+    total, parts = total_of(x._replace(choice_scores=scores, profile_emb=view))
+    lost = jnp.isnan(total)
+    assert np.argwhere(lost).tolist() == [[0, 1], [2, 0]]
+    assert jnp.isnan(parts["choice"][0, 1]) and jnp.isfinite(parts["embedding"][0, 1])
+    # as another user, user 2 counts with the mean over the profiles that have vectors
+    keep = jnp.array([1, 2])
+    two = x.profile_emb[2, keep].mean(0)  # same mean mass where both are the same
+    same = x.profile_emb.at[2].set(jnp.broadcast_to(two, (G, E)))
+    direction = lambda v: rewards.item_to_user(v, x, similarity_temperature=TAU)
+    np.testing.assert_allclose(
+        direction(same.at[2, 0].set(jnp.nan))[:2], direction(same)[:2], rtol=1e-5
+    )
+    scored = x._replace(choice_scores=scores)
+    np.testing.assert_array_equal(total_of(scored)[0][1:], whole[1:])
+
+
+def test_a_user_without_any_vector_is_no_other_user():
+    x = inputs()
+    view = x.profile_emb.at[3].set(jnp.nan)
+    without = x._replace(in_batch_mask=x.in_batch_mask.at[:, :, 3].set(False))
+    tau = {"similarity_temperature": TAU}
+    np.testing.assert_allclose(
+        rewards.item_to_user(view, x, **tau)[:3],
+        rewards.item_to_user(x.profile_emb, without, **tau)[:3],
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e16, -1e30])
+def test_a_reward_beyond_all_bounds_is_none(value):
+    x = inputs(repeated_words=jnp.zeros((B, G)).at[1, 1].set(value))
+    total, _ = rewards.combine(x, {"repetition": 1.0}, {"repetition": {}})
+    assert np.argwhere(~np.isfinite(total)).tolist() == [[1, 1]]
+    unweighted, _ = rewards.combine(
+        x, {"repetition": 0.0, "unfinished": 1.0}, {"repetition": {}, "unfinished": {}}
+    )
+    assert jnp.isfinite(unweighted).all()
+
+
+def test_a_batch_of_one_target_and_equal_profiles_teaches_nothing():
+    """Nobody is another user; all profiles of a user are the same, and empty."""
+    one = lambda seed: jnp.broadcast_to(unit(seed, B, 1, E), (B, G, E))
+    x = inputs(
+        next_item_emb=jnp.broadcast_to(unit(2, 1, 1, E), (B, K, E)),
+        in_batch_mask=jnp.zeros((B, K, B), bool),
+        history_profile_emb=one(0),
+        profile_emb=jnp.broadcast_to(unit(1, 1, 1, E), (B, G, E)),
+        choice_scores=jnp.zeros((B, G, O)),  # of an empty profile, less the prior
+        finished=jnp.ones((B, G), bool),
+        repeated_words=jnp.zeros((B, G)),
+    )
+    total, parts = total_of(x)
+    i2u = rewards.item_to_user(x.profile_emb, x, similarity_temperature=TAU)
+    assert (i2u == 0).all() and (parts["choice"] == 0).all()
+    assert jnp.isfinite(total).all()
+    np.testing.assert_allclose(group_advantages(total), 0, atol=0.2)

@@ -136,6 +136,18 @@ def test_end_token_is_kept_and_nothing_follows():
     assert (np.asarray(r.logprobs)[~kept] == 0).all()
 
 
+@pytest.mark.parametrize("ends, length", [(tuple(range(13)), 1), ((99,), 6)])
+def test_completions_that_end_at_once_or_never(ends, length):
+    """The end token comes first: one token, that one. No end token: all of the budget.
+    A prompt of padding alone is as good as another."""
+    _, model = make_model(TINY, 3, 6)
+    prompt, mask = prompts(TINY, 4, 5)
+    r = sample(TINY, model, prompt, mask.at[0].set(False), end_ids=ends)
+    assert (r.mask.sum(axis=-1) == length).all() and r.mask[:, :, 0].all()
+    assert jnp.isfinite(r.logprobs).all() and (r.logprobs < 0)[r.mask].all()
+    assert (r.tokens[~r.mask] == 0).all() and (r.logprobs[~r.mask] == 0).all()
+
+
 def test_loop_ends_when_all_rows_have():
     """With every token an end token, the cache beyond slot 0 is never written."""
     steps = []

@@ -1,19 +1,29 @@
 """Whole stages on a tiny world: what they leave, resume to the bit, compile counts."""
 
+import itertools
 import json
 import re
 import shutil
 import stat
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from etils import epath
 from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
 
 from blue import (
     checkpoints,
+    experience,
+    inference,
+    models,
     programs,
+    record,
     session,
     sources,
     train_encoder,
@@ -22,8 +32,12 @@ from blue import (
     watch,
     writer,
 )
-from blue.sharding import AXES, make_mesh
+from blue.checkpoints import Checkpoints
+from blue.data.examples import batch_indices
+from blue.optimizers import init_state
+from blue.sharding import AXES, make_mesh, put, replicated, to_host
 from blue.sources import stage_checkpoints
+from blue.writer import Writer
 from configs import quickstart
 
 RUN = {"encoder": train_encoder, "warm_start": warm_start, "profiler": train_profiler}
@@ -56,8 +70,6 @@ def lines(workdir, stage, name="metrics.jsonl"):
 
 def final_state(workdir, stage):
     saved = sorted((workdir / "checkpoints" / stage).glob("[0-9]*"))[-1]
-    from orbax.checkpoint import v1 as ocp
-
     state = ocp.load_checkpointables(saved, {"state": None})["state"]
     return saved.name, jax.tree.leaves(state)
 
@@ -120,7 +132,7 @@ def test_observers_do_not_disturb(whole, tmp_path):
     ours, theirs = lines(tmp_path, "profiler"), lines(whole, "profiler")
     assert [row["step"] for row in ours] == [0, STEPS - 1]
     for a, b in zip(ours, (theirs[0], theirs[-1]), strict=True):
-        told = {k for k in a if not k.startswith(("time/", "speed/"))}
+        told = {k for k in a if not k.startswith(("time/", "speed/", "alarm/"))}
         assert len(told) > 30 and {k: a[k] for k in told} == {k: b[k] for k in told}
 
 
@@ -136,7 +148,12 @@ def test_another_mesh_goes_on_from_the_same_bits(whole):
         devices = jax.devices()[: int(np.prod(shape))]
         mesh = Mesh(np.asarray(devices).reshape(shape), AXES)
         shapes = programs.abstract_params(model.cfg, mesh, c.dtype.params)
-        state, step = session.start(saved, shapes, optimizer, model.params, mesh)
+        there = jax.tree.map(
+            lambda s, x: jax.device_put(to_host(x), s.sharding), shapes, model.params
+        )
+        state, _, step = session.start(
+            saved, optimizer, model._replace(params=there), mesh
+        )
         assert step == STEPS and len(jax.tree.leaves(state)[0].devices()) == mesh.size
         assert checkpoints.fingerprint(state) == fingerprint_of(whole)
 
@@ -240,10 +257,220 @@ def test_the_projector_shows_items_and_hashed_users(whole):
 
 
 def test_too_many_non_finite_updates_stop_the_run():
-    info = {"skipped_in_row": 2.0, "policy/loss": 1.0}
-    session.stop_if_not_finite(dict(info), 7, 3)
+    kept = []
+    stop = lambda skipped: session.stop_if_not_finite(
+        {"skipped_in_row": skipped}, 7, 3, lambda: kept.append(skipped)
+    )
+    stop(0.0), stop(1.0), stop(2.0)
     with pytest.raises(session.NonFinite, match="step 7: 3 updates"):
-        session.stop_if_not_finite(info | {"skipped_in_row": 3.0}, 7, 3)
+        stop(3.0)
+    assert kept == [1.0, 3.0]  # the first of a row, and the one that ends the run
+
+
+def poisoned(monkeypatch, module, name, steps, poison):
+    """`module.name`, called once a step, with what it returns poisoned at `steps`."""
+    real, step = getattr(module, name), itertools.count()
+
+    def call(*args, **kwargs):
+        out = real(*args, **kwargs)
+        return poison(out) if next(step) in steps else out
+
+    monkeypatch.setattr(module, name, call)
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import replay_batch  # noqa: E402
+
+
+def replay(workdir, name):
+    found = replay_batch.replay(str(workdir), str(workdir / "bad_batches" / name))
+    return found, replay_batch.describe(found)
+
+
+def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
+    tmp_path, monkeypatch, caplog
+):
+    """One infinite advantage at step 1, then a reader that fails on every profile."""
+    c = make_config()
+    c.stages, c.num_steps, c.max_nonfinite = ("profiler",), 6, 2
+    c.checkpoint_every, c.eval_every, c.log.samples_every = 1, 0, 100
+    c.log.tensorboard = False
+    record.save(c, str(tmp_path))
+    split = sources.load_examples(c, sources.load_log(c, ""), str(tmp_path)).train
+
+    def one(seen):
+        bad = to_host(seen.device_advantages).copy()
+        bad[2, 1] = np.inf
+        device = put(bad, seen.device_advantages.sharding)
+        return seen._replace(device_advantages=device)
+
+    with monkeypatch.context() as patch:
+        poisoned(patch, train_profiler, "score", {2}, one)  # step 0 shows samples, too
+        nan = lambda scores: np.full_like(scores, np.nan)
+        poisoned(patch, experience, "ask_reader", {4, 5, 6}, nan)
+        with pytest.raises(session.NonFinite, match="step 4: 2 updates in a row"):
+            train_profiler.run(c, str(tmp_path))
+
+    rows = lines(tmp_path, "profiler")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert [row["optim/skipped"] for row in rows] == [0, 1, 1, 2]
+    assert [row["policy/loss"] is None for row in rows] == [False, True, False, True]
+    everyone = c.batch_size * c.group_size
+    assert [row["reward/invalid"] for row in rows] == [0, 0, 0, everyone]
+    assert rows[3]["reward/total"] is None and rows[3]["reward/embedding"] < 0
+    folder = tmp_path / "bad_batches"
+    kept = {f"profiler-{step}.npz" for step in (1, 3, 4)}
+    assert {path.name for path in folder.iterdir()} == kept
+    assert stat.S_IMODE((folder / "profiler-1.npz").stat().st_mode) == 0o600
+    (warned, *_) = [m for m in caplog.messages if "update skipped" in m]
+    assert warned.startswith("step 1: not finite (in what came in: rows 2)")
+    assert "profiler-1.npz" in warned
+
+    # the skipped updates changed no bit, and what was saved is good
+    by_step = {}
+    for path in (tmp_path / "checkpoints/profiler").glob("[0-9]*"):
+        state = ocp.load_checkpointables(path, {"state": None})["state"]
+        by_step[int(path.name)] = jax.tree.leaves(state["params"])
+    assert sorted(by_step) == [2, 3, 4]  # after steps 1, 2, 3: the newest three
+    leaves = lambda step: [np.asarray(x) for x in by_step[step]]
+    assert all(np.isfinite(x).all() for x in leaves(4))
+    assert all((x == y).all() for x, y in zip(leaves(3), leaves(4), strict=True))
+    assert any((x != y).any() for x, y in zip(leaves(2), leaves(3), strict=True))
+
+    found, told = replay(tmp_path, "profiler-3.npz")
+    assert found["first"] == ("reward/choice", 0, (0,)) and found["skipped"]
+    assert np.isnan(found["loss"]) and found["left_out"] == everyone
+    assert told[0] == "profiler, step 3, with the parameters of step 3"
+    assert told[-2] == f"{everyone} profiles taught nothing: no valid reward"
+    shutil.copytree(
+        tmp_path / "checkpoints/profiler/2", tmp_path / "checkpoints/profiler/1"
+    )
+    found, told = replay(tmp_path, "profiler-1.npz")
+    indices = batch_indices(len(split.user), batch_size=8, seed=c.seed, step=1)
+    assert found["first"] == ("advantage", 2, (1,))
+    user = split.user[indices[2]]
+    assert (
+        told[-1]
+        == f"first not finite: advantage, row 2, user {user} of the log, at [1]"
+    )
+    assert not np.isfinite(found["grad_norm"]) and found["skipped"]
+    assert {"embed", "layers/q"} <= found["grad_norms"].keys()
+    shutil.rmtree(tmp_path / "checkpoints/profiler/1")
+
+    # the reader is well again: on from the newest checkpoint to the end
+    train_profiler.run(c, str(tmp_path))
+    rows = lines(tmp_path, "profiler")
+    assert [row["step"] for row in rows] == list(range(6))
+    assert [row["optim/skipped"] for row in rows] == [0, 1, 1, 2, 2, 2]
+    assert (tmp_path / "export/profiler/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("stage", ["encoder", "warm_start"])
+def test_an_update_out_of_bounds_stops_a_supervised_stage(stage, tmp_path):
+    """lr beyond float32: loss and gradient are finite, the parameters would not be."""
+    c = make_config()
+    c.stages, c.max_nonfinite, c.checkpoint_every = (stage,), 2, 1
+    section = {"encoder": c.train_encoder, "warm_start": c.warm_start}[stage]
+    section.lr, section.lr_warmup_steps, section.lr_schedule = 1e39, 0, "constant"
+    c.warm_start.tasks = ("profile",)
+    c.log.tensorboard = False
+    record.save(c, str(tmp_path))
+    with pytest.raises(session.NonFinite, match="step 1: 2 updates in a row"):
+        RUN[stage].run(c, str(tmp_path))
+    checkpoints = stage_checkpoints(c, str(tmp_path), stage)
+    assert not checkpoints.finished() and checkpoints.best() is None
+    assert not (tmp_path / "export").exists()
+    _, leaves = final_state(tmp_path, stage)
+    assert all(np.isfinite(np.asarray(x)).all() for x in leaves)
+    found, told = replay(tmp_path, f"{stage}-0.npz")
+    assert found["first"] is None and found["skipped"]
+    assert np.isfinite(found["loss"]) and found["grad_norm"] > 0
+    assert told[-1].startswith("the optimizer's step would break params/embed")
+
+
+def test_a_replay_finds_the_row_whose_gradient_alone_is_broken():
+    """sqrt(x) is finite at 0, its slope is not."""
+    x = np.array([1.0, 4.0, 0.0, 0.0], np.float32)
+    root = lambda v: jnp.sqrt(v).sum()
+    loss = lambda w, _, counts: root(jnp.where(counts, x * w["w"], 1.0))
+    found = replay_batch.first_bad_gradient(
+        replay_batch.Stage(
+            None, None, (x,), jax.value_and_grad(loss), lambda params: [],
+            lambda row: (np.arange(4) == row,),
+        ),
+        {"w": np.ones(4, np.float32)},
+        {},
+    )  # fmt: skip
+    assert found == ("gradient of w", 2, ())
+
+
+def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatch):
+    """A sampler at another temperature than the trainer's."""
+    c = make_config()
+    c.stages = ("profiler",)
+    real = programs.make_sample
+    monkeypatch.setattr(
+        programs, "make_sample", lambda *a, **k: real(*a, **k | {"temperature": 0.7})
+    )
+    with pytest.raises(ValueError, match="step 0, .*sampler_gap_mean is .* must be"):
+        train_profiler.run(c, str(tmp_path))
+    assert not lines(tmp_path, "profiler")
+
+
+def test_alarms_are_told_once_and_go_on_after_a_resume(tmp_path, caplog):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    c = make_config()
+    c.alarms.patience = 3
+    caplog.set_level("INFO", logger="blue")
+
+    def lines_of(workdir, values, first=0):
+        writer = Writer(
+            workdir, stage="profiler", first_step=first, num_steps=99, every=1,
+            tensorboard=True, hparams={},
+        )  # fmt: skip
+        alarms_at = session.watch_alarms(c, str(workdir), "profiler", writer)
+        for step in range(first, len(values)):
+            metrics = {"reward/frac_zero_std": values[step], "data/epoch": 0}
+            writer.scalars(step, metrics | alarms_at(step, metrics))
+        writer.close()
+        return lines(workdir, "profiler")
+
+    values = [0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.1]
+    whole = lines_of(tmp_path / "a", values)
+    marks = [row["alarm/reward_collapse"] for row in whole]
+    assert marks == [0, 0, 0, 1, 1, 1, 0]
+    begins, ends = [m for m in caplog.messages if "reward_collapse" in m]
+    assert begins.startswith(
+        "step 3: ALARM: reward_collapse: reward/frac_zero_std = 1 "
+    )
+    assert "above 0.9 for 3 lines" in begins and "lower lr" in begins
+    assert ends.startswith("step 6: over: reward_collapse")
+    events = EventAccumulator(str(tmp_path / "a/tensorboard/profiler")).Reload()
+    assert "alarm/reward_collapse" in events.Tags()["scalars"]
+    assert "alarm/reward_collapse/text_summary" in events.Tags()["tensors"]
+    for stop, back in ((3, 2), (5, 5), (6, 4)):  # killed after a line, resumed earlier
+        workdir = tmp_path / f"b{stop}"
+        lines_of(workdir, values[:stop])
+        assert lines_of(workdir, values, first=back) == whole
+
+
+def test_a_broken_state_is_refused_not_trained(tmp_path):
+    saved = Checkpoints(tmp_path / "c", keep=1, milestone_every=0)
+    mesh = make_mesh(1, -1, 1)
+    optimizer = optax.sgd(0.1)
+    weights = {"layers": {"w": np.array([1.0, np.nan], np.float32)}}
+    params = put(weights, replicated(mesh))
+    cfg = models.preset("tiny_gemma3")
+    model = inference.Model(cfg, params, None, "our model")  # pyright: ignore
+    with pytest.raises(ValueError, match="our model has .* not finite in layers/w:"):
+        session.start(saved, optimizer, model, mesh)
+    assert saved.latest_step() is None
+    saved.save(3, init_state(params, optimizer), {})
+    good = model._replace(params=jax.tree.map(jnp.ones_like, params))
+    words = "c/3 has .* not finite in params/layers/w: remove it"
+    with pytest.raises(ValueError, match=words):
+        session.start(saved, optimizer, good, mesh)
 
 
 @pytest.mark.parametrize(

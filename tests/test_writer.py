@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from blue import writer as writer_module
-from blue.writer import Writer, summary_table
+from blue.writer import Writer, last_lines, summary_table
 
 
 def open_writer(workdir, *, stage="profiler", first_step=0, tensorboard=False):
@@ -81,6 +81,19 @@ def test_a_resumed_run_tells_each_step_once(tmp_path):
     ]
     assert [r["step"] for r in read(tmp_path / "samples.jsonl")] == [0, 1]
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_last_lines_of_a_stage_come_back(tmp_path):
+    assert last_lines(tmp_path, "profiler", 3) == []
+    for stage in ("warm_start", "profiler"):
+        writer = open_writer(tmp_path, stage=stage)
+        for step in range(5):
+            writer.scalars(step, {"loss": 0.1 * step, "kl": float("nan")})
+        writer.close()
+    lines = last_lines(tmp_path, "warm_start", 2)
+    assert [line["loss"] for line in lines] == [0.1 * 3, 0.1 * 4]  # to the bit
+    assert [line["step"] for line in lines] == [3, 4] and lines[0]["kl"] is None
+    assert len(last_lines(tmp_path, "profiler", 50)) == 5
 
 
 def test_samples_are_private_and_one_line_each(tmp_path):

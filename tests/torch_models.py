@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     PreTrainedModel,
     Qwen3Config,
@@ -30,6 +32,22 @@ def random_gemma3(seed: int, **fields: Any) -> PreTrainedModel:
     """Gemma 3: five local layers, a global one, and one more; a window of 5."""
     fields = {"num_hidden_layers": 7, "sliding_window": 5, **SIZES, **fields}
     return _randomize(Gemma3ForCausalLM(Gemma3TextConfig(**fields)), seed)
+
+
+def random_gemma3_with_images(seed: int, **fields: Any) -> PreTrainedModel:
+    """The same as the text tower of a model that sees images, too."""
+    fields = {"num_hidden_layers": 7, "sliding_window": 5, **SIZES, **fields}
+    sight = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sight |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(
+        text_config=fields,
+        vision_config=sight,
+        mm_tokens_per_image=4,
+        image_token_index=95,
+        boi_token_index=94,
+        eoi_token_index=93,
+    )
+    return _randomize(Gemma3ForConditionalGeneration(config), seed)
 
 
 def random_qwen3(seed: int, **fields: Any) -> PreTrainedModel:

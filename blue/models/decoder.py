@@ -21,6 +21,7 @@ Parameters are a plain dict; those of the layers are stacked, [L, ...].
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -31,6 +32,21 @@ from jaxtyping import Array, Bool, Float, Int
 
 Params = dict[str, Any]
 LOCAL, GLOBAL = "local", "global"
+
+
+class Lora(NamedTuple):
+    """Low-rank adapters beside some matrices; models/lora.py has what is done to them.
+
+    LoRA, https://arxiv.org/abs/2106.09685, equation 3: x W + alpha / rank (x A) B.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]  # names of our matrices: q k v o gate up down
+
+    def scale(self) -> float:
+        """Factor of the low-rank product."""
+        return self.alpha / self.rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +72,7 @@ class DecoderConfig:
     scale_embedding: bool = False  # inputs times sqrt(D)
     query_scale: float = 0.0  # of q.k; 0: head_size ** -0.5
     tied: bool = True  # the head is the embedding
+    lora: Lora | None = None  # adapters among the parameters
 
     def kind(self, layer: int) -> str:
         """Kind of one layer, "local" or "global"."""
@@ -133,31 +150,46 @@ class Block(nn.Module):
         D, N, K, H = cfg.width, cfg.num_heads, cfg.num_kv_heads, cfg.head_size
         F, residual = cfg.mlp_width, (2 * cfg.num_layers) ** -0.5
 
-        def weight(name: str, shape: tuple[int, ...], fan_in: int, gain: float = 1.0):
-            init = nn.initializers.normal(gain * fan_in**-0.5)
-            return self.param(name, init, shape).astype(x.dtype)
-
         def norm(name: str, y: Array) -> Array:
             return RMSNorm(cfg, name=name)(y)
+
+        def project(
+            name: str,
+            letters: str,
+            y: Array,
+            shape: tuple[int, ...],
+            inputs: int = 1,  # leading axes of the matrix
+            gain: float = 1.0,
+        ) -> Array:
+            init, std = nn.initializers.normal, math.prod(shape[:inputs]) ** -0.5
+            weight = self.param(name, init(gain * std), shape)
+            out = jnp.einsum(letters, y, weight.astype(x.dtype))
+            if cfg.lora is None or name not in cfg.lora.targets:
+                return out
+            r, zeros = cfg.lora.rank, nn.initializers.zeros
+            a = self.param(f"{name}_a", init(std), (*shape[:inputs], r))
+            b = self.param(f"{name}_b", zeros, (r, *shape[inputs:]))
+            # never A B: neither it nor the gradient of its size is ever made
+            low = jnp.tensordot(y, a.astype(x.dtype), inputs)  # [B T r]
+            return out + cfg.lora.scale() * jnp.tensordot(low, b.astype(x.dtype), 1)
 
         theta = cfg.rope_theta if self.kind == GLOBAL else cfg.rope_theta_local
         factor = cfg.rope_factor if self.kind == GLOBAL else 1.0
         y = norm("attention_norm", x)
-        q = jnp.einsum("BTD,DNH->BTNH", y, weight("q", (D, N, H), D))
-        k = jnp.einsum("BTD,DKH->BTKH", y, weight("k", (D, K, H), D))
-        v = jnp.einsum("BTD,DKH->BTKH", y, weight("v", (D, K, H), D))
+        q = project("q", "BTD,DNH->BTNH", y, (D, N, H))
+        k = project("k", "BTD,DKH->BTKH", y, (D, K, H))
+        v = project("v", "BTD,DKH->BTKH", y, (D, K, H))
         q = rope(norm("q_norm", q), positions, theta=theta, factor=factor)
         k = rope(norm("k_norm", k), positions, theta=theta, factor=factor)
         y, kept = attend(q, KV(k, v))
-        y = jnp.einsum("BTNH,NHD->BTD", y, weight("o", (N, H, D), N * H, residual))
+        y = project("o", "BTNH,NHD->BTD", y, (N, H, D), inputs=2, gain=residual)
         x = x + (norm("post_attention_norm", y) if cfg.post_norms else y)
 
         y = norm("mlp_norm", x)
-        gate = jnp.einsum("BTD,DF->BTF", y, weight("gate", (D, F), D))
-        up = jnp.einsum("BTD,DF->BTF", y, weight("up", (D, F), D))
+        gate = project("gate", "BTD,DF->BTF", y, (D, F))
+        up = project("up", "BTD,DF->BTF", y, (D, F))
         act = jax.nn.silu if cfg.activation == "silu" else jax.nn.gelu
-        down = weight("down", (F, D), F, residual)
-        y = jnp.einsum("BTF,FD->BTD", act(gate) * up, down)
+        y = project("down", "BTF,FD->BTD", act(gate) * up, (F, D), gain=residual)
         return x + (norm("post_mlp_norm", y) if cfg.post_norms else y), kept
 
 
@@ -218,7 +250,10 @@ def group_attention(
 
 
 def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Params:
-    """Random parameters. Under `jax.eval_shape` this costs nothing at any size."""
+    """Random parameters. Under `jax.eval_shape` this costs nothing at any size.
+
+    Adapters are float32 under any `dtype`: steps on them are small.
+    """
     layer_key, embed_key, head_key = jax.random.split(key, 3)
     x, positions = jnp.zeros((1, 1, cfg.width)), jnp.zeros((1, 1), jnp.int32)
     attend = self_attention(cfg, jnp.ones((1, 1, 1), bool))
@@ -237,7 +272,10 @@ def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Param
     }
     if not cfg.tied:
         params["head"] = cfg.width**-0.5 * jax.random.normal(head_key, shape)
-    return jax.tree.map(lambda p: p.astype(dtype), params)
+    names = {f"{t}_{x}" for t in (cfg.lora.targets if cfg.lora else ()) for x in "ab"}
+    adapters = {name: params["layers"][name] for name in names}
+    params = jax.tree.map(lambda p: p.astype(dtype), params)
+    return params | {"layers": params["layers"] | adapters}
 
 
 def head(params: Params) -> Float[Array, "V D"]:

@@ -3,9 +3,11 @@
 import collections
 import dataclasses
 import functools
+import itertools
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,12 +26,13 @@ from blue.sharding import param_shardings, to_host
 FAMILIES = {"gemma3_text": gemma3, "gemma3": gemma3, "qwen3": qwen3}
 HEAD = "lm_head.weight"
 # What stands before "embed_tokens.weight" and before the head: a text model, one saved
-# without its head (encoders), the text tower of multimodal Gemma 3, old and new.
+# without its head (encoders), the text tower of multimodal Gemma 3, old, new, headless.
 PREFIXES = {
     "model.": "",
     "": "",
     "language_model.model.": "language_model.",
     "model.language_model.": "",
+    "language_model.": "",
 }
 OTHER_TOWERS = ("vision_tower.", "multi_modal_projector.")
 # Kept from the source when a model is written: nothing of its architecture.
@@ -85,50 +88,59 @@ def load(
     shapes = _shapes(cfg, dtype)
     shardings = param_shardings(shapes, mesh)
     params = jax.tree.map(lambda leaf: None, shapes)
-    for name, tensor in expected.items():
-        shape, sharding = _leaf(shapes, tensor.path), _leaf(shardings, tensor.path)
-        stacked = _leaf(params, tensor.path)
-        if stacked is None and tensor.layer is not None:
-            zeros = functools.partial(jnp.zeros, shape.shape, shape.dtype)
-            stacked = jax.jit(zeros, out_shardings=sharding)()
-        placed = _place(found[name], tensor, stacked, shape, sharding)
-        _set_leaf(params, tensor.path, jax.block_until_ready(placed))
+    with ThreadPoolExecutor(max_workers=1) as reader:  # one tensor ahead
+        read = lambda name: reader.submit(
+            _read_parts,
+            found[name],
+            expected[name],
+            _leaf(shardings, expected[name].path),
+        )
+        names = list(expected)
+        ahead = read(names[0])
+        for name, after in itertools.zip_longest(names, names[1:]):
+            parts, ahead = ahead.result(), read(after) if after else ahead
+            tensor = expected[name]
+            leaves = [_leaf(tree, tensor.path) for tree in (params, shapes, shardings)]
+            placed = _place(parts, tensor, *leaves)
+            _set_leaf(params, tensor.path, jax.block_until_ready(placed))
     return cfg, params
 
 
+def _read_parts(stored: Stored, tensor: Tensor, sharding: NamedSharding) -> jax.Array:
+    """The tensor as it lies in the file, each device having the part that is its own
+    of our array."""
+    spec = tuple(sharding.spec)[0 if tensor.layer is None else 1 :]
+    values = safetensors.read(stored)
+    return jax.make_array_from_callback(
+        stored.shape,
+        NamedSharding(sharding.mesh, _spec_in_file(spec, tensor.inputs)),
+        lambda index: values[index],
+    )
+
+
 def _place(
-    stored: Stored,
+    parts: jax.Array,
     tensor: Tensor,
     stacked: jax.Array | None,
     shape: jax.ShapeDtypeStruct,
     sharding: NamedSharding,
 ) -> jax.Array:
-    """The tensor as our array; of a layer: its stack with the layer filled in.
-
-    Every device is given its part of the file's array as it lies there. It is turned
-    into ours, of our dtype, on the devices.
-    """
-    spec = (*sharding.spec, *(None,) * (len(shape.shape) - len(sharding.spec)))
-    spec = spec if tensor.layer is None else spec[1:]
-    in_file = NamedSharding(
-        sharding.mesh, _spec_in_file(spec, tensor.inputs, len(stored.shape))
-    )
-    values = safetensors.read(stored)
-    parts = jax.make_array_from_callback(
-        stored.shape, in_file, lambda index: values[index]
-    )
-    if stacked is not None:
-        fill = _fill_layer(tensor.inputs, sharding)
-        return fill(stacked, parts, np.int32(tensor.layer))
-    sizes = {"shape": shape.shape, "inputs": tensor.inputs, "dtype": shape.dtype}
-    return jax.jit(functools.partial(_new, **sizes), out_shardings=sharding)(parts)
+    """Our array, turned and cast on the devices; of a layer: its stack, filled in."""
+    if tensor.layer is None:
+        sizes = {"shape": shape.shape, "inputs": tensor.inputs, "dtype": shape.dtype}
+        return jax.jit(functools.partial(_new, **sizes), out_shardings=sharding)(parts)
+    if stacked is None:
+        zeros = functools.partial(jnp.zeros, shape.shape, shape.dtype)
+        stacked = jax.jit(zeros, out_shardings=sharding)()
+    fill = _fill_layer(tensor.inputs, sharding)
+    return fill(stacked, parts, np.int32(tensor.layer))
 
 
-def _spec_in_file(spec: tuple, inputs: int, ndim: int) -> PartitionSpec:
+def _spec_in_file(spec: tuple, inputs: int) -> PartitionSpec:
     """The same sharding of [outputs, inputs], where axes of each are one."""
-    if not inputs:
+    if not inputs or not spec:
         return PartitionSpec(*spec)
-    assert ndim == 2 and not any((*spec[1:inputs], *spec[inputs + 1 :]))
+    assert not any((*spec[1:inputs], *spec[inputs + 1 :]))
     return PartitionSpec(spec[inputs], spec[0])
 
 
