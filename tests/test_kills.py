@@ -115,8 +115,8 @@ def test_a_tokenizer_torn_by_a_kill_is_not_taken(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tokenizer.Tokenizer, "save", torn)
         with pytest.raises(KeyboardInterrupt):
-            sources.load_role_tokenizer(c, log, str(tmp_path), "profiler")
+            sources.load_role_tokenizer(c, log, str(tmp_path), "profiler", "")
     assert not (tmp_path / "tokenizer").exists()
-    again = sources.load_role_tokenizer(c, log, str(tmp_path), "profiler")
+    again = sources.load_role_tokenizer(c, log, str(tmp_path), "profiler", "")
     assert again.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]

@@ -207,7 +207,7 @@ def leaves(checkpoint: Path) -> list[np.ndarray]:
     import jax
     from orbax.checkpoint import v1 as ocp
 
-    state = ocp.load_checkpointables(checkpoint, {"state": None})["state"]
+    state = ocp.load_checkpointables(str(checkpoint), {"state": None})["state"]
     return [np.asarray(x) for x in jax.tree.leaves(state)]
 
 
@@ -333,7 +333,7 @@ def main() -> int:
     """Runs, kills, comparison, figures."""
     if sys.argv[1:2] == ["--inside"]:
         return inside(json.loads(sys.argv[2]), sys.argv[3:])
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2, help="kills of every phase")

@@ -193,6 +193,9 @@ def evaluate(workdir: Path) -> dict[str, Any]:
 def plot(workdir: Path, path: Path) -> None:
     """Memory, arrays, files and threads over time; nothing without matplotlib."""
     try:
+        import matplotlib
+
+        matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
         return
@@ -229,7 +232,7 @@ def main() -> int:
     """The run, then its figures."""
     if sys.argv[1:2] == ["--inside"]:
         return inside(Path(sys.argv[2]), sys.argv[3:])
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
