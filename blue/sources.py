@@ -10,10 +10,12 @@ import functools
 import hashlib
 import logging
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
@@ -262,7 +264,15 @@ def load_role_tokenizer(
             for i in range(0, len(log.titles), 20)
         ]
         corpus = [*log.titles, *log.texts, *spoken, *prompts.wordings(wording)]
-        train_tokenizer(corpus, vocab_size=config.tokenizer.vocab_size).save(directory)
+        trained = train_tokenizer(corpus, vocab_size=config.tokenizer.vocab_size)
+        # Whole or not at all: the vocabulary of every later model rests on it.
+        draft = directory.with_name(f".tokenizer.draft{jax.process_index()}")
+        shutil.rmtree(draft, ignore_errors=True)
+        trained.save(draft)
+        try:
+            draft.rename(directory)
+        except OSError:  # another process was faster with the same
+            shutil.rmtree(draft)
     return load_tokenizer(directory)
 
 

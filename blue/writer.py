@@ -117,8 +117,10 @@ class Writer:
         if self._tensorboard is not None:
             points = np.asarray(embeddings[:MAX_POINTS], np.float32)
             clean = [[_label(kind), _label(name)] for kind, name in labels[:MAX_POINTS]]
-            folder = Path(self._tensorboard.logdir) / f"{step:05d}" / name
-            if not folder.exists():  # a resumed run would list it a second time
+            root, place = Path(self._tensorboard.logdir), f"{step:05d}/{name}"
+            known = root / "projector_config.pbtxt"  # where it is listed last
+            if not known.exists() or f'"{place}/' not in known.read_text():
+                shutil.rmtree(root / place, ignore_errors=True)  # torn by a kill
                 self._tensorboard.add_embedding(
                     points, clean, None, step, name, metadata_header=["kind", "name"]
                 )
@@ -128,6 +130,8 @@ class Writer:
 
         A live line on a terminal; elsewhere a log line every ten seconds at most.
         """
+        if self._tensorboard is not None:
+            self._tensorboard.flush()  # before the checkpoint that would skip the step
         if self._writes:
             self._progress.update(step, values)
 
@@ -334,6 +338,7 @@ def _open_tensorboard(
     directory: Path, first_step: int, hparams: Mapping[str, Any]
 ) -> Any:
     from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.summary import hparams as hparam_summaries
 
     # purge_step hides what a crashed run wrote after the restored step. The suffix
@@ -342,11 +347,42 @@ def _open_tensorboard(
     writer = SummaryWriter(
         str(directory), purge_step=first_step, filename_suffix=suffix
     )
+    files: Any = writer.file_writer
+    files.event_writer.close()
+    file = EventsWriter(str(directory / "events"), f"{suffix}.now")
+    files.event_writer = _Events(str(directory), file)
     if first_step == 0:
-        files: Any = writer.file_writer
         for summary in hparam_summaries(_flat(hparams), {}):
             files.add_summary(summary)
     return writer
+
+
+class _Events:
+    """Writes events at once, for tensorboardX's `FileWriter`.
+
+    Its own writer has them wait up to two minutes in a queue that nothing can drain:
+    a kill would take steps away that the checkpoint does not do again.
+    """
+
+    def __init__(self, directory: str, file: Any):
+        self._directory, self._file, self._new = directory, file, False
+
+    def get_logdir(self) -> str:
+        return self._directory
+
+    def add_event(self, event: Any) -> None:
+        self._file.write_event(event)
+        self._new = True
+
+    def flush(self) -> None:
+        if self._new:
+            self._file.flush()
+            self._new = False
+
+    def close(self) -> None:  # again at exit
+        if self._file is not None:
+            self._file.close()
+            self._file, self._new = None, False
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

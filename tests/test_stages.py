@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from blue import (
+    checkpoints,
     experience,
     inference,
     models,
@@ -35,7 +38,7 @@ from blue.checkpoints import Checkpoints
 from blue.data.examples import batch_indices
 from blue.errors import Preempted
 from blue.optimizers import init_state
-from blue.sharding import make_mesh, put, replicated, to_host
+from blue.sharding import AXES, make_mesh, put, replicated, to_host
 from blue.sources import stage_checkpoints
 from blue.writer import Writer
 from configs import quickstart
@@ -137,6 +140,53 @@ def test_stopped_by_sigterm_and_started_again_is_the_whole_run(
         for x, y in zip(a[1], b[1], strict=True):
             np.testing.assert_array_equal(x, y)
         assert [row["step"] for row in lines(tmp_path, stage)] == [*range(STEPS)]
+
+
+def fingerprint_of(workdir):
+    """What the newest checkpoint of the profiler says of all its bits."""
+    path = workdir / "checkpoints" / "profiler" / str(STEPS)
+    return checkpoints._read_record(epath.Path(path))["fingerprint"]
+
+
+def test_observers_do_not_disturb(whole, tmp_path):
+    """Not logging, samples, validation, TensorBoard, nor the profiler of jax."""
+    for stage in ("encoder", "warm_start"):
+        shutil.copytree(whole / "checkpoints" / stage, tmp_path / "checkpoints" / stage)
+    c = make_config()
+    c.log.every, c.log.tensorboard, c.log.sample_users = 3, False, 0
+    c.eval_every, c.checkpoint_every, c.log.samples_every = 0, 3, 3
+    with jax.profiler.trace(tmp_path / "trace"):
+        train_profiler.run(c, str(tmp_path))
+    assert any((tmp_path / "trace").rglob("*.xplane.pb"))
+    assert fingerprint_of(tmp_path) == fingerprint_of(whole)
+    ours, theirs = lines(tmp_path, "profiler"), lines(whole, "profiler")
+    assert [row["step"] for row in ours] == [0, STEPS - 1]
+    for a, b in zip(ours, (theirs[0], theirs[-1]), strict=True):
+        told = {k for k in a if not k.startswith(("time/", "speed/", "alarm/"))}
+        assert len(told) > 30 and {k: a[k] for k in told} == {k: b[k] for k in told}
+
+
+def test_another_mesh_goes_on_from_the_same_bits(whole):
+    """Eight devices wrote it; 2 x 2 x 2, four and one read it."""
+    c = make_config()
+    log = sources.load_log(c, str(whole))
+    data = sources.load_examples(c, log, str(whole)).fingerprint
+    _, optimizer = session.optimizer_of(c, c, b2=c.adam_b2)
+    saved = stage_checkpoints(c, str(whole), "profiler")
+    model = sources.load_profiler(c, log, str(whole), make_mesh(1, -1, 1), "base")
+    assert model is not None
+    for shape in ((1, 8, 1), (2, 2, 2), (1, 2, 2), (1, 1, 1)):
+        devices = jax.devices()[: int(np.prod(shape))]
+        mesh = Mesh(np.asarray(devices).reshape(shape), AXES)
+        shapes = programs.abstract_params(model.cfg, mesh, c.dtype.params)
+        there = jax.tree.map(
+            lambda s, x: jax.device_put(to_host(x), s.sharding), shapes, model.params
+        )
+        again = model._replace(params=there)
+        note = session.note(c, again, data=data, stage="profiler")
+        state, _, step = session.start(saved, optimizer, again, mesh, note, "auto")
+        assert step == STEPS and len(jax.tree.leaves(state)[0].devices()) == mesh.size
+        assert checkpoints.fingerprint(state) == fingerprint_of(whole)
 
 
 def test_metrics_have_the_promised_keys(whole):

@@ -135,6 +135,30 @@ def test_tensorboard_reads_everything_and_shows_replayed_steps_once(tmp_path):
     assert b"rewards.choice.weight" in metadata.plugin_data.content
 
 
+def test_tensorboard_has_a_step_before_its_checkpoint_is_saved(tmp_path):
+    """A kill right after the save: the resumed run does not do that step again."""
+    writer = open_writer(tmp_path, tensorboard=True)
+    writer.scalars(0, {"policy/kl": 0.5})
+    writer.text(0, "profiles", "a")
+    writer.progress(0, {})  # the stages' last word before they save
+    found = events(tmp_path / "tensorboard" / "profiler")
+    writer.close()
+    assert [(e.step, e.value) for e in found.Scalars("policy/kl")] == [(0, 0.5)]
+    assert any(tag.startswith("profiles") for tag in found.Tags()["tensors"])
+
+
+def test_a_projector_torn_by_a_kill_is_written_again(tmp_path):
+    torn = tmp_path / "tensorboard" / "profiler" / "00003" / "items"
+    torn.mkdir(parents=True)
+    (torn / "tensors.tsv").write_text("1.0")
+    writer = open_writer(tmp_path, tensorboard=True)
+    writer.projector(3, "items", np.eye(2), [("item", "a"), ("item", "b")])
+    writer.close()
+    assert len((torn / "tensors.tsv").read_text().splitlines()) == 2
+    config = (torn.parents[1] / "projector_config.pbtxt").read_text()
+    assert config.count("embeddings {") == 1
+
+
 def test_projector_has_one_clean_row_a_point(tmp_path):
     names = ["a\tb", "c\r\nd", "", "e\u2028f\x00g", "\udc80"]
     labels = [("item\t", name) for name in names]
