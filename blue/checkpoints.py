@@ -16,10 +16,11 @@ beside the steps that has no commit file.
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +38,7 @@ log = logging.getLogger("blue")
 
 COMMIT_FILE = "commit_success.txt"  # written by Orbax as the last file of a save
 FINISHED_FILE = "finished.json"
+NUMBER = "0|[1-9][0-9]*"  # names of steps
 
 
 # --- fingerprint: the same number under every sharding and device count
@@ -111,24 +113,43 @@ class Checkpoints:
         self._milestone_every = milestone_every
         self._swept = False
 
-    def latest_step(self) -> int | None:
+    def latest_step(self, *, traces: Sequence[str] = ()) -> int | None:
         """The newest committed step, or None where nothing was ever saved.
 
         Warns of unfinished ones. Raises `UserError` where saves were lost: none is
         committed, and there is more than the very first, which may have been broken
-        off. Starting afresh in silence would bury them.
+        off. Starting afresh in silence would bury them. A directory that is not there
+        at all was moved away, to start again.
+
+        traces: signs of training elsewhere in the workdir, in words.
         """
         steps, unfinished = _list(self._directory)
         for path in unfinished:
             log.warning("%s has no %s: not finished, ignored", path, COMMIT_FILE)
+        if steps or not self._directory.exists():
+            return steps[-1] if steps else None
         lost = sorted(path.name for path in unfinished if path.name != "0")
-        if not steps and (lost or _list(self._best)[0]):
+        found = [f"{', '.join(lost)} without {COMMIT_FILE}"] if lost else []
+        others = (self._best, self._directory / FINISHED_FILE)  # come after step 0
+        found += [path.name for path in others if path.exists()]
+        if found or traces:
             raise UserError(
                 f"{self._directory}: no checkpoint is complete, and training had begun "
-                f"(found {', '.join(lost) or 'best'} without {COMMIT_FILE}); restore "
-                "one from a copy, or move the directory away to start again"
+                f"(found {', '.join([*found, *traces])}); restore one from a "
+                "copy, or move the directory away to start again"
             )
-        return steps[-1] if steps else None
+        return None
+
+    def reopen(self, step: int) -> None:
+        """Undo `finish`: the stage is to go back to `step`, which has to be there."""
+        steps, _ = _list(self._directory)
+        if step not in steps:
+            raise UserError(f"{self._directory}: no checkpoint {step}, it has {steps}")
+        path = self._directory / FINISHED_FILE
+        if jax.process_index() == 0 and path.exists():
+            log.warning("%s is opened again, from step %d", self._directory, step)
+            path.unlink()
+        _barrier("reopen")
 
     def go_back(self, step: int) -> None:
         """Remove the steps above `step`, which is to be restored."""
@@ -243,7 +264,8 @@ def _list(directory: epath.Path) -> tuple[list[int], list[epath.Path]]:
     """Committed numbers, ascending, and numbered directories without a commit."""
     if not directory.exists():
         return [], []
-    numbered = [p for p in directory.iterdir() if p.name.isdecimal()]
+    # Not 007, which would be read as 7 and looked for there.
+    numbered = [p for p in directory.iterdir() if re.fullmatch(NUMBER, p.name)]
     done = [int(p.name) for p in numbered if (p / COMMIT_FILE).exists()]
     return sorted(done), [p for p in numbered if not (p / COMMIT_FILE).exists()]
 

@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
     config, workdir = settings.load(argv)
     stages = settings.check(config, list(STAGES))
     # these bring jax, which a typo need not wait for
-    from blue import preemption, record, resume, run_lock, startup, watchdog
+    from blue import disk, preemption, record, resume, run_lock, startup, watchdog
 
     startup.check(
         dict(settings.leaves(ConfigDict(record.redacted(config)))),
@@ -66,13 +66,14 @@ def run(argv: Sequence[str]) -> None:
         num_devices=config.num_devices,
         num_processes=config.num_processes,
     )
-    resume.open_stages(config.resume, workdir, stages)
     limits = config.watchdog.to_dict()
     with (
+        disk.told(workdir),
         run_lock.hold(workdir),
         watchdog.watching(workdir, limits, process=startup.process()),
         preemption.listening(config.preemption_grace_s),
     ):
+        resume.open_stages(config.resume, workdir, stages)
         record.save(config, workdir)
         for name, value in record.redacted(config).items():
             log.info("%s: %s", name, json.dumps(value))

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from blue.checkpoints import FINISHED_FILE
+from blue.checkpoints import Checkpoints
 from blue.errors import UserError
 
 logger = logging.getLogger("blue")
@@ -148,7 +148,5 @@ def open_stages(mode: str, workdir: str, stages: Sequence[str]) -> None:
             f"resume={mode} goes back in one stage that has begun, and stages are "
             f"{', '.join(stages)}: name it with --config.stage=NAME"
         )
-    finished = folders[stages[0]] / FINISHED_FILE
-    if finished.exists():
-        logger.warning("%s is opened again, from step %d", stages[0], step)
-        finished.unlink()
+    checkpoints = Checkpoints(folders[stages[0]], keep=1, milestone_every=0)
+    checkpoints.reopen(step)

@@ -41,7 +41,7 @@ from blue.optimizers import (
     non_finite_leaves,
 )
 from blue.sharding import to_host
-from blue.writer import Writer, last_lines
+from blue.writer import Writer, has_lines, last_lines
 
 logger = logging.getLogger("blue")
 
@@ -111,16 +111,18 @@ def start(
     _refuse_non_finite(model.params, model.name, "take another")
     frozen, trained = lora.split(model.params)
     shapes = adapters.shapes_of(trained)
-    if checkpoints.latest_step() is not None:
+    workdir, _, stage = checkpoints.directory.rsplit("/", 2)
+    traces = ["lines of metrics.jsonl"] if has_lines(workdir, stage) else []
+    if checkpoints.latest_step(traces=traces) is not None:
         abstract = programs.abstract_state(shapes, optimizer, mesh)
         step = resume.step_of(mode)
         state, meta = checkpoints.restore(abstract, step)
         resume.check(meta, kept, checkpoints.directory)
         adapters.check(meta, model, checkpoints.directory)
-        if step is not None:
-            checkpoints.go_back(step)
         name = f"{checkpoints.directory}/{meta['step']}"
         _refuse_non_finite(state, name, "remove it to go on from an older one")
+        if step is not None:
+            checkpoints.go_back(step)
         logger.info("resumed at step %d", meta["step"])
         return state, frozen, meta["step"]
     state = programs.make_init_state(shapes, optimizer, mesh)(trained)

@@ -158,6 +158,16 @@ def last_lines(
     return [json.loads(line) for line in newest]
 
 
+def has_lines(workdir: str | os.PathLike[str], stage: str) -> bool:
+    """Whether metrics.jsonl has a line of this stage; the last may be torn."""
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return False
+    mark = f'"stage": {json.dumps(stage)},'  # as `_write_line` writes it
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return any(mark in line for line in file)
+
+
 def write_curves(
     workdir: str | os.PathLike[str],
     stage: str,

@@ -193,7 +193,8 @@ def test_a_stage_is_finished_when_marked(tmp_path):
 def flip_stored_bits(directory):
     """Other array data under the old fingerprint: bits that changed on the disk."""
     other = directory.parent.parent / "other"
-    Checkpoints(other, keep=1, milestone_every=0).save(20, make_state(21), {})
+    state = make_state(21) if directory.name == "20" else make_state(21).params
+    Checkpoints(other, keep=1, milestone_every=0).save(20, state, {})
     shutil.rmtree(directory / "state")
     shutil.copytree(other / "20" / "state", directory / "state")
 
@@ -286,6 +287,54 @@ def test_only_the_first_save_may_be_broken_off(saved, tmp_path):
         (directory / step).write_text("")
     with pytest.raises(UserError, match="no checkpoint is complete"):
         checkpoints.latest_step()
+
+
+def test_traces_of_training_forbid_a_fresh_start(tmp_path):
+    """Best parameters and finished.json come after the first save, and so do lines."""
+    directory = tmp_path / "profiler"
+    checkpoints = Checkpoints(directory, keep=1, milestone_every=0)
+    assert checkpoints.latest_step(traces=["lines"]) is None  # moved away
+    (directory / "0").mkdir(parents=True)  # broken off in the first save
+    assert checkpoints.latest_step() is None
+    with pytest.raises(UserError, match=r"begun \(found lines\)"):
+        checkpoints.latest_step(traces=["lines"])
+    (directory / "best" / "0").mkdir(parents=True)  # torn, but it was begun
+    with pytest.raises(UserError, match=r"begun \(found best\)"):
+        checkpoints.latest_step()
+    (directory / "finished.json").write_text("{")
+    assert checkpoints.finished() is None
+    with pytest.raises(UserError, match=r"begun \(found best, finished.json\)"):
+        checkpoints.latest_step()
+
+
+@pytest.mark.parametrize("name", ["007", "٣", "7.old", "-7", "tmp"])
+def test_a_stray_directory_is_no_step(name, saved):
+    checkpoints, directory = saved
+    shutil.copytree(directory / "10", directory / name)
+    assert checkpoints.latest_step() == 20
+    checkpoints.save(30, {"x": jnp.int32(1)}, {})
+    assert checkpoints.latest_step() == 30 and (directory / name).is_dir()
+
+
+@pytest.mark.parametrize("fault", ["bits", "truncated", "meta empty"])
+def test_broken_best_parameters_are_never_taken(fault, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "stage", keep=1, milestone_every=0)
+    params = make_state(20).params
+    checkpoints.save_best(20, params, {}, 0.5)
+    FAULTS[fault](tmp_path / "stage" / "best" / "0")
+    assert (checkpoints.best() is None) == (fault == "meta empty")
+    with pytest.raises(UserError, match="no checkpoint of .*best can be read"):
+        checkpoints.restore_best(abstract(params))
+
+
+def test_a_finished_stage_is_opened_only_for_a_step_it_has(saved):
+    checkpoints, _ = saved
+    checkpoints.finish({})
+    with pytest.raises(UserError, match=r"no checkpoint 15, it has \[10, 20\]"):
+        checkpoints.reopen(15)
+    assert checkpoints.finished()
+    checkpoints.reopen(10)
+    assert not checkpoints.finished()
 
 
 def test_going_back_removes_what_came_after(saved):

@@ -1,10 +1,12 @@
 """What a run may change when it goes on, and whether it may go on at all."""
 
 import json
+import shutil
 
 import pytest
 
 from blue import resume, warm_start
+from blue.checkpoints import COMMIT_FILE
 from blue.errors import UserError
 from configs import quickstart
 
@@ -106,10 +108,12 @@ def test_must_and_never(tmp_path):
 
 def test_going_back_opens_one_stage(tmp_path):
     begin(tmp_path, "profiler")
+    (tmp_path / "checkpoints/profiler/0" / COMMIT_FILE).write_text("")
     finished = tmp_path / "checkpoints/profiler/finished.json"
     finished.write_text("{}")
     refused("step:0", tmp_path, ["warm_start", "profiler"], "--config.stage=NAME")
     refused("step:0", tmp_path, ["warm_start"], "has begun")
+    refused("step:3", tmp_path, ["profiler"], "no checkpoint 3, it has [0]")
     assert finished.exists()
     resume.open_stages("step:0", str(tmp_path), ["profiler"])
     assert not finished.exists()
@@ -145,3 +149,13 @@ def test_a_stage_goes_back_and_refuses_another_seed(tmp_path, caplog):
     again = (tmp_path / "metrics.jsonl").read_text()
     loss = lambda text: [json.loads(line)["policy/loss"] for line in text.splitlines()]
     assert loss(again) == loss(lines)
+
+    for step in ("0", "1", "2"):
+        (folder / step / COMMIT_FILE).unlink()
+    (folder / "finished.json").unlink()
+    for step in ("1", "2"):
+        shutil.rmtree(folder / step)
+    shutil.rmtree(folder / "best")
+    config.resume = "auto"  # as if broken off in its first save, but there are lines
+    with pytest.raises(UserError, match="training had begun .*metrics.jsonl"):
+        warm_start.run(config, str(tmp_path))
