@@ -375,7 +375,8 @@ class _Events:
     """
 
     def __init__(self, directory: str, file: Any):
-        self._directory, self._file, self._new = directory, file, False
+        self._directory, self._file = directory, file
+        self._new = self._closed = False
 
     def get_logdir(self) -> str:
         return self._directory
@@ -390,9 +391,9 @@ class _Events:
             self._new = False
 
     def close(self) -> None:  # again at exit
-        if self._file is not None:
+        if not self._closed:
             self._file.close()
-            self._file, self._new = None, False
+            self._new, self._closed = False, True
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

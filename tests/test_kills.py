@@ -71,7 +71,7 @@ def test_a_killed_run_ends_as_one_without_a_break(runs):
     assert names == {
         *("metrics.jsonl", "samples.jsonl", "config.json", "tensorboard", "tokenizer"),
         *("checkpoints", "data", "items", "candidates", "export"),
-        *("profiles.jsonl", "profiles.json"),
+        *("profiles.jsonl", "profiles.json", "heartbeat.json"),
         *("evaluation.json", "evaluation.md", "evaluation_profiles.jsonl"),
     }
 

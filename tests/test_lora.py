@@ -452,8 +452,10 @@ def test_other_adapters_in_the_same_workdir_are_one_line(whole, field, value, to
     policy = sources.add_adapters(c, "profiler", base, mesh, stage="profiler")
     checkpoints = sources.stage_checkpoints(c, str(whole), "profiler")
     _, optimizer = session.optimizer_of(c, c, b2=c.adam_b2)
+    data = sources.load_examples(c, log, str(whole)).fingerprint
+    note = session.note(c, policy, data=data, stage="profiler")
     with pytest.raises(UserError, match=told) as error:
-        session.start(checkpoints, optimizer, policy, mesh)
+        session.start(checkpoints, optimizer, policy, mesh, note, "auto")
     assert "\n" not in str(error.value) and "--workdir" in str(error.value)
 
 

@@ -495,13 +495,13 @@ def test_a_broken_state_is_refused_not_trained(tmp_path):
     cfg = models.preset("tiny_gemma3")
     model = inference.Model(cfg, params, None, "our model")  # pyright: ignore
     with pytest.raises(ValueError, match="our model has .* not finite in layers/w:"):
-        session.start(saved, optimizer, model, mesh)
+        session.start(saved, optimizer, model, mesh, {}, "auto")
     assert saved.latest_step() is None
     saved.save(3, init_state(params, optimizer), {})
     good = model._replace(params=jax.tree.map(jnp.ones_like, params))
     words = "c/3 has .* not finite in params/layers/w: remove it"
     with pytest.raises(ValueError, match=words):
-        session.start(saved, optimizer, good, mesh)
+        session.start(saved, optimizer, good, mesh, {}, "auto")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Kill runs at random moments; is what they leave, once started again, the same?
 
-    python tools/kill_runs.py --workdir=/tmp/kills --out=experiments/faults/kills.json
+    python tools/kill_runs.py --workdir=runs/kills --out=experiments/faults/kills.json
 
 One run goes to its end. Others are killed (SIGKILL, the whole process) again and again,
 each kill inside a phase drawn at random, at a random moment of it, and then started
@@ -217,7 +217,8 @@ def files_of(workdir: Path) -> Iterator[tuple[str, Path]]:
         place = path.relative_to(workdir).as_posix()
         events = place.startswith("tensorboard/") and ".tfevents." in path.name
         lines = place in ("metrics.jsonl", "samples.jsonl")
-        if path.is_file() and not events and not lines:
+        clock = path.name == "heartbeat.json"
+        if path.is_file() and not (events or lines or clock):
             if not place.startswith("checkpoints/"):
                 yield place, path
 
