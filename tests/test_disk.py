@@ -2,7 +2,9 @@
 
 import errno
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,14 +39,14 @@ def test_other_errors_of_files_keep_their_traceback(tmp_path):
 def vanishing(monkeypatch):
     """A stage under which the workdir disappears."""
 
-    class Stage:
-        @staticmethod
-        def run(config, workdir):
-            shutil.rmtree(workdir)
-            with open(f"{workdir}/metrics.jsonl", "a") as file:
-                file.write("{}")
+    def run(config, workdir):
+        shutil.rmtree(workdir)
+        with open(f"{workdir}/metrics.jsonl", "a") as file:
+            file.write("{}")
 
-    monkeypatch.setattr(main.importlib, "import_module", lambda name: Stage)
+    stage = SimpleNamespace(run=run)
+    monkeypatch.setitem(sys.modules, "blue.vanishing", stage)
+    monkeypatch.setitem(main.STAGES, "evaluate", ("vanishing", "loses its workdir"))
 
 
 def test_a_vanished_workdir_is_exit_code_2(tmp_path, vanishing, capsys):
