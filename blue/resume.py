@@ -139,8 +139,8 @@ def open_stages(mode: str, workdir: str, stages: Sequence[str]) -> None:
         )
     if mode == "must" and training and not begun:
         raise UserError(
-            f"resume=must, and none of {', '.join(training)} has begun in {workdir}: is "
-            "this the right --workdir? resume=auto begins"
+            f"resume=must, and none of {', '.join(training)} has begun in {workdir}: "
+            "is this the right --workdir? resume=auto begins"
         )
     step = step_of(mode)
     if step is None:
