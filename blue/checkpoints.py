@@ -112,6 +112,7 @@ class Checkpoints:
         self._keep = keep
         self._milestone_every = milestone_every
         self._swept = False
+        self._there = False  # steps have been seen in the directory
 
     def latest_step(self, *, traces: Sequence[str] = ()) -> int | None:
         """The newest committed step, or None where nothing was ever saved.
@@ -138,6 +139,7 @@ class Checkpoints:
                 f"(found {', '.join([*found, *traces])}); restore one from a "
                 "copy, or move the directory away to start again"
             )
+<<<<<<< HEAD
         return None
 
     def reopen(self, step: int) -> None:
@@ -150,6 +152,10 @@ class Checkpoints:
             log.warning("%s is opened again, from step %d", self._directory, step)
             path.unlink()
         _barrier("reopen")
+=======
+        self._there |= bool(steps)
+        return steps[-1] if steps else None
+>>>>>>> main
 
     def go_back(self, step: int) -> None:
         """Remove the steps above `step`, which is to be restored."""
@@ -164,12 +170,18 @@ class Checkpoints:
         Older steps go only after it; steps above `step` belong to a run that was
         resumed from further back, and go too.
         """
+        if self._there and not self._directory.exists():
+            raise UserError(
+                f"{self._directory} has vanished, and its checkpoints with it: a disk "
+                "or a mount is gone; bring it back and start again"
+            )
         if not self._swept:
             _delete(_list(self._directory)[1], reason="unfinished checkpoint")
             self._swept = True
         path = self._directory / str(step)
         _delete([path] if path.exists() else [], reason="replaced checkpoint")
         _write(path, step, state, meta)
+        self._there = True
         steps, _ = _list(self._directory)
         older = [s for s in steps if s <= step]
         kept = set(older[-self._keep :])

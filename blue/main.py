@@ -95,9 +95,15 @@ def set_up_logging() -> None:
     log.setLevel(logging.INFO)
     # A broken checkpoint is told by us; asyncio would add a page a leaf.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.getLogger("absl").addFilter(_not_raised_anyway)
     # Only its tokenizers are used, it need not miss torch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _not_raised_anyway(record: logging.LogRecord) -> bool:
+    """Threads of a save log the very error, with pages, that the save then raises."""
+    return "_SignalingThread.run() raised" not in record.getMessage()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ QUIET = (
     *("platform", "num_devices", "num_processes"),
 )
 MESH = "mesh."
+TRAINING = ("encoder", "warm_start", "profiler")  # stages with checkpoints
 
 
 # --- what must be the same
@@ -128,17 +129,18 @@ def open_stages(mode: str, workdir: str, stages: Sequence[str]) -> None:
     never refuses a workdir in which one of the stages has begun; step:<n> goes back to
     that step of the one stage of the run. Raises `UserError`.
     """
-    folders = {stage: epath.Path(workdir) / "checkpoints" / stage for stage in stages}
+    training = [stage for stage in stages if stage in TRAINING]
+    folders = {stage: epath.Path(workdir) / "checkpoints" / stage for stage in training}
     begun = {s: f for s, f in folders.items() if f.exists() and any(f.iterdir())}
     if mode == "never" and begun:
         raise UserError(
             f"resume=never, and {' and '.join(map(str, begun.values()))} has something "
             "in it: take another --workdir, or resume=auto"
         )
-    if mode == "must" and not begun:
+    if mode == "must" and training and not begun:
         raise UserError(
-            f"resume=must, and none of {', '.join(stages)} has begun in {workdir}: is "
-            "this the right --workdir? resume=auto begins"
+            f"resume=must, and none of {', '.join(training)} has begun in {workdir}: "
+            "is this the right --workdir? resume=auto begins"
         )
     step = step_of(mode)
     if step is None:

@@ -368,6 +368,14 @@ def test_a_disk_that_is_full_leaves_the_last_good_step(saved, monkeypatch, caplo
     assert again.latest_step() == 30
 
 
+def test_a_directory_that_vanishes_is_told_not_made_again(saved):
+    checkpoints, directory = saved
+    shutil.rmtree(directory)
+    with pytest.raises(UserError, match="profiler has vanished"):
+        checkpoints.save(30, make_state(30), {})
+    assert not directory.exists()
+
+
 def test_no_flipped_bit_goes_unseen(saved, caplog):
     """Any bit of any file of the newest step: it is passed over, or none the worse."""
     checkpoints, directory = saved

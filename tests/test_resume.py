@@ -98,6 +98,7 @@ def refused(mode, workdir, stages, *parts):
 def test_must_and_never(tmp_path):
     stages = ["warm_start", "profiler"]
     refused("must", tmp_path, stages, "warm_start, profiler", "right --workdir")
+    resume.open_stages("must", str(tmp_path), ["write_profiles", "evaluate"])
     resume.open_stages("never", str(tmp_path), stages)
     resume.open_stages("auto", str(tmp_path), stages)
     begin(tmp_path, "warm_start")
