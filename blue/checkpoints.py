@@ -127,6 +127,7 @@ class Checkpoints:
         steps, unfinished = _list(self._directory)
         for path in unfinished:
             log.warning("%s has no %s: not finished, ignored", path, COMMIT_FILE)
+        self._there |= bool(steps)
         if steps or not self._directory.exists():
             return steps[-1] if steps else None
         lost = sorted(path.name for path in unfinished if path.name != "0")
@@ -139,7 +140,6 @@ class Checkpoints:
                 f"(found {', '.join([*found, *traces])}); restore one from a "
                 "copy, or move the directory away to start again"
             )
-<<<<<<< HEAD
         return None
 
     def reopen(self, step: int) -> None:
@@ -152,10 +152,6 @@ class Checkpoints:
             log.warning("%s is opened again, from step %d", self._directory, step)
             path.unlink()
         _barrier("reopen")
-=======
-        self._there |= bool(steps)
-        return steps[-1] if steps else None
->>>>>>> main
 
     def go_back(self, step: int) -> None:
         """Remove the steps above `step`, which is to be restored."""
