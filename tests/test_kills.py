@@ -17,6 +17,7 @@ from blue import sources, tokenizer
 from configs import quickstart
 from tools import kill_runs
 
+pytestmark = pytest.mark.slow
 ARGUMENTS = [
     *kill_runs.COMMAND,
     "--config.num_steps=4",

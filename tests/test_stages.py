@@ -115,6 +115,7 @@ def test_resume_is_bitwise(whole, tmp_path, monkeypatch):
     assert lines(tmp_path, "profiler", samples) == lines(whole, "profiler", samples)
 
 
+@pytest.mark.slow
 def test_stopped_by_sigterm_and_started_again_is_the_whole_run(
     whole, tmp_path, monkeypatch
 ):
@@ -148,6 +149,7 @@ def fingerprint_of(workdir):
     return checkpoints._read_record(epath.Path(path))["fingerprint"]
 
 
+@pytest.mark.slow
 def test_observers_do_not_disturb(whole, tmp_path):
     """Not logging, samples, validation, TensorBoard, nor the profiler of jax."""
     for stage in ("encoder", "warm_start"):
@@ -318,6 +320,7 @@ def replay(workdir, name):
     return found, replay_batch.describe(found)
 
 
+@pytest.mark.slow
 def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     tmp_path, monkeypatch, caplog
 ):
@@ -397,6 +400,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
 
 
 @pytest.mark.parametrize("stage", ["encoder", "warm_start"])
+@pytest.mark.slow
 def test_an_update_out_of_bounds_stops_a_supervised_stage(stage, tmp_path):
     """lr beyond float32: loss and gradient are finite, the parameters would not be."""
     c = make_config()
