@@ -9,6 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from blue import train_encoder, warm_start
+from blue.errors import UserError
+from blue.tokenizer import train_tokenizer
 from configs import quickstart
 from tools import compare_models
 
@@ -44,6 +46,37 @@ def test_a_changed_head_changes_what_it_should(tmp_path, capsys):
     assert (text == 0 and position < 70) or (text == 1 and position < 5)
     assert 0 < found["mean_difference"] < found["max_difference"]
     assert found["max_difference_of_next_token"] <= found["max_difference"]
+
+
+@pytest.mark.parametrize("role", ["profiler", "encoder"])
+def test_a_model_that_answers_nan_is_never_alike(role, tmp_path, capsys):
+    model = FIXTURES / "qwen3_untied"
+    broken = Path(shutil.copytree(model, tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    name = HEAD if role == "profiler" else "model.norm.weight"
+    tensors[name][3] = np.nan
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    flags = ["--random-tokens=4,6", "--max-difference=9", f"--role={role}"]
+    for pair in [(model, broken), (broken, model), (broken, broken)]:
+        assert compare_models.main([*map(str, pair), *flags]) == 2
+        side = "A" if pair[0] == broken else "B"
+        told = capsys.readouterr().err.splitlines()
+        assert told[-1].startswith(f"error: {side}: text 0, position 0: the answer is")
+
+
+def test_encoders_get_their_own_tokens_and_profilers_one_vocabulary(capsys):
+    texts = ["red tents", "blue lamps and red tents"] * 40
+    a = train_tokenizer(texts, vocab_size=512)
+    b = train_tokenizer([*texts, *["green"] * 99], vocab_size=512)
+    assert a.vocab_size < b.vocab_size
+    own = compare_models.make_rows([a, b], texts[:2], "encoder", 99)
+    for tokenizer, rows in zip((a, b), own, strict=True):
+        assert [row.ids for row in rows] == tokenizer.pooled_batch(texts[:2])
+    assert "its own tokens" in capsys.readouterr().err
+    cut = compare_models.make_rows([a, None], texts[:2], "encoder", 2)
+    assert all(row.ids[-1] == a.pool_id and len(row.ids) == 2 for row in cut[1])
+    with pytest.raises(UserError, match="one vocabulary"):
+        compare_models.make_rows([a, b], texts, "profiler", 99)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +121,13 @@ def test_mistakes_cost_one_line(run, capsys, tmp_path):
     assert "a step is a number" in told(f"{run}:encoder@x", qwen, texts)
     assert "no run" in told(f"{run}:encoder", qwen, "--random-tokens=3")
     assert "no checkpoint 7" in told(f"{run}:encoder@7", f"{run}:encoder", texts)
+    assert "lengths are such as" in told(qwen, qwen, "--random-tokens=3,x")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"words": "b"}\n')
+    assert 'no JSON with "text"' in told(qwen, qwen, f"--texts={tmp_path}/bad.jsonl")
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    assert "no config of a run" in told(tmp_path / "other", qwen, texts)
+    with pytest.raises(UserError, match="GB are free"):
+        compare_models.check_room(10**18, str(tmp_path))
     assert "hub id" in told("no where", qwen, "--random-tokens=3")
     assert "cannot be compared" in told(
         run / "export/profiler", qwen, "--random-tokens=3"

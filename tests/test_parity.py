@@ -64,6 +64,7 @@ MODELS = {
         QWEN3,
         {
             "vocab_size": 131,
+            "hidden_size": 48,
             "intermediate_size": 40,
             "num_attention_heads": 6,
             "num_key_value_heads": 3,

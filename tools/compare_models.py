@@ -8,13 +8,15 @@ RUN:STAGE@STEP.
 Engines are blue, transformers and sentence_transformers (extra `parity`): one directory
 under two engines shows how exactly BLUE computes what they compute. Of causal models
 the log-probabilities of every next token, over the whole vocabulary, are compared; of
-encoders the vectors. Texts are lines, or JSON lines with "text". Exit code 1 if
---max-difference is exceeded.
+encoders the vectors. Causal models get the tokens of A, encoders each their own. Texts
+are lines, or (.jsonl) JSON lines with "text". Exit code 1 if --max-difference is
+exceeded, 2 on mistakes, answers that are not finite among them.
 """
 
 import argparse
 import gc
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -64,7 +66,7 @@ class Side(NamedTuple):
 def open_model(spec: str, role: str, dtype: str) -> Model:
     """The model and tokenizer that `spec` names, under BLUE."""
     run, _, rest = spec.partition(":")
-    if (Path(run) / "checkpoints").is_dir():
+    if is_run(spec):
         stage, _, step = (rest or role).partition("@")
         return open_run(run, stage, step)
     mesh, directory = make_mesh(1, -1, 1), directory_of(spec, role)
@@ -87,7 +89,7 @@ def open_run(run: str, stage: str, step: str) -> Model:
         raise UserError(f"{run}:{stage}: the stages are {', '.join(ROLE_OF)}")
     if step and not step.isdecimal():
         raise UserError(f"{run}:{stage}@{step}: a step is a number")
-    config = ConfigDict(json.loads((Path(run) / "config.json").read_text())["config"])
+    config = read_run_config(run)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     log = sources.load_log(config, run)
     load = sources.load_encoder if stage == "encoder" else sources.load_profiler_base
@@ -105,6 +107,21 @@ def open_run(run: str, stage: str, step: str) -> Model:
     else:
         trained = checkpoints.restore_best(shapes)[0]
     return model._replace(params=lora.join(frozen, trained))
+
+
+def read_run_config(run: str) -> ConfigDict:
+    """The config that a run wrote down."""
+    path = Path(run) / "config.json"
+    try:
+        return ConfigDict(json.loads(path.read_text("utf-8"))["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path} is no config of a run: {told}") from None
+
+
+def is_run(spec: str) -> bool:
+    """Whether a run is named, not a directory of a model or a hub id."""
+    return (Path(spec.partition(":")[0]) / "checkpoints").is_dir()
 
 
 def role_of(spec: str) -> str:
@@ -134,7 +151,16 @@ def open_side(spec: str, role: str, engine: str, dtype: str, length: int) -> Sid
         raise UserError(
             f"engine {engine} has no log-probabilities; take --role=encoder"
         )
-    return make[engine, role](spec, getattr(torch, dtype))
+    if is_run(spec):
+        raise UserError(
+            f"engine {engine} reads no checkpoints of runs; in place of {spec} give "
+            "the directory of its export"
+        )
+    whole = engine == "sentence_transformers"
+    directory = (
+        hub.fetch(spec, "the model").directory if whole else directory_of(spec, role)
+    )
+    return make[engine, role](directory, getattr(torch, dtype))
 
 
 def blue_side(model: Model, role: str, dtype: str, length: int) -> Side:
@@ -229,37 +255,54 @@ def told(rows: Sequence[Row], name: str) -> Iterator[tuple[int, Row]]:
     progress.end()
 
 
+def finite_answers(side: Side, rows: Sequence[Row], name: str) -> Iterator[tuple]:
+    """(number of the row, position, piece) of all pieces of answers, told.
+
+    A piece that is not finite is refused: no difference from it is a number.
+    """
+    for number, row in told(rows, name):
+        position = 0
+        for piece in side.answers(row):
+            if not np.isfinite(piece).all():
+                bad = position + int((~np.isfinite(piece).all(-1)).argmax())
+                raise UserError(
+                    f"{name}: text {number}, position {bad}: the answer is not finite; "
+                    "the weights are broken, or the dtype is too small for them"
+                )
+            yield number, position, piece
+            position += len(piece)
+
+
 def compare_logprobs(
     a: np.ndarray, side_b: Side, rows: Sequence[Row]
 ) -> dict[str, float | list]:
     """Differences of log-probabilities [positions V] of all rows, in one stream."""
-    total = agree = chosen_sum = chosen_count = at = 0
+    total = agree = sure = chosen_sum = chosen_count = at = 0
     largest, chosen_max, worst = -1.0, 0.0, []
-    for number, row in told(rows, "B"):
-        position = 0
-        for piece in side_b.answers(row):
-            other = a[at : at + len(piece)]
-            gap = np.abs(other - piece)
-            total += gap.sum(dtype=np.float64)
-            agree += (other.argmax(-1) == piece.argmax(-1)).sum()
-            if gap.max() > largest:
-                t, v = np.unravel_index(gap.argmax(), gap.shape)
-                largest = float(gap[t, v])
-                values = [float(other[t, v]), float(piece[t, v])]
-                worst = [number, position + int(t), int(v), *values]
-            after = row.ids[position + 1 : position + 1 + len(piece)]
-            of_next = gap[np.arange(len(after)), after]
-            chosen_sum += of_next.sum(dtype=np.float64)
-            chosen_count += len(after)
-            chosen_max = max(chosen_max, float(of_next.max(initial=0.0)))
-            position += len(piece)
-            at += len(piece)
+    for number, position, piece in finite_answers(side_b, rows, "B"):
+        other = a[at : at + len(piece)]
+        gap = np.abs(other - piece)
+        total += gap.sum(dtype=np.float64)
+        agree += (other.argmax(-1) == piece.argmax(-1)).sum()
+        sure += np.exp(other.max(-1)).sum(dtype=np.float64)
+        if gap.max() > largest:
+            t, v = np.unravel_index(gap.argmax(), gap.shape)
+            largest = float(gap[t, v])
+            values = [float(other[t, v]), float(piece[t, v])]
+            worst = [number, position + int(t), int(v), *values]
+        after = rows[number].ids[position + 1 : position + 1 + len(piece)]
+        of_next = gap[np.arange(len(after)), after]
+        chosen_sum += of_next.sum(dtype=np.float64)
+        chosen_count += len(after)
+        chosen_max = max(chosen_max, float(of_next.max(initial=0.0)))
+        at += len(piece)
     return {
         "max_difference": largest,
         "mean_difference": float(total / (at * a.shape[1])),
         "max_difference_of_next_token": chosen_max,
         "mean_difference_of_next_token": float(chosen_sum / max(chosen_count, 1)),
         "top1_agreement": float(agree / at),
+        "mean_probability_of_top1": float(sure / at),  # near 1: agreement says little
         "positions": at,
         "worst: text, position, token, a, b": worst,
     }
@@ -269,8 +312,7 @@ def compare_vectors(
     a: np.ndarray, side_b: Side, rows: Sequence[Row]
 ) -> dict[str, float | list]:
     """Differences of unit vectors [texts E]."""
-    b = np.concatenate([piece for _, row in told(rows, "B") for piece in
-                        side_b.answers(row)])  # fmt: skip
+    b = np.concatenate([piece for *_, piece in finite_answers(side_b, rows, "B")])
     gap, cosine = np.abs(a - b), (a * b).sum(-1)
     nearest = [(x @ x.T - 4 * np.eye(len(x))).argmax(-1) for x in (a, b)]
     row, column = np.unravel_index(gap.argmax(), gap.shape)
@@ -287,35 +329,47 @@ def compare_vectors(
 
 def compare(
     specs: Sequence[str],
-    rows: Sequence[Row],
+    rows: Sequence[Sequence[Row]],
     *,
     role: str,
     engines: Sequence[str],
     dtypes: Sequence[str],
 ) -> dict[str, Any]:
     """All figures. One model is in memory at a time; the answers of A wait on disk."""
-    length = max(len(row.ids) for row in rows)
-    positions = sum(len(row.ids) for row in rows) if role == "profiler" else len(rows)
+    count = len(rows[0])
+    positions = sum(len(r.ids) for r in rows[0]) if role == "profiler" else count
+    longest = [max(len(row.ids) for row in own) for own in rows]
     with tempfile.TemporaryDirectory() as scratch:
-        side = open_side(specs[0], role, engines[0], dtypes[0], length)
+        side = open_side(specs[0], role, engines[0], dtypes[0], longest[0])
         shape = (positions, side.size)
+        check_room(4 * positions * side.size, scratch)
         a = np.memmap(f"{scratch}/a.f32", np.float32, "w+", shape=shape)
         at = 0
-        for _, row in told(rows, "A"):
-            for piece in side.answers(row):
-                a[at : at + len(piece)] = piece
-                at += len(piece)
+        for *_, piece in finite_answers(side, rows[0], "A"):
+            a[at : at + len(piece)] = piece
+            at += len(piece)
         size = side.size
         del side
         gc.collect()
-        side = open_side(specs[1], role, engines[1], dtypes[1], length)
+        side = open_side(specs[1], role, engines[1], dtypes[1], longest[1])
         if side.size != size:
             raise UserError(
                 f"{specs[0]} has {size} {'words' if role == 'profiler' else 'numbers'} "
                 f"an answer and {specs[1]} {side.size}: they cannot be compared"
             )
         how = compare_logprobs if role == "profiler" else compare_vectors
-        return how(a, side, rows)
+        return how(a, side, rows[1])
+
+
+def check_room(size: int, folder: str) -> None:
+    """Whether so many bytes fit; a full disk would end the process without a word."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"the answers of A need {size / 1e9:.1f} GB of disk and "
+            f"{free / 1e9:.1f} GB are free; take fewer texts, a smaller --max-tokens, "
+            "or TMPDIR on another disk"
+        )
 
 
 # --- texts
@@ -329,39 +383,78 @@ def read_texts(path: Path) -> list[str]:
         raise UserError(f"--texts={path}: {error}") from None
     lines = [line for line in lines if line.strip()]
     if path.suffix == ".jsonl":
-        lines = [json.loads(line)["text"] for line in lines]
+        lines = [_text_of(line, f"--texts={path}") for line in lines]
     if not lines:
         raise UserError(f"--texts={path}: no text in it")
     return lines
 
 
+def _text_of(line: str, where: str) -> str:
+    try:
+        return str(json.loads(line)["text"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f'{where}: {line[:60]!r} is no JSON with "text"') from None
+
+
 def make_rows(
     tokenizers: Sequence[Tokenizer | None], texts: list[str], role: str, limit: int
-) -> list[Row]:
-    """The texts as the first side's tokenizer has them."""
+) -> list[list[Row]]:
+    """The texts as either side gets them; the rows of both belong together."""
     first, second = tokenizers
     if first is None:
         raise UserError("A has no tokenizer; give --random-tokens in place of --texts")
-    if second is not None and first.fingerprint != second.fingerprint:
+    second = second or first
+    differ = first.fingerprint != second.fingerprint
+    if differ and role == "profiler":
+        if first.vocab_size != second.vocab_size:
+            raise UserError(
+                f"the tokenizers differ: A's has {first.vocab_size} words and B's "
+                f"{second.vocab_size}; log-probabilities need one vocabulary"
+            )
         sys.stderr.write("the tokenizers differ: both models get the tokens of A\n")
-    if role == "encoder":
-        encoded = first.pooled_batch(texts)
-        encoded = [ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:]
-                   for ids in encoded]  # fmt: skip
-    else:
-        start = [] if first.bos_id is None else [first.bos_id]
-        encoded = [(start + ids)[:limit] for ids in first.encode_batch(texts)]
-    return [Row(text, ids) for text, ids in zip(texts, encoded, strict=True) if ids]
+    elif differ:
+        sys.stderr.write("the tokenizers differ: each encoder gets its own tokens\n")
+    sides = [first, second if role == "encoder" else first]
+    ids = [_tokens(tokenizer, texts, role, limit) for tokenizer in sides]
+    both = [
+        (Row(text, a), Row(text, b))
+        for text, a, b in zip(texts, *ids, strict=True)
+        if a and b
+    ]
+    if not both:
+        raise UserError("the texts have no tokens")
+    return [list(rows) for rows in zip(*both, strict=True)]
+
+
+def _tokens(
+    tokenizer: Tokenizer, texts: list[str], role: str, limit: int
+) -> list[list[int]]:
+    if role == "encoder":  # its last token, at which it is pooled, stays
+        encoded = tokenizer.pooled_batch(texts)
+        return [
+            ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:] for ids in encoded
+        ]
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return [(start + ids)[:limit] for ids in tokenizer.encode_batch(texts)]
+
+
+def random_rows(lengths: str, vocab_size: int) -> list[Row]:
+    """Rows of random tokens, of lengths such as "700,180"."""
+    counts = lengths.split(",")
+    if not all(count.isdecimal() and int(count) > 0 for count in counts):
+        raise UserError(f"--random-tokens={lengths}: lengths are such as 700,180")
+    rng = np.random.default_rng(0)
+    return [Row("", rng.integers(0, vocab_size, int(n)).tolist()) for n in counts]
 
 
 def find_tokenizer(spec: str, role: str) -> Tokenizer | None:
     """The tokenizer of a side, without its weights where that is possible."""
     run = spec.partition(":")[0]
-    if not (Path(run) / "checkpoints").is_dir():
+    if not is_run(spec):
         directory = directory_of(spec, role)
         has_one = any(Path(directory).glob("tokenizer.json*"))
         return load_tokenizer(directory) if has_one else None
-    config = ConfigDict(json.loads((Path(run) / "config.json").read_text())["config"])
+    config = read_run_config(run)
     log = sources.load_log(config, run)
     _, directory = sources.find_checkpoint(config, role)
     return sources.load_role_tokenizer(config, log, run, role, directory)
@@ -388,17 +481,19 @@ def run(argv: Sequence[str]) -> int:
     role = args.role or role_of(args.models[0])
     if bool(args.texts) == bool(args.random_tokens):
         raise UserError("give --texts or --random-tokens, one of the two")
+    if args.max_tokens < 1:
+        raise UserError(f"--max-tokens={args.max_tokens}: a text has 1 or more")
     if args.texts:
         tokenizers = [find_tokenizer(spec, role) for spec in args.models]
         texts = read_texts(args.texts)
         rows = make_rows(tokenizers, texts, role, args.max_tokens)
     else:
-        if ":" in args.models[0]:
+        if is_run(args.models[0]):
             raise UserError("--random-tokens needs a directory as A, no run")
-        rng = np.random.default_rng(0)
+        if "sentence_transformers" in (args.engine_a, args.engine_b):
+            raise UserError("engine sentence_transformers needs --texts")
         size = hf.read_config(directory_of(args.models[0], role)).vocab_size
-        counts = map(int, args.random_tokens.split(","))
-        rows = [Row("", rng.integers(0, size, n).tolist()) for n in counts]
+        rows = [random_rows(args.random_tokens, size)] * 2
     started = time.monotonic()
     found = compare(
         args.models,
@@ -407,7 +502,7 @@ def run(argv: Sequence[str]) -> int:
         engines=(args.engine_a, args.engine_b),
         dtypes=(args.dtype_a, args.dtype_b),
     )
-    found |= {"tokens": sum(len(row.ids) for row in rows)}
+    found |= {"tokens": sum(len(row.ids) for row in rows[0])}
     found |= {"seconds": round(time.monotonic() - started, 1)}
     if args.json:
         print(json.dumps(found))

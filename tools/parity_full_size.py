@@ -49,9 +49,13 @@ def make_model(config: Path, directory: Path) -> None:
             if parameter.ndim == 1:  # norms, all alike otherwise
                 parameter.add_(0.3 * noise)
             else:
-                embeds = "embed_tokens" in name
-                # small inputs, lest every token predict itself through a tied head
-                parameter.copy_(noise * (0.1 if embeds else parameter.shape[1] ** -0.5))
+                scale = parameter.shape[1] ** -0.5
+                if "embed_tokens" in name:
+                    # small inputs, lest every token predict itself through a tied head;
+                    # Gemma multiplies them by sqrt(width)
+                    gemma = model.config.model_type.startswith("gemma3")
+                    scale = 0.7 * scale if gemma else 0.1
+                parameter.copy_(noise * scale)
     model.save_pretrained(directory)
 
 
@@ -71,7 +75,8 @@ def compare(directory: Path, role: str, pair: str) -> dict:
 
 def table(result: dict) -> str:
     """The figures in Markdown."""
-    lines = []
+    packages = ", ".join(f"{name} {v}" for name, v in result["versions"].items())
+    lines = [f"\n{result['date']}, {result['cores']} CPU cores, {packages}."]
     for name, model in result["models"].items():
         what = "log-probabilities" if model["role"] == "profiler" else "unit vectors"
         lines += [
@@ -83,7 +88,10 @@ def table(result: dict) -> str:
             key = "least_cosine"
             more = f"least cosine {row[key]:.6f}" if key in row else ""
             if not more:
-                more = f"next token: {row['max_difference_of_next_token']:.2g} at most"
+                more = (
+                    f"next token: {row['max_difference_of_next_token']:.2g} at most; "
+                    f"top 1 has probability {row['mean_probability_of_top1']:.2g}"
+                )
             lines.append(
                 f"| {pair} | {row['max_difference']:.2g} | {row['mean_difference']:.2g}"
                 f" | {row['top1_agreement']:.3f} | {more} |"
@@ -106,7 +114,9 @@ def main() -> None:
         return
     packages = ("jax", "torch", "transformers")
     versions = {p: importlib.metadata.version(p) for p in packages}
-    result: dict = {"versions": versions, "models": {}}
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    result: dict = {"date": date, "cores": os.cpu_count(), "versions": versions}
+    result["models"] = {}
     count, done, started = len(args.configs) * len(PAIRS), 0, time.monotonic()
     with tempfile.TemporaryDirectory(dir=args.workdir) as scratch:
         for config in args.configs:
