@@ -10,8 +10,10 @@ import pytest
 
 from blue import adapters, export, inference
 from blue.checkpoints import Checkpoints
+from blue.hub import Source
 from blue.models import decoder, gemma3, hf, lora, qwen3
 from blue.models.decoder import Lora
+from blue.tokenizer import train_tokenizer
 
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
 peft = pytest.importorskip("peft", reason="needs the extra `parity`")
@@ -19,22 +21,31 @@ torch_models = pytest.importorskip("torch_models")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
-SMALL = {"vocab_size": 96, "width": 32, "mlp_width": 48, "head_size": 8}
+WORDS = ["red running shoes", "quiet books about rivers", "Amélie (2001)", "garden"]
+TOKENIZER = train_tokenizer(WORDS * 20, vocab_size=520)
+SMALL = {"vocab_size": 530, "width": 32, "mlp_width": 48, "head_size": 8}
 
 
 def write(directory, cfg, role, save=hf.save):
-    """The base, the export of `role` with its adapters; merged parameters, and cfg."""
+    """A base, and the export of `role` that was trained on it; merged, its cfg."""
     params = decoder.init_params(cfg, jax.random.key(3))
     frozen, trained = lora.split(params)
     rng = np.random.default_rng(4)
     noise = lambda x: jax.numpy.asarray(rng.normal(0, 0.3, x.shape), x.dtype)
     trained = jax.tree.map(noise, trained)
-    save(directory / "base", lora.without(cfg), frozen)
-    model = inference.Model(cfg, lora.join(frozen, trained), None, "base")
+    base = str(directory / "base")
+    save(base, lora.without(cfg), frozen)
+    model = inference.Model(
+        cfg, lora.join(frozen, trained), TOKENIZER, "base", source=Source(base, "", base)
+    )
     checkpoints = Checkpoints(directory / "c", keep=1, milestone_every=0)
     checkpoints.save_best(1, trained, adapters.note(model), 0.0)
-    base = str(directory / "base")
-    export.write_adapters(checkpoints, model, directory, role, base)
+    about = export.Run(
+        stage=role, config={"prompts": {"style": "full"}}, data="made up",
+        fingerprint="0", validated=False, sampling_temperature=0.7,
+        max_completion_tokens=9, max_tokens=64, query_prompt="",
+    )  # fmt: skip
+    export.write(checkpoints, model, directory, role, about)
     return lora.merge(model.params, cfg), lora.without(cfg)
 
 
@@ -103,7 +114,7 @@ def test_the_text_tower_of_a_multimodal_base(tmp_path):
         gemma3.tiny_gemma3(), **SMALL, num_layers=2, lora=Lora(2, 8.0, ("q", "down"))
     )
     text = {
-        "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,
+        "vocab_size": 530, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     }  # fmt: skip
     vision = {

@@ -105,7 +105,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("configs", nargs="+", type=Path)
-    parser.add_argument("--workdir", help="for the models; else a temporary folder")
+    parser.add_argument("--workdir", type=Path, help="for the models; else a temporary folder")
     parser.add_argument("--out", type=Path, help="folder of results.json, README.md")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -118,6 +118,8 @@ def main() -> None:
     result: dict = {"date": date, "cores": os.cpu_count(), "versions": versions}
     result["models"] = {}
     count, done, started = len(args.configs) * len(PAIRS), 0, time.monotonic()
+    for folder in filter(None, (args.workdir, args.out)):
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.workdir) as scratch:
         for config in args.configs:
             name = config.name.removesuffix(".json").removesuffix(".config")
