@@ -27,6 +27,13 @@ STAGES = {  # name in config.stages -> its module, and what it does
     "profiler": ("train_profiler", "train the profiler with GRPO"),
     "write_profiles": ("write_profiles", "write profiles of all users of the log"),
     "evaluate": ("evaluate", "compare profiles with baselines on test users"),
+    "plan": ("plan", "compile every program for TPUs that are not there; memory, cost"),
+}
+# The TPU compiler without a TPU; read by jax and libtpu when they are loaded.
+COMPILER_ONLY = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "JAX_PLATFORMS": "cpu",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
@@ -57,6 +64,9 @@ def run(argv: Sequence[str]) -> None:
     """The stages of the config, one after the other; finished ones skip themselves."""
     config, workdir = settings.load(argv)
     stages = settings.check(config, list(STAGES))
+    if stages == ["plan"]:
+        os.environ.update(COMPILER_ONLY)
+        config.platform, config.num_devices, config.num_processes = "", 0, 0
     # these bring jax, which a typo need not wait for
     from blue import disk, preemption, record, resume, run_lock, startup, watchdog
 

@@ -7,11 +7,12 @@ by the stages of a process. Arguments lie on the mesh as `sharding` says: parame
 rule, batches by rows.
 """
 
+import contextlib
 import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,11 +26,19 @@ from blue import advantages, losses, preemption, rewards, rollout, watchdog
 from blue.models import decoder, encoder, lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.optimizers import TrainState, apply_gradients, init_state
-from blue.sharding import BATCH, abstract, by_batch, param_shardings, replicated
+from blue.sharding import (
+    BATCH,
+    abstract,
+    by_batch,
+    keep_kv,
+    keep_rows,
+    kv_shardings,
+    param_shardings,
+    replicated,
+)
 
 log = logging.getLogger("blue")
 LOGITS_BUDGET = 2**26  # float32 logits of one head chunk a device: 256 MiB
-Program = Callable[..., Any]
 
 compiles = {"count": 0, "seconds": 0.0}  # of the whole process, for `speed/compiles`
 
@@ -58,6 +67,39 @@ class UpdateBatch(NamedTuple):
 
 _pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
 _pending: list[Future] = []
+_only_described = False
+
+
+class Program:
+    """A program for arguments of given shapes and shardings; compiled in a thread."""
+
+    def __init__(self, jitted: Any, args: tuple, mesh: Mesh) -> None:
+        self.args = args
+        self._jitted, self._mesh = jitted, mesh
+        self._compiled = None if _only_described else _pool.submit(self.compile)
+        if self._compiled:
+            _pending.append(self._compiled)
+
+    def __call__(self, *arguments: Any) -> Any:
+        watchdog.beat()
+        assert self._compiled, "only described"
+        return self._compiled.result()(*arguments)
+
+    def compile(self) -> Any:
+        """The executable; whoever calls it again compiles again."""
+        with jax.set_mesh(self._mesh):  # where sharding.keep_rows and gather find it
+            return self._jitted.lower(*self.args).compile()
+
+
+@contextlib.contextmanager
+def described() -> Iterator[None]:
+    """Inside, programs are built and not compiled: for `plan`, which does so itself."""
+    global _only_described
+    _only_described = True
+    try:
+        yield
+    finally:
+        _only_described = False
 
 
 def compile_program(
@@ -65,14 +107,8 @@ def compile_program(
 ) -> Program:
     """Starts to compile fn for abstract arguments that carry their shardings."""
     jitted = jax.jit(fn, out_shardings=out_shardings, donate_argnums=donate)
-    compiled = _pool.submit(lambda: jitted.lower(*args).compile())
-    _pending.append(compiled)
-
-    def call(*arguments: Any) -> Any:
-        watchdog.beat()
-        return compiled.result()(*arguments)
-
-    return call
+    leaf = jax.tree.leaves((args, out_shardings))[0]
+    return Program(jitted, args, getattr(leaf, "sharding", leaf).mesh)
 
 
 def wait() -> None:
@@ -110,7 +146,7 @@ def _shardings(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, tree)
 
 
-def _head_chunk(cfg: DecoderConfig, row_count: int, mesh: Mesh) -> int:
+def head_chunk(cfg: DecoderConfig, row_count: int, mesh: Mesh) -> int:
     """Completion positions whose logits exist at once."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     per_position = -(-row_count // shards) * cfg.vocab_size
@@ -189,15 +225,19 @@ def abstract_decode_params(params: Params, mesh: Mesh, dtype: str) -> Params:
 
 
 def sampler_model(params: Params, cfg: DecoderConfig, **sizes: Any) -> rollout.Model:
-    """A decoder as the three functions that `rollout.sample` takes."""
+    """A decoder as the functions that `rollout.sample` takes."""
     layers = [decoder.layer_params(params, n) for n in range(cfg.num_layers)]
     group, length, dtype = sizes["group"], sizes["length"], sizes["dtype"]
     head = decoder.head(params)
 
     def prefill(prompt: Array, mask: Array) -> tuple[Array, Any]:
         hidden, kv = decoder.prefill(params, cfg, prompt, mask, dtype=dtype)
-        cache = decoder.init_cache(cfg, prompt.shape[0], group, length, dtype)
-        return hidden, (mask, kv, cache)
+        return hidden, (mask, kv)
+
+    def begin(kept: tuple[Array, Any]) -> Any:
+        mask, kv = kept
+        cache = decoder.init_cache(cfg, mask.shape[0], group, length, dtype)
+        return mask, kv, keep_kv(cache)
 
     def step(tokens: Array, slot: Array, state: Any) -> tuple[Array, Any]:
         mask, kv, cache = state
@@ -211,7 +251,7 @@ def sampler_model(params: Params, cfg: DecoderConfig, **sizes: Any) -> rollout.M
             "BGD,VD->BGV", hidden, head, preferred_element_type=jnp.float32
         )
 
-    return rollout.Model(prefill, step, logits)
+    return rollout.Model(prefill, begin, step, logits)
 
 
 def _sampling_key(seeds: UInt32[Array, " 3"]) -> Array:
@@ -221,7 +261,45 @@ def _sampling_key(seeds: UInt32[Array, " 3"]) -> Array:
 
 
 @functools.cache
-def make_sample(
+def make_prefill(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    dtype: str,
+) -> Program:
+    """(decode params, prompt, mask) -> (hidden [B D], what `make_decode` keeps of it)."""
+
+    def run(params: Params, prompt: Array, mask: Array) -> Any:
+        sizes = {"group": 1, "length": 0, "dtype": jnp.dtype(dtype)}
+        return sampler_model(params, cfg, **sizes).prefill(prompt, mask)
+
+    args = (
+        abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
+        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
+        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+    )
+    out = _shardings(abstract_prefilled(cfg, mesh, batch_size, prompt_tokens, dtype))
+    return compile_program(run, args, out_shardings=out)
+
+
+def abstract_prefilled(
+    cfg: DecoderConfig, mesh: Mesh, batch_size: int, prompt_tokens: int, dtype: str
+) -> Any:
+    """Shapes and shardings of what `make_prefill` returns."""
+    B, P = batch_size, prompt_tokens
+
+    def prefilled() -> Any:
+        kv = jax.tree.map(lambda a: a[:, 0], decoder.init_cache(cfg, B, 1, P, dtype))
+        return jnp.zeros((B, cfg.width), dtype), (jnp.zeros((B, P), bool), kv)
+
+    shapes = jax.eval_shape(prefilled)
+    return abstract(shapes, kv_shardings(shapes, mesh))
+
+
+@functools.cache
+def make_decode(
     cfg: DecoderConfig,
     mesh: Mesh,
     *,
@@ -236,15 +314,16 @@ def make_sample(
     pad_id: int,
     dtype: str,
 ) -> Program:
-    """(decode params, prompt, mask, example ids, [seed, stage, step]) -> Rollout."""
+    """(decode params, hidden, kept of the prompts, example ids, [seed, stage, step]) ->
+    Rollout."""
 
-    def run(params: Params, prompt: Array, mask: Array, ids: Array, seeds: Array):
+    def run(params: Params, hidden: Array, kept: Any, ids: Array, seeds: Array) -> Any:
         return rollout.sample(
             sampler_model(
                 params, cfg, group=group_size, length=max_tokens, dtype=jnp.dtype(dtype)
             ),
-            prompt,
-            mask,
+            hidden,
+            kept,
             _sampling_key(seeds),
             ids,
             group_size=group_size,
@@ -256,15 +335,39 @@ def make_sample(
             pad_id=pad_id,
         )
 
-    params = abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype)
     args = (
-        params,
-        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
-        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+        abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
+        *abstract_prefilled(cfg, mesh, batch_size, prompt_tokens, dtype),
         rows(mesh, (batch_size,), jnp.int32),
         jax.ShapeDtypeStruct((3,), jnp.uint32, sharding=replicated(mesh)),
     )
     return compile_program(run, args, out_shardings=by_batch(mesh))
+
+
+def make_sample(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    dtype: str,
+    **options: Any,
+) -> Callable[..., rollout.Rollout]:
+    """(decode params, prompt, mask, example ids, [seed, stage, step]) -> Rollout.
+
+    Prefill and decoding are programs of their own; options: those of `make_decode`.
+    """
+    sizes = {"batch_size": batch_size, "prompt_tokens": prompt_tokens, "dtype": dtype}
+    prefill = make_prefill(cfg, mesh, **sizes)
+    decode = make_decode(cfg, mesh, **sizes, **options)
+
+    def sample(
+        params: Params, prompt: Array, mask: Array, ids: Array, seeds: Array
+    ) -> rollout.Rollout:
+        hidden, kept = prefill(params, prompt, mask)
+        return decode(params, hidden, kept, ids, seeds)
+
+    return sample
 
 
 class SlotShapes(NamedTuple):
@@ -284,23 +387,12 @@ def _new_slots(cfg: DecoderConfig, shapes: SlotShapes, dtype: str) -> rollout.Sl
     return rollout.new_slots(jnp.zeros((B, cfg.width), dtype), state, C)
 
 
-def _slot_shardings(slots: rollout.Slots, mesh: Mesh) -> rollout.Slots:
-    """Rows over data and fsdp; heads of keys and values over tensor, as the weights."""
-
-    def one(x: Any) -> NamedSharding:
-        heads = x.ndim >= 4 and x.shape[-2] % mesh.shape["tensor"] == 0
-        others = (None,) * (x.ndim - 3) + ("tensor", None) if heads else ()
-        return NamedSharding(mesh, PartitionSpec(*BATCH, *others))
-
-    return jax.tree.map(one, slots)
-
-
 def abstract_slots(
     cfg: DecoderConfig, mesh: Mesh, shapes: SlotShapes, dtype: str
 ) -> rollout.Slots:
     """Shapes and shardings of the state of continuous batching."""
     slots = jax.eval_shape(lambda: _new_slots(cfg, shapes, dtype))
-    return abstract(slots, _slot_shardings(slots, mesh))
+    return abstract(slots, kv_shardings(slots, mesh))
 
 
 @functools.cache
@@ -393,13 +485,15 @@ def _completion_scores(
     dtype: str,
     remat: bool,
 ) -> losses.TokenScores:
+    params = decoder.gather_tables(params, jnp.dtype(dtype))
     hidden = decoder.group_forward(
         params, cfg, prompt, prompt_mask, tokens, dtype=jnp.dtype(dtype), remat=remat
     )
-    chunk = _head_chunk(cfg, tokens.shape[0] * tokens.shape[1], mesh)
+    chunk = head_chunk(cfg, tokens.shape[0] * tokens.shape[1], mesh)
     return losses.token_logprobs(
-        hidden, tokens, decoder.head(params), temperature=temperature, chunk=chunk
-    )
+        hidden, tokens, decoder.head(params), temperature=temperature, chunk=chunk,
+        unroll=cfg.unroll,
+    )  # fmt: skip
 
 
 @functools.cache
@@ -450,6 +544,7 @@ def make_letter_logits(
     letters = jnp.asarray(letter_ids)
 
     def run(params: Params, tokens: Array, mask: Array) -> Array:
+        params = decoder.gather_tables(params, jnp.dtype(dtype))
         hidden = decoder.forward(params, cfg, tokens, mask, dtype=jnp.dtype(dtype))
         head = decoder.head(params)[letters].astype(hidden.dtype)
         return jnp.einsum(
@@ -531,11 +626,12 @@ def grpo_gradients(
             split = lambda a: jnp.swapaxes(a.reshape(micro, count, *a.shape[1:]), 0, 1)
 
             def add(carry: Any, b: UpdateBatch) -> tuple[Any, Any]:
-                grads, sums = grad_of(trained, frozen, b, tokens)
+                grads, sums = grad_of(trained, frozen, keep_rows(b), tokens)
                 return jax.tree.map(jnp.add, carry, grads), sums
 
             zeros = jax.tree.map(jnp.zeros_like, trained)
-            grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
+            batches = jax.tree.map(split, batch)
+            grads, sums = jax.lax.scan(add, zeros, batches, unroll=cfg.unroll)
             gap_max = sums.gap_max.max()
             sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
         taught = jnp.where(batch.teaching.any(), sums.loss, jnp.nan)
@@ -700,6 +796,7 @@ def make_embed(
     """(params, tokens [B T], mask) -> unit vectors [B E], float32."""
 
     def run(params: Params, texts: Array, mask: Array) -> Array:
+        params = decoder.gather_tables(params, jnp.dtype(dtype))
         return encoder.embed(params, cfg, texts, mask, dtype=jnp.dtype(dtype))
 
     args = (
@@ -729,6 +826,7 @@ def contrastive_gradients(
         ids: Array,
     ) -> Array:
         params = lora.join(frozen, trained)
+        params = decoder.gather_tables(params, jnp.dtype(dtype))
         options = {"dtype": jnp.dtype(dtype), "remat": remat}
         users = encoder.embed(params, cfg, q, qm, **options)
         items = encoder.embed(params, cfg, i, im, **options)

@@ -28,12 +28,14 @@ class Rollout(NamedTuple):
 class Model(NamedTuple):
     """What the sampler needs of a model, as functions; it loads nothing itself.
 
-    prefill(prompt, mask) -> (hidden [B D], state);  step(tokens [B G], slot, state) ->
+    prefill(prompt, mask) -> (hidden [B D], what to keep of the prompts);
+    begin(kept) -> state, with room for completions;  step(tokens [B G], slot, state) ->
     (hidden [B G D], state), slot one for all or one a prompt [B];
     logits(hidden [B G D]) -> [B G V] float32.
     """
 
     prefill: Callable[[Array, Array], tuple[Array, Any]]
+    begin: Callable[[Any], Any]
     step: Callable[[Array, Array, Any], tuple[Array, Any]]
     logits: Callable[[Array], Array]
 
@@ -101,8 +103,8 @@ def _row_keys(key: Any, example_ids: Int[Array, " B"], group_size: int) -> Any:
 
 def sample(
     model: Model,
-    prompt: Int[Array, "B P"],
-    prompt_mask: Bool[Array, "B P"],
+    hidden: Float[Array, "B D"],
+    kept: Any,
     key: Any,
     example_ids: Int[Array, " B"],
     *,
@@ -116,16 +118,16 @@ def sample(
 ) -> Rollout:
     """G completions of every prompt, at most `max_tokens` long.
 
-    A row stops at any of `end_ids` and keeps it, so it has one token or more: an empty
+    hidden, kept: of `model.prefill`. A row stops at any of `end_ids` and keeps it, so it has one token or more: an empty
     completion is an end token alone, one at the limit has none. The loop ends when all
     rows have.
     """
-    B, G = prompt.shape[0], group_size
+    B, G = hidden.shape[0], group_size
     row_keys = _row_keys(key, example_ids, G)
     fold_position = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
     ends = jnp.asarray(end_ids, jnp.int32)
 
-    hidden, state = model.prefill(prompt, prompt_mask)
+    state = model.begin(kept)
     hidden = jnp.broadcast_to(hidden[:, None], (B, G, hidden.shape[-1]))
     shape = (B, G, max_tokens)
     record = Rollout(
@@ -191,7 +193,8 @@ def refill(
 
     P may be shorter than the prompts' room in `slots`: they are right-aligned in it.
     """
-    hidden, state = model.prefill(prompt, prompt_mask)
+    hidden, kept = model.prefill(prompt, prompt_mask)
+    state = model.begin(kept)
 
     def put(old: Array, new: Array) -> Array:
         if old.ndim > 1 and new.shape[1] < old.shape[1]:

@@ -4,6 +4,8 @@ Axes ("data", "fsdp", "tensor"): replicate parameters, shard parameters, shard h
 mlp. Batches are split over data and fsdp.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -45,9 +47,11 @@ RULES: dict[str, P] = {
 }
 
 
-def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
-    """A mesh over all devices; one of the sizes may be -1, the devices left."""
-    sizes, devices = [data, fsdp, tensor], jax.devices()
+def make_mesh(
+    data: int, fsdp: int, tensor: int, *, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh over all devices, or those given; one size may be -1, the devices left."""
+    sizes, devices = [data, fsdp, tensor], list(devices or jax.devices())
     if sizes.count(-1) > 1:
         raise UserError(f"mesh sizes {tuple(sizes)}: at most one may be -1")
     known = int(np.prod([s for s in sizes if s != -1]))
@@ -75,16 +79,85 @@ def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = AXES) -> A
     """
 
     def one(path: tuple, leaf: Any) -> NamedSharding:
-        names = [getattr(entry, "key", getattr(entry, "name", "")) for entry in path]
-        rule = RULES.get(str(names[-1]) if names else "", P())
-        by_dim = (None,) * (len(leaf.shape) - len(rule)) + tuple(rule) if rule else ()
-        fits = (
-            axis if axis in axes and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(by_dim, leaf.shape, strict=False)
-        )
-        return NamedSharding(mesh, P(*fits))
+        return NamedSharding(mesh, _spec(path, leaf.shape, mesh, axes))
 
     return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _spec(path: tuple, shape: tuple[int, ...], mesh: Any, axes: tuple[str, ...]) -> P:
+    names = [getattr(entry, "key", getattr(entry, "name", "")) for entry in path]
+    rule = RULES.get(str(names[-1]) if names else "", P())
+    by_dim = (None,) * (len(shape) - len(rule)) + tuple(rule) if rule else ()
+    return P(
+        *(
+            axis if axis in axes and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(by_dim, shape, strict=False)
+        )
+    )
+
+
+# --- inside of a program. Left alone, the compiler may well move the activations of all
+# users to the weights; these say that weights come to the users.
+
+
+def keep_rows(tree: Any) -> Any:
+    """Activations whose leading axis stays split over data and fsdp, whole otherwise.
+
+    Without a mesh (`jax.set_mesh`, as programs.py traces under) nothing is done.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, BATCH), tree)
+
+
+def keep_kv(tree: Any) -> Any:
+    """Keys and values [B ... K H] that stay where `kv_shardings` has them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+    keep = lambda x: jax.lax.with_sharding_constraint(x, _kv_spec(x, mesh))
+    return jax.tree.map(keep, tree)
+
+
+def gather(tree: Any, dtype: Any) -> Any:
+    """Weights as a layer uses them: matrices in `dtype`, whole but for `tensor`.
+
+    Cast first, so that half the bytes travel. A gradient goes back to the shards as
+    they are stored. Vectors (norms) are left as they are.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def one(path: tuple, x: Any) -> Any:
+        if x.ndim < 2:
+            return x
+        x = x.astype(dtype)
+        if mesh.empty:
+            return x
+        stored = _spec(path, x.shape, mesh, AXES)
+        return _gather(x, stored, _spec(path, x.shape, mesh, ("tensor",)))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: Any, stored: P, used: P) -> Any:
+    return jax.lax.with_sharding_constraint(x, used)
+
+
+_gather.defvjp(
+    lambda x, stored, used: (_gather(x, stored, used), None),
+    lambda stored, used, _, g: (jax.lax.with_sharding_constraint(g, stored),),
+)
+
+
+def kv_shardings(tree: Any, mesh: Mesh) -> Any:
+    """Rows over data and fsdp; heads of keys and values over tensor, as the weights."""
+    return jax.tree.map(lambda x: NamedSharding(mesh, _kv_spec(x, mesh)), tree)
+
+
+def _kv_spec(x: Any, mesh: Any) -> P:
+    heads = x.ndim >= 4 and x.shape[-2] % mesh.shape["tensor"] == 0
+    return P(*BATCH, *((None,) * (x.ndim - 3) + ("tensor", None) if heads else ()))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -461,19 +461,33 @@ def add_adapters(
 ) -> Model:
     """The model as `stage` trains it: with adapters where `<role>.lora` asks for them,
     else itself."""
-    section = config[role].lora
-    if not section.rank:
+    fresh = fresh_adapters(config[role])
+    if fresh is None:
         return model
     return adapters.add(
         model,
-        Lora(section.rank, section.alpha, tuple(dict.fromkeys(section.targets))),
+        fresh,
         mesh,
         seed=role_seed(config.seed, f"{stage} adapters"),
         dtype=config.dtype.params,
     )
 
 
+def fresh_adapters(section: ConfigDict) -> Lora | None:
+    """What config.profiler or config.encoder asks for; None: no adapters."""
+    fields = section.lora
+    if not fields.rank:
+        return None
+    return Lora(fields.rank, fields.alpha, tuple(dict.fromkeys(fields.targets)))
+
+
 # --- models as functions of text
+
+
+def encoder_buckets(config: ConfigDict) -> tuple[int, ...]:
+    """Padded lengths of the encoder's texts, ascending; the last is the limit."""
+    limit = config.encoder.max_tokens
+    return (*(b for b in config.encoder.buckets if b < limit), limit)
 
 
 def load_text_encoder(
@@ -516,7 +530,7 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         encoder.cfg,
         encoder.tokenizer,
         mesh,
-        buckets=(*(b for b in config.encoder.buckets if b < max_tokens), max_tokens),
+        buckets=encoder_buckets(config),
         batch_size=config.encoder.batch_size,
         params_dtype=config.dtype.params,
         dtype=config.dtype.compute,

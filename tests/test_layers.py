@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"main"},
     {"settings", "usage"},  # the command line
+    {"plan"},  # what the stages cost
     {"train_profiler", "train_encoder", "warm_start", "write_profiles"},  # stages
     {"watch"},  # what people see of a stage
     {"evaluate", "session", "experience"},  # what training stages share

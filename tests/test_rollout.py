@@ -39,7 +39,9 @@ def sample(cfg, model, prompt, mask, ids=None, key=0, **options):
     }
     ids = jnp.arange(prompt.shape[0]) if ids is None else ids
     run = jax.jit(
-        lambda p, m, k, i: rollout.sample(model, p, m, k, i, **(defaults | options))
+        lambda p, m, k, i: rollout.sample(
+            model, *model.prefill(p, m), k, i, **(defaults | options)
+        )
     )
     return run(prompt, mask, jax.random.key(key), ids)
 
@@ -208,7 +210,8 @@ def test_refilled_slots_hold_what_sample_gives(family):
 
     # prompts of seven tokens in slots with room for eleven
     room = jnp.zeros((3, 11), bool)
-    slots = rollout.new_slots(*model.prefill(jnp.zeros((3, 11), jnp.int32), room), 9)
+    hidden, kept = model.prefill(jnp.zeros((3, 11), jnp.int32), room)
+    slots = rollout.new_slots(hidden, model.begin(kept), 9)
     refill = jax.jit(lambda *a: rollout.refill(model, *a))
     advance = jax.jit(
         lambda s, n: rollout.advance(

@@ -30,6 +30,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from blue.sharding import gather, keep_rows
+
 Params = dict[str, Any]
 LOCAL, GLOBAL = "local", "global"
 
@@ -73,6 +75,7 @@ class DecoderConfig:
     query_scale: float = 0.0  # of q.k; 0: head_size ** -0.5
     tied: bool = True  # the head is the embedding
     lora: Lora | None = None  # adapters among the parameters
+    unroll: bool = False  # no loops: a compiler's counts take the body of one once
 
     def kind(self, layer: int) -> str:
         """Kind of one layer, "local" or "global"."""
@@ -278,6 +281,12 @@ def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Param
     return params | {"layers": params["layers"] | adapters}
 
 
+def gather_tables(params: Params, dtype: Any) -> Params:
+    """Parameters whose embedding and head are whole, once for all who read them."""
+    names = [name for name in ("embed", "head") if name in params]
+    return {**params, **gather({name: params[name] for name in names}, dtype)}
+
+
 def head(params: Params) -> Float[Array, "V D"]:
     """The matrix that turns hidden states into logits."""
     return params["head"] if "head" in params else params["embed"]
@@ -287,9 +296,27 @@ def embed_tokens(
     params: Params, cfg: DecoderConfig, tokens: Int[Array, "*b"], dtype: Any
 ) -> Float[Array, "*b D"]:
     """Token embeddings in the dtype of the forward pass."""
-    x = params["embed"][tokens].astype(dtype)
+    x = keep_rows(_look_up(params["embed"], tokens).astype(dtype))
     # the factor is rounded to the compute dtype, as in the released model
     return x * jnp.asarray(cfg.width**0.5, dtype) if cfg.scale_embedding else x
+
+
+@jax.custom_vjp
+def _look_up(table: Array, tokens: Array) -> Array:
+    """Rows of a table. The gradient of a frequent token is a sum of thousands: it is
+    taken in float32, whatever the table's dtype, and rounded once."""
+    return table[tokens]
+
+
+def _look_up_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, None]:
+    table, tokens = kept
+    summed = jnp.zeros(table.shape, jnp.float32).at[tokens].add(g.astype(jnp.float32))
+    return summed.astype(table.dtype), None
+
+
+_look_up.defvjp(
+    lambda table, tokens: (table[tokens], (table, tokens)), _look_up_backward
+)
 
 
 def final_norm(params: Params, cfg: DecoderConfig, x: Array) -> Array:
@@ -317,17 +344,28 @@ def scan_layers(
     carry: Any,
     body: Callable[[Any, Params, str], tuple[Any, Any]],
     *,
+    dtype: Any,
     remat: bool,
 ) -> tuple[Any, list[Any]]:
     """Runs body(carry, layer, kind) over the layers; returns what each one kept.
+
+    A layer's weights are brought together, in `dtype`, when its turn comes (and again
+    in the backward pass where `remat`), never those of all layers.
 
     Scans over whole periods of the pattern, so that each kind's window is static; the
     layers left over, and models of one period, are unrolled.
     """
     period, layers = len(cfg.pattern), params["layers"]
-    count = cfg.num_layers // period if cfg.num_layers >= 2 * period else 0
+    loop = cfg.num_layers >= 2 * period and not cfg.unroll
+    count = cfg.num_layers // period if loop else 0
     kept: list[Any] = []
-    step = jax.checkpoint(body, static_argnums=(2,)) if remat else body
+
+    def step(carry: Any, layer: Params, kind: str) -> tuple[Any, Any]:
+        carry, out = body(keep_rows(carry), gather(layer, dtype), kind)
+        return keep_rows(carry), out
+
+    if remat:
+        step = jax.checkpoint(step, static_argnums=(2,))
     if count:
         split = lambda a: a[: count * period].reshape(count, period, *a.shape[1:])
 
@@ -387,7 +425,7 @@ def forward(
         return run_block(cfg, layer, kind, x, positions, attend)[0], None
 
     x = embed_tokens(params, cfg, tokens, dtype)
-    x, _ = scan_layers(params, cfg, x, body, remat=remat)
+    x, _ = scan_layers(params, cfg, x, body, dtype=dtype, remat=remat)
     return final_norm(params, cfg, x)
 
 
@@ -432,7 +470,7 @@ def group_forward(
 
     x = embed_tokens(params, cfg, prompt, dtype)
     y = embed_tokens(params, cfg, inputs.reshape(B, -1), dtype)
-    (x, y), _ = scan_layers(params, cfg, (x, y), body, remat=remat)
+    (x, y), _ = scan_layers(params, cfg, (x, y), body, dtype=dtype, remat=remat)
     last = jnp.broadcast_to(x[:, None, -1:], (B, G, 1, cfg.width))
     hidden = jnp.concatenate([last, y.reshape(B, G, C - 1, cfg.width)], axis=2)
     return final_norm(params, cfg, hidden)
@@ -454,7 +492,7 @@ def prefill(
         return run_block(cfg, layer, kind, x, positions, attend)
 
     x = embed_tokens(params, cfg, prompt, dtype)
-    x, kept = scan_layers(params, cfg, x, body, remat=False)
+    x, kept = scan_layers(params, cfg, x, body, dtype=dtype, remat=False)
     return final_norm(params, cfg, x[:, -1:])[:, 0], kept
 
 
