@@ -1,0 +1,311 @@
+"""What the text of a compiled XLA module tells: its collectives, loops and buffers.
+
+`compiled.as_text()` is a chip's own program, after partitioning: every shape in it is
+that of one chip. Each instruction is counted once for every place it is called from,
+a loop's body once (the text does not say how often it runs, but on CPUs).
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+)
+# Where a ring sends a chip's array round twice: reduced, then gathered.
+PASSES = {"all-reduce": 2}
+
+# bits of the types whose name does not end in their number of bits
+BITS = {"pred": 8, "token": 0, "opaque": 0}
+COMMENT = re.compile(r"/\*.*?\*/")
+COMPUTATION = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s*\(.*\{\s*$")
+INSTRUCTION = re.compile(r"^\s+(?:ROOT\s+)?%?([\w.\-]+)\s+=\s+(.*)$")
+ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\](?:\{([^}]*)\})?")
+CALLED = re.compile(
+    r"[\s,](body|condition|calls|to_apply|true_computation|false_computation)="
+    r"%?([\w.\-]+)"
+)
+CALLED_LISTS = re.compile(
+    r"[\s,](?:branch_computations|called_computations|calls)=\{([^}]*)\}"
+)
+OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# Instructions whose result is another's memory, or nobody's.
+NO_BUFFER = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "call"}
+NO_BUFFER |= {"conditional", "optimization-barrier", "after-all", "constant"}
+
+
+class Array(NamedTuple):
+    """One array of a shape as the text writes it."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    layout: str  # between the braces: `1,0:T(8,128)(2,1)S(1)`
+
+
+class Instruction(NamedTuple):
+    """One line of a computation."""
+
+    name: str
+    opcode: str
+    shape: str  # of the result, a tuple's in parentheses
+    rest: str  # what follows the opcode: operands and attributes
+
+
+class Collective(NamedTuple):
+    """One collective, at one place it is called from."""
+
+    kind: str  # of KINDS
+    bytes: int  # see `collectives`
+    op_name: str  # where it comes from in the Python program; may be empty
+    in_loop: bool  # reached through a while loop's body or condition
+
+
+class Buffer(NamedTuple):
+    """One of the largest arrays of a chip's program."""
+
+    name: str  # the argument, or the operation that makes it
+    shape: str  # such as bf16[16,2048,6912]
+    bytes: int  # with the padding of its tiles
+
+
+class Module(NamedTuple):
+    """A compiled module, read."""
+
+    entry: str
+    computations: dict[str, list[Instruction]]
+
+
+def parse(text: str) -> Module:
+    """The computations of a module's text. Raises ValueError if it has no entry."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", []
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            found = COMPUTATION.match(line)
+            if found:
+                current = computations.setdefault(found[2], [])
+                entry = found[2] if found[1] else entry
+            continue
+        found = INSTRUCTION.match(line)
+        if found:
+            instruction = _instruction(found[1], COMMENT.sub("", found[2]))
+            if instruction:
+                current.append(instruction)
+    if not entry:
+        raise ValueError("no ENTRY computation: not the text of a compiled module")
+    return Module(entry, computations)
+
+
+def _instruction(name: str, line: str) -> Instruction | None:
+    """`SHAPE opcode(...` taken apart; layouts have parentheses, so they are matched."""
+    end = _closing(line) if line.startswith("(") else line.find(" ")
+    found = re.match(r"\s*([a-z][\w\-]*)(\(.*)$", line[end:], re.DOTALL)
+    return Instruction(name, found[1], line[:end], found[2]) if found else None
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis that `text` begins with has been closed."""
+    depth = 0
+    for at, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return at + 1
+    return len(text)
+
+
+def arrays(shape: str) -> list[Array]:
+    """All arrays of a shape, nested tuples flattened."""
+    found = ARRAY.findall(COMMENT.sub("", shape))
+    dims = lambda text: tuple(int(d.strip(" <=")) for d in text.split(",") if d.strip())
+    return [Array(dtype, dims(size), layout) for dtype, size, layout in found]
+
+
+def bits_of(dtype: str) -> int:
+    """Bits an element: bf16 16, f8e4m3fn 8, s4 4, pred 8. Raises ValueError."""
+    if dtype in BITS:
+        return BITS[dtype]
+    found = re.match(r"^(?:bf|f|s|u|c)(\d+)(?:e\d+m\d+\w*)?$", dtype)
+    if not found:
+        raise ValueError(f"element type {dtype!r} is not known")
+    return int(found[1])
+
+
+def shape_bytes(shape: str) -> int:
+    """Bytes of the elements of a shape, tuples added up, padding left out."""
+    bits = (bits_of(a.dtype) * math.prod(a.dims) for a in arrays(shape))
+    return sum(-(-b // 8) for b in bits)
+
+
+def padded_bytes(array: Array) -> int:
+    """Bytes an array takes in memory, its minor dimensions filled up to whole tiles."""
+    order, _, rest = array.layout.partition(":")
+    dims = list(array.dims)
+    minor_first = [int(i) for i in order.split(",") if i.strip().isdigit()]
+    tile = re.match(r"T\(([\d,]+)\)", rest)
+    if tile and len(minor_first) == len(dims):
+        sizes = [int(s) for s in tile[1].split(",")]
+        # a tile of more dimensions than the array: the missing ones have size 1
+        for dim, size in zip(minor_first, reversed(sizes), strict=False):
+            dims[dim] = -(-dims[dim] // size) * size
+        missing = sizes[: max(0, len(sizes) - len(dims))]
+        dims += missing
+    return -(-bits_of(array.dtype) * math.prod(dims) // 8)
+
+
+def _callees(instruction: Instruction) -> list[tuple[str, str]]:
+    """(attribute, computation) of all that an instruction calls."""
+    found = CALLED.findall(instruction.rest)
+    for names in CALLED_LISTS.findall(instruction.rest):
+        found += [("calls", n.strip().lstrip("%")) for n in names.split(",")]
+    return found
+
+
+def _op_name(instruction: Instruction) -> str:
+    found = OP_NAME.search(instruction.rest)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
+
+
+def _operands(instruction: Instruction) -> list[str]:
+    """Names of the operands, whether or not the text repeats their shapes."""
+    inside = instruction.rest[1 : _closing(instruction.rest) - 1]
+    named = re.findall(r"%([\w.\-]+)", inside)
+    return named or [n.strip() for n in inside.split(",") if n.strip()]
+
+
+def _collective(
+    instruction: Instruction, siblings: list[Instruction], in_loop: bool
+) -> Collective | None:
+    """What one instruction itself moves. Of a pair, `-done` counts: its result is the
+    collective's, while that of `-start` may hold the operands too."""
+    kind = instruction.opcode.removesuffix("-done")
+    if kind not in KINDS:
+        return None
+    size = shape_bytes(instruction.shape)
+    if kind == "reduce-scatter" and kind == instruction.opcode:
+        by_name = {i.name: i.shape for i in siblings}
+        operands = [by_name[n] for n in _operands(instruction) if n in by_name]
+        size = sum(map(shape_bytes, operands)) or size
+    return Collective(kind, size, _op_name(instruction), in_loop)
+
+
+def _is_reduce_scatter(instruction: Instruction, computation: str) -> bool:
+    """The TPU compiler's reduce-scatter: a fusion of an all-reduce and the slice of it
+    that a chip keeps, in one kernel."""
+    return instruction.opcode == "fusion" and "all-reduce-scatter" in computation
+
+
+def _walk(module: Module, computation: str, in_loop: bool) -> Iterator[Collective]:
+    instructions = module.computations.get(computation, [])
+    for i in instructions:
+        own = _collective(i, instructions, in_loop)
+        if own:
+            yield own
+            continue  # its to_apply adds two numbers
+        if i.opcode in ("async-done", "async-update"):
+            continue  # they name the computation that async-start has begun
+        for _, called in _callees(i):
+            inner = _walk(module, called, in_loop or i.opcode == "while")
+            scattered = _is_reduce_scatter(i, called)
+            for one in inner:
+                if scattered and one.kind == "all-reduce":
+                    one = one._replace(kind="reduce-scatter")
+                yield one._replace(op_name=one.op_name or _op_name(i))
+
+
+def collective_ops(text: str) -> list[Collective]:
+    """Every collective that the entry computation reaches, in the order of the text."""
+    module = parse(text)
+    return list(_walk(module, module.entry, in_loop=False))
+
+
+def _totals(ops: list[Collective]) -> dict[str, dict[str, int]]:
+    totals: dict[str, dict[str, int]] = {}
+    for op in ops:
+        row = totals.setdefault(op.kind, {"count": 0, "bytes": 0})
+        row["count"] += 1
+        row["bytes"] += op.bytes
+    return totals
+
+
+def collectives(text: str) -> dict[str, dict[str, int]]:
+    """{kind: {"count", "bytes"}} of a chip's program; kinds it has not are left out.
+
+    bytes: of the whole array that takes part, on one chip, without layout padding: the
+    *result* of an all-gather, all-reduce, all-to-all, collective-permute or
+    ragged-all-to-all, and the *operand* of a reduce-scatter, so that a gather and the
+    scatter that is its gradient cost the same. A chip of a ring of n receives (n-1)/n
+    of it, of an all-reduce twice that: `network_bytes`.
+
+    Pairs of start and done count once, a tuple's arrays are added up, and collectives
+    in fusions, calls and asynchronous computations count where they are called from;
+    all branches of a conditional count, and a loop's body counts once.
+    """
+    return _totals(collective_ops(text))
+
+
+def inside_loops(text: str) -> dict[str, dict[str, int]]:
+    """`collectives`, of those alone that a while loop's body or condition reaches."""
+    return _totals([op for op in collective_ops(text) if op.in_loop])
+
+
+def network_bytes(totals: dict[str, dict[str, Any]]) -> float:
+    """Bytes a chip receives, at most: of `collectives`, an all-reduce counted twice."""
+    return sum(row["bytes"] * PASSES.get(kind, 1) for kind, row in totals.items())
+
+
+def loops(text: str) -> list[int | None]:
+    """One entry a while loop: how often it runs, None where the text does not say.
+
+    Text for CPUs says it of loops over a fixed range; text for TPUs never.
+    """
+    found = []
+    for instructions in parse(text).computations.values():
+        for i in instructions:
+            if i.opcode == "while":
+                count = TRIP_COUNT.search(i.rest)
+                found.append(int(count[1]) if count else None)
+    return found
+
+
+def biggest_buffers(text: str, count: int = 8) -> list[Buffer]:
+    """The largest arrays in a chip's main memory, one a shape, largest first.
+
+    Arguments go by their names, others by the operation that makes them. It is a list
+    of candidates, not an allocation: two of them may take turns in the same memory,
+    and one shape may be there several times. Arrays inside fusions never exist, and
+    those in a TPU's on-chip memory (S(1) and above) are left out.
+    """
+    module = parse(text)
+    fused = {
+        called
+        for instructions in module.computations.values()
+        for i in instructions
+        for attribute, called in _callees(i)
+        if i.opcode == "fusion" or attribute == "to_apply" and i.opcode != "call"
+    }
+    found: dict[str, tuple[int, Buffer]] = {}  # with how good its name is
+    for computation, instructions in module.computations.items():
+        if computation in fused:
+            continue
+        for i in instructions:
+            argument = i.opcode == "parameter" and computation == module.entry
+            if i.opcode in NO_BUFFER and not argument or i.opcode.endswith("-start"):
+                continue  # the result of a start is its operand beside what is done's
+            rank = 2 * argument + bool(_op_name(i))
+            for array in arrays(i.shape):
+                if re.search(r"S\([1-9]", array.layout):
+                    continue
+                shape = f"{array.dtype}[{','.join(map(str, array.dims))}]"
+                new = Buffer(_op_name(i) or i.name, shape, padded_bytes(array))
+                best = found.get(shape, (-1, new))
+                size = max(new.bytes, best[1].bytes)
+                name = max(best, (rank, new), key=lambda x: x[0])
+                found[shape] = (name[0], name[1]._replace(bytes=size))
+    return sorted((b for _, b in found.values()), key=lambda b: -b.bytes)[:count]
