@@ -79,11 +79,11 @@ def rollout_metrics(
 
 
 def speed_metrics(
-    *, tokens: int, step_s: float, trunk_flops: float, compiles: int
+    *, tokens: int, step_s: float, step_flops: float, compiles: int
 ) -> dict[str, float]:
     """`speed/*`; what this platform does not tell is NaN (null in metrics.jsonl).
 
-    tokens: sampled in the step. trunk_flops: of the whole step over all devices.
+    tokens: sampled in the step. step_flops: of the whole step over all devices.
     """
     device = jax.devices()[0]
     chip = BY_KIND.get(device.device_kind)
@@ -92,7 +92,7 @@ def speed_metrics(
     used = memory.get("peak_bytes_in_use")
     return {
         "speed/tokens_per_s": tokens / step_s,
-        "speed/mfu": trunk_flops / step_s / peak / jax.device_count(),
+        "speed/mfu": step_flops / step_s / peak / jax.device_count(),
         "speed/hbm_gb": (used or np.nan) / 2**30,
         "speed/compiles": compiles,
     }

@@ -2,12 +2,17 @@
 
 `compiled.as_text()` is a chip's own program, after partitioning: every shape in it is
 that of one chip. Each instruction is counted once for every place it is called from,
-a loop's body once (the text does not say how often it runs, but on CPUs).
+a loop's body once, unless a function says otherwise.
+
+The TPU compiler makes loops of its own: a product with a gathered or scattered matrix
+may become a "windowed" loop of collective-permutes and small products, of which
+`cost_analysis` counts one turn. Compiled with the option
+xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000 it makes none.
 """
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 KINDS = (
@@ -25,7 +30,7 @@ PASSES = {"all-reduce": 2}
 BITS = {"pred": 8, "token": 0, "opaque": 0}
 COMMENT = re.compile(r"/\*.*?\*/")
 COMPUTATION = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s*\(.*\{\s*$")
-INSTRUCTION = re.compile(r"^\s+(?:ROOT\s+)?%?([\w.\-]+)\s+=\s+(.*)$")
+INSTRUCTION = re.compile(r"^\s+(ROOT\s+)?%?([\w.\-]+)\s+=\s+(.*)$")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\](?:\{([^}]*)\})?")
 CALLED = re.compile(
     r"[\s,](body|condition|calls|to_apply|true_computation|false_computation)="
@@ -36,6 +41,8 @@ CALLED_LISTS = re.compile(
 )
 OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# They name the computation that async-start has begun.
+SECOND_PARTS = {"async-update", "async-done"}
 # Instructions whose result is another's memory, or nobody's.
 NO_BUFFER = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "call"}
 NO_BUFFER |= {"conditional", "optimization-barrier", "after-all", "constant"}
@@ -56,6 +63,7 @@ class Instruction(NamedTuple):
     opcode: str
     shape: str  # of the result, a tuple's in parentheses
     rest: str  # what follows the opcode: operands and attributes
+    root: bool  # its result is the computation's
 
 
 class Collective(NamedTuple):
@@ -65,6 +73,7 @@ class Collective(NamedTuple):
     bytes: int  # see `collectives`
     op_name: str  # where it comes from in the Python program; may be empty
     in_loop: bool  # reached through a while loop's body or condition
+    times: int  # that it runs; loops of unknown length count as one turn
 
 
 class Buffer(NamedTuple):
@@ -95,9 +104,9 @@ def parse(text: str) -> Module:
             continue
         found = INSTRUCTION.match(line)
         if found:
-            instruction = _instruction(found[1], COMMENT.sub("", found[2]))
+            instruction = _instruction(found[2], COMMENT.sub("", found[3]))
             if instruction:
-                current.append(instruction)
+                current.append(instruction._replace(root=bool(found[1])))
     if not entry:
         raise ValueError("no ENTRY computation: not the text of a compiled module")
     return Module(entry, computations)
@@ -107,7 +116,9 @@ def _instruction(name: str, line: str) -> Instruction | None:
     """`SHAPE opcode(...` taken apart; layouts have parentheses, so they are matched."""
     end = _closing(line) if line.startswith("(") else line.find(" ")
     found = re.match(r"\s*([a-z][\w\-]*)(\(.*)$", line[end:], re.DOTALL)
-    return Instruction(name, found[1], line[:end], found[2]) if found else None
+    if not found:
+        return None
+    return Instruction(name, found[1], line[:end], found[2], root=False)
 
 
 def _closing(text: str) -> int:
@@ -179,8 +190,62 @@ def _operands(instruction: Instruction) -> list[str]:
     return named or [n.strip() for n in inside.split(",") if n.strip()]
 
 
+def _constant(name: str, siblings: Mapping[str, Instruction]) -> int | None:
+    """The integer that a name stands for, through copies; None if it is computed."""
+    while name in siblings and siblings[name].opcode in ("copy", "bitcast"):
+        name = _operands(siblings[name])[0]
+    if name not in siblings or siblings[name].opcode != "constant":
+        return None
+    found = re.match(r"\((-?\d+)\)", siblings[name].rest)
+    return int(found[1]) if found else None
+
+
+def _element(name: str, siblings: Mapping[str, Instruction]) -> int | None:
+    """Which element of a loop's tuple a name is, through copies."""
+    while name in siblings and siblings[name].opcode == "copy":
+        name = _operands(siblings[name])[0]
+    found = name in siblings and re.search(r"\bindex=(\d+)", siblings[name].rest)
+    return int(found[1]) if found else None
+
+
+def _trip_count(
+    module: Module, loop: Instruction, siblings: Mapping[str, Instruction]
+) -> int | None:
+    """How often a loop runs: said by the text, or plain to see in it, as in `i < 26`
+    with i from 0 in steps of 1; None for others, such as a loop until all are done."""
+    said = TRIP_COUNT.search(loop.rest)
+    if said:
+        return int(said[1])
+    called = dict(_callees(loop))
+    condition, body = (
+        {i.name: i for i in module.computations.get(called.get(part, ""), [])}
+        for part in ("condition", "body")
+    )
+    tests = [i for i in condition.values() if i.root]
+    if not tests or tests[0].opcode != "compare" or "direction=LT" not in tests[0].rest:
+        return None
+    counter, limit = _operands(tests[0])
+    index, last = _element(counter, condition), _constant(limit, condition)
+    starts = siblings.get(_operands(loop)[0])
+    ends = next((i for i in body.values() if i.root), None)
+    if index is None or not starts or not ends or starts.opcode != "tuple":
+        return None
+    first = _constant(_operands(starts)[index], siblings)
+    added = body.get(_operands(ends)[index]) if ends.opcode == "tuple" else None
+    if added is None or added.opcode != "add":
+        return None
+    steps = [_constant(n, body) for n in _operands(added)]
+    step = next((n for n in steps if n), None)
+    if first is None or last is None or not step:
+        return None
+    return max(0, -(-(last - first) // step))
+
+
 def _collective(
-    instruction: Instruction, siblings: list[Instruction], in_loop: bool
+    instruction: Instruction,
+    siblings: Mapping[str, Instruction],
+    in_loop: bool,
+    times: int,
 ) -> Collective | None:
     """What one instruction itself moves. Of a pair, `-done` counts: its result is the
     collective's, while that of `-start` may hold the operands too."""
@@ -188,32 +253,38 @@ def _collective(
     if kind not in KINDS:
         return None
     size = shape_bytes(instruction.shape)
-    if kind == "reduce-scatter" and kind == instruction.opcode:
-        by_name = {i.name: i.shape for i in siblings}
-        operands = [by_name[n] for n in _operands(instruction) if n in by_name]
-        size = sum(map(shape_bytes, operands)) or size
-    return Collective(kind, size, _op_name(instruction), in_loop)
+    if kind == "reduce-scatter":
+        operands = _operands(instruction)
+        if kind != instruction.opcode and operands[0] in siblings:
+            operands = _operands(siblings[operands[0]])  # the start's
+        found = (siblings[n].shape for n in operands if n in siblings)
+        size = sum(map(shape_bytes, found)) or size
+    return Collective(kind, size, _op_name(instruction), in_loop, times)
 
 
-def _is_reduce_scatter(instruction: Instruction, computation: str) -> bool:
-    """The TPU compiler's reduce-scatter: a fusion of an all-reduce and the slice of it
-    that a chip keeps, in one kernel."""
-    return instruction.opcode == "fusion" and "all-reduce-scatter" in computation
+def _is_reduce_scatter(module: Module, computation: str) -> bool:
+    """The TPU compiler's reduce-scatter: a fusion of an all-reduce and of the slice
+    that a chip keeps, by its number, in one kernel."""
+    made = {i.opcode for i in module.computations.get(computation, [])}
+    return {"all-reduce", "partition-id", "dynamic-slice"} <= made
 
 
-def _walk(module: Module, computation: str, in_loop: bool) -> Iterator[Collective]:
-    instructions = module.computations.get(computation, [])
-    for i in instructions:
-        own = _collective(i, instructions, in_loop)
+def _walk(
+    module: Module, computation: str, in_loop: bool, times: int
+) -> Iterator[Collective]:
+    siblings = {i.name: i for i in module.computations.get(computation, [])}
+    for i in siblings.values():
+        own = _collective(i, siblings, in_loop, times)
         if own:
             yield own
             continue  # its to_apply adds two numbers
-        if i.opcode in ("async-done", "async-update"):
-            continue  # they name the computation that async-start has begun
+        if i.opcode in SECOND_PARTS or i.opcode.removesuffix("-start") in KINDS:
+            continue
+        loop = i.opcode == "while"
+        turns = (_trip_count(module, i, siblings) or 1) if loop else 1
         for _, called in _callees(i):
-            inner = _walk(module, called, in_loop or i.opcode == "while")
-            scattered = _is_reduce_scatter(i, called)
-            for one in inner:
+            scattered = i.opcode == "fusion" and _is_reduce_scatter(module, called)
+            for one in _walk(module, called, in_loop or loop, times * turns):
                 if scattered and one.kind == "all-reduce":
                     one = one._replace(kind="reduce-scatter")
                 yield one._replace(op_name=one.op_name or _op_name(i))
@@ -222,10 +293,10 @@ def _walk(module: Module, computation: str, in_loop: bool) -> Iterator[Collectiv
 def collective_ops(text: str) -> list[Collective]:
     """Every collective that the entry computation reaches, in the order of the text."""
     module = parse(text)
-    return list(_walk(module, module.entry, in_loop=False))
+    return list(_walk(module, module.entry, in_loop=False, times=1))
 
 
-def _totals(ops: list[Collective]) -> dict[str, dict[str, int]]:
+def _totals(ops: Iterable[Collective]) -> dict[str, dict[str, int]]:
     totals: dict[str, dict[str, int]] = {}
     for op in ops:
         row = totals.setdefault(op.kind, {"count": 0, "bytes": 0})
@@ -255,22 +326,29 @@ def inside_loops(text: str) -> dict[str, dict[str, int]]:
     return _totals([op for op in collective_ops(text) if op.in_loop])
 
 
-def network_bytes(totals: dict[str, dict[str, Any]]) -> float:
+def repeated(text: str) -> dict[str, dict[str, int]]:
+    """`collectives`, those in loops as often as they run. A loop whose length the text
+    does not tell, such as a decode loop, counts as one turn."""
+    ops = collective_ops(text)
+    return _totals(one for one in ops for _ in range(one.times))
+
+
+def network_bytes(totals: dict[str, dict[str, Any]]) -> int | float:
     """Bytes a chip receives, at most: of `collectives`, an all-reduce counted twice."""
     return sum(row["bytes"] * PASSES.get(kind, 1) for kind, row in totals.items())
 
 
 def loops(text: str) -> list[int | None]:
-    """One entry a while loop: how often it runs, None where the text does not say.
+    """One entry a while loop: how often it runs, None where the text does not tell.
 
-    Text for CPUs says it of loops over a fixed range; text for TPUs never.
+    Text for CPUs says it of loops over a fixed range. That for TPUs does not, but shows
+    where a counter begins, by how much it grows and what it is compared with.
     """
-    found = []
-    for instructions in parse(text).computations.values():
-        for i in instructions:
-            if i.opcode == "while":
-                count = TRIP_COUNT.search(i.rest)
-                found.append(int(count[1]) if count else None)
+    module, found = parse(text), []
+    for instructions in module.computations.values():
+        siblings = {i.name: i for i in instructions}
+        loops = (i for i in instructions if i.opcode == "while")
+        found += [_trip_count(module, i, siblings) for i in loops]
     return found
 
 
