@@ -1,7 +1,6 @@
 """What a chip can do at most: arithmetic, memory, network; and what bounds a program.
 
-Peaks of the makers' pages. No program reaches them, so a time from `roofline` is a
-lower bound.
+Peaks of the makers' pages; no program reaches them.
 """
 
 from typing import NamedTuple

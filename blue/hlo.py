@@ -352,6 +352,88 @@ def loops(text: str) -> list[int | None]:
     return found
 
 
+def _list(instruction: Instruction, name: str) -> list[int]:
+    """Numbers of an attribute such as lhs_contracting_dims={1}; empty without it."""
+    found = re.search(rf"\b{name}=\{{([\d,]*)\}}", instruction.rest)
+    return [int(n) for n in found[1].split(",") if n] if found else []
+
+
+def _valid_positions(window: Mapping[str, str], dim: int, n: int, out: int) -> int:
+    """Pairs of an output position and a kernel position that meet an input element,
+    along one spatial dimension of n elements; holes and padding multiply nothing."""
+
+    def at(name: str, default: str) -> str:
+        return window[name].split("x")[dim] if name in window else default
+
+    kernel, stride = int(at("size", "1")), int(at("stride", "1"))
+    low = int(at("pad", "0_0").split("_")[0])
+    holes, spread = int(at("lhs_dilate", "1")), int(at("rhs_dilate", "1"))
+    count = 0
+    for k in range(kernel):
+        first = k * spread - low  # input position of output 0
+        if stride % holes == 0 and first % holes:
+            continue
+        count += sum(
+            (first + o * stride) % holes == 0 and first + o * stride < n * holes
+            for o in range(max(0, -(first // stride)), out)
+        )
+    return count
+
+
+def _product(
+    instruction: Instruction, siblings: Mapping[str, Instruction]
+) -> int | float:
+    """FLOPs of one dot or convolution, as XLA counts them; 0 for anything else."""
+    if instruction.opcode not in ("dot", "convolution"):
+        return 0
+    left = arrays(siblings[_operands(instruction)[0]].shape)[0].dims
+    out = arrays(instruction.shape)[0].dims
+    if instruction.opcode == "dot":
+        contracted = _list(instruction, "lhs_contracting_dims")
+        return 2 * math.prod(out) * math.prod(left[d] for d in contracted)
+    labels = re.search(r"dim_labels=(\w+)_\w+->(\w+)", instruction.rest)
+    assert labels, instruction.name
+    found = re.search(r"\bwindow=\{([^}]*)\}", instruction.rest)
+    window = dict(part.split("=") for part in found[1].split()) if found else {}
+    total = 2 * left[labels[1].index("b")] * left[labels[1].index("f")]
+    total *= out[labels[2].index("f")]
+    for group in ("feature_group_count", "batch_group_count"):
+        found = re.search(rf"\b{group}=(\d+)", instruction.rest)
+        total //= int(found[1]) if found else 1
+    for dim in range(len(left) - 2):
+        n, m = left[labels[1].index(str(dim))], out[labels[2].index(str(dim))]
+        total *= _valid_positions(window, dim, n, m)
+    return total
+
+
+def product_flops(text: str) -> int | float:
+    """FLOPs of a chip's matrix products (2 a multiply-add), those in loops as often as
+    they run; a loop whose length the text does not tell counts as one turn.
+
+    What `cost_analysis` would say of the same program without any loop, but for
+    elementwise work; kernels that are no HLO (custom calls) count nothing in either.
+    """
+    module = parse(text)
+    done: dict[str, int | float] = {}
+
+    def of(computation: str) -> int | float:
+        if computation not in done:
+            siblings = {i.name: i for i in module.computations.get(computation, [])}
+            total = 0
+            for i in siblings.values():
+                total += _product(i, siblings)
+                if i.opcode in SECOND_PARTS:
+                    continue
+                turns = 1
+                if i.opcode == "while":
+                    turns = _trip_count(module, i, siblings) or 1
+                total += turns * sum(of(called) for _, called in _callees(i))
+            done[computation] = total
+        return done[computation]
+
+    return of(module.entry)
+
+
 def biggest_buffers(text: str, count: int = 8) -> list[Buffer]:
     """The largest arrays in a chip's main memory, one a shape, largest first.
 

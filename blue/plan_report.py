@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from blue import hlo
+
 MISSING = "-"
 
 
 def render(plan: Mapping[str, Any]) -> str:
     """Markdown of a plan: what lies on a chip, what each program costs, what a step
-    takes at least, and what to change where it does not fit.
+    takes by estimate, and what to change where it does not fit.
 
     Needs `topology`, `chips`, `hbm_gib_per_chip`, `resident_gib` and `programs`; a
     value that is missing elsewhere shows as "-" or leaves its section out.
@@ -71,7 +73,9 @@ def _head(plan: Mapping[str, Any]) -> str:
     return (
         f"# Plan for {plan['topology']}\n\n{plan['chips']} chips of {hbm} GiB HBM. "
         f"{verdict}\n\nEverything below is for one chip, from the compiler; nothing "
-        "was run. Times are lower bounds: work over the chip's peak."
+        "was run. Times are work over the chip's peak. Its bytes are every operand and "
+        "result that the compiler counts, wherever they lie, so that the time for "
+        "memory is rather too long; the other two are too short."
     )
 
 
@@ -105,9 +109,7 @@ def _work(plan: Mapping[str, Any]) -> str:
     for name, program in _by_program(plan):
         times = program.get("roofline_s", {})
         moved = program.get("collectives")
-        total = None
-        if moved is not None:
-            total = sum(kind.get("bytes", 0) for kind in moved.values())
+        total = None if moved is None else hlo.network_bytes(moved)
         rows.append(
             [
                 name,
@@ -143,9 +145,9 @@ def _step(plan: Mapping[str, Any]) -> str:
     rows.append(["**step**", _seconds(step.get("seconds"))])
     speed = step.get("tokens_per_s")
     return (
-        "## A training step, at least\n\n"
+        "## A training step, estimated\n\n"
         + _table(["phase", "time"], rows)
-        + (f"\n\nAt most {_number(speed)} sampled tokens/s." if speed else "")
+        + (f"\n\n{_number(speed)} sampled tokens/s." if speed else "")
     )
 
 

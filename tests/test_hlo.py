@@ -200,3 +200,34 @@ def test_text_that_is_none_is_refused():
         hlo.collectives("module @jit_f attributes {}")
     with pytest.raises(ValueError, match="'x9'"):
         hlo.bits_of("x9")
+
+
+def test_products_in_loops_count_as_often_as_they_run(cpu_text):
+    assert hlo.product_flops(cpu_text) == 6 * 2 * 8 * 16 * 16
+    # scan: [8, 512] x [512, 512] forward, recomputed, and two in the backward pass
+    assert hlo.product_flops(tpu("scan")) == 6 * 4 * 2 * 8 * 512 * 512
+
+
+def test_products_as_the_tpu_compiler_writes_them():
+    """Its convolutions have batches and heads as holes and padding of a window"""
+    B, G, P, C, D, F, N, K, R, H = 2, 4, 256, 128, 256, 1024, 4, 2, 2, 16
+    found = {}
+    module = hlo.parse(tpu("products"))
+    siblings = {i.name: i for i in module.computations[module.entry]}
+    for i in siblings.values():
+        if i.opcode == "convolution":
+            found[hlo._op_name(i)] = hlo._product(i, siblings)
+    rows = B * P
+    assert found == {
+        "BTD,DNH->BTNH": 2 * rows * D * N * H,
+        "BTD,DKH->BTKH": 2 * rows * D * K * H,
+        "BTNH,BSNH->BNTS": 2 * rows * P * N * H,
+        "BNTS,BSNH->BTNH": 2 * rows * P * N * H,
+        "BTNH,NHD->BTD": 2 * rows * N * H * D,
+        "BTD,DF->BTF": 2 * rows * D * F,
+        "BGCKRH,BPKH->BKRGCP": 2 * B * K * R * G * P * H,
+        "BGCKRH,BGSKH->BKRGCS": 2 * B * K * R * G * C * H,
+        "BKRGCP,BPKH->BGCKRH": 2 * B * K * R * G * P * H,
+        "BKRGCS,BGSKH->BGCKRH": 2 * B * K * R * G * C * H,
+    }
+    assert hlo.product_flops(tpu("products")) == sum(found.values())
