@@ -11,13 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-PEAK_FLOPS = {  # bf16, a chip
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
+from blue.chips import BY_KIND
 
 
 def group_stds(values: Float[np.ndarray, "B G"]) -> Float[np.ndarray, " b"]:
@@ -85,19 +79,20 @@ def rollout_metrics(
 
 
 def speed_metrics(
-    *, tokens: int, step_s: float, trunk_flops: float, compiles: int
+    *, tokens: int, step_s: float, step_flops: float, compiles: int
 ) -> dict[str, float]:
     """`speed/*`; what this platform does not tell is NaN (null in metrics.jsonl).
 
-    tokens: sampled in the step. trunk_flops: of the whole step over all devices.
+    tokens: sampled in the step. step_flops: of the whole step over all devices.
     """
     device = jax.devices()[0]
-    peak = PEAK_FLOPS.get(device.device_kind)
+    chip = BY_KIND.get(device.device_kind)
+    peak = chip.flops if chip else np.nan
     memory = device.memory_stats() or {}
     used = memory.get("peak_bytes_in_use")
     return {
         "speed/tokens_per_s": tokens / step_s,
-        "speed/mfu": trunk_flops / step_s / (peak or np.nan) / jax.device_count(),
+        "speed/mfu": step_flops / step_s / peak / jax.device_count(),
         "speed/hbm_gb": (used or np.nan) / 2**30,
         "speed/compiles": compiles,
     }

@@ -191,7 +191,10 @@ def run(config: ConfigDict, workdir: str) -> None:
         if step == first_step:
             session.check_first_step(config, info, step)
         now = time.monotonic()
-        metrics = facts | info | watch.step_metrics(config, policy, seen, now - started)
+        metrics = facts | info
+        metrics |= watch.step_metrics(
+            config, policy, seen, prompt_tokens=bucket, step_s=now - started
+        )
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
         metrics["time/checkpoint_s"] = save_s  # of the newest save: lines come first
         metrics["data/prompts"] = done * config.batch_size

@@ -14,13 +14,13 @@ from etils import epath
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue import evaluate, health, panel, programs, queries
+from blue import evaluate, flops, health, panel, programs, queries
 from blue.advantages import ZERO_STD
 from blue.data.examples import Examples
 from blue.data.log import Log
 from blue.experience import Batch, Experience
 from blue.inference import Embed, Model
-from blue.models.decoder import param_count
+from blue.models.decoder import DecoderConfig
 from blue.writer import Writer, summary_table
 
 SUMMARY = (
@@ -46,16 +46,27 @@ SUMMARY = (
 
 
 def step_metrics(
-    config: ConfigDict, profiler: Model, seen: Experience, step_s: float
+    config: ConfigDict,
+    profiler: Model,
+    seen: Experience,
+    *,
+    prompt_tokens: int,
+    step_s: float,
 ) -> dict[str, float]:
-    """`reward/*`, `rollout/*`, `speed/*` and `time/*` of one step."""
+    """`reward/*`, `rollout/*`, `speed/*` and `time/*` of one step, whose prompts were
+    padded to `prompt_tokens`."""
     finished = np.array([[p.finished for p in group] for group in seen.profiles])
     metrics = health.reward_metrics(seen.total, seen.parts, zero_std=ZERO_STD)
     metrics |= health.rollout_metrics(seen.mask, finished)
     metrics |= health.speed_metrics(
         tokens=int(seen.mask.sum()),
         step_s=step_s,
-        trunk_flops=flops_per_step(config, profiler),
+        step_flops=flops_per_step(
+            config,
+            profiler.cfg,
+            prompt_tokens=prompt_tokens,
+            decode_steps=int(seen.mask.sum(axis=-1).max()),
+        ),
         compiles=programs.compiles["count"],
     )
     return metrics | seen.times | {"time/step_s": step_s}
@@ -75,15 +86,23 @@ def profile_metrics(
     return {f"profile/{key}": value for key, value in found.items()}
 
 
-def flops_per_step(config: ConfigDict, profiler: Model) -> float:
-    """2 FLOPs a parameter a token: sampling, reference, and the update's three (four
-    with recomputed layers; one less with adapters, for the gradient of the matrices)
-    passes, over shared prompts. Attention is left out."""
-    tokens = config.batch_size * (
-        config.max_prompt_tokens + config.group_size * config.max_completion_tokens
+def flops_per_step(
+    config: ConfigDict, cfg: DecoderConfig, *, prompt_tokens: int, decode_steps: int
+) -> float:
+    """What the profiler's programs compute in one step: sampling as far as the longest
+    completion, reference pass and update, padding and recomputed layers included. The
+    encoder and the reader are left out."""
+    sizes = {
+        "B": config.batch_size,
+        "G": config.group_size,
+        "P": prompt_tokens,
+        "C": config.max_completion_tokens,
+    }
+    return (
+        flops.rollout(cfg, **sizes, steps=decode_steps)
+        + flops.reference(cfg, **sizes)
+        + flops.update(cfg, **sizes, remat=config.remat)
     )
-    passes = 2 + (4 if config.remat else 3) - (profiler.cfg.lora is not None)
-    return 2.0 * param_count(profiler.cfg) * tokens * passes
 
 
 def summary(workdir: str, stage: str) -> str:

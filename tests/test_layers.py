@@ -24,11 +24,13 @@ LAYERS = [
     {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics"},
     {"health", "alarms"},  # what the numbers of a step say
+    {"flops", "plan_report"},  # what programs cost, by formula and in words
     {"models", "data", "tokenizer"},
     {"unigram"},
     {"startup"},  # devices and hosts as expected
     {"sharding", "checkpoints", "optimizers", "writer", "bad_batches", "hub", "record"},
     {"preemption", "watchdog", "disk"},  # when a process leaves
+    {"hlo", "chips"},  # a compiled program's text; what a chip can do
     {"errors"},
 ]
 PAPER = {"advantages", "losses", "metrics", "rewards"}  # import nothing of BLUE

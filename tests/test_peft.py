@@ -36,7 +36,11 @@ def write(directory, cfg, role, save=hf.save):
     base = str(directory / "base")
     save(base, lora.without(cfg), frozen)
     model = inference.Model(
-        cfg, lora.join(frozen, trained), TOKENIZER, "base", source=Source(base, "", base)
+        cfg,
+        lora.join(frozen, trained),
+        TOKENIZER,
+        "base",
+        source=Source(base, "", base),
     )
     checkpoints = Checkpoints(directory / "c", keep=1, milestone_every=0)
     checkpoints.save_best(1, trained, adapters.note(model), 0.0)

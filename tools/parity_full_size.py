@@ -105,7 +105,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("configs", nargs="+", type=Path)
-    parser.add_argument("--workdir", type=Path, help="for the models; else a temporary folder")
+    parser.add_argument(
+        "--workdir", type=Path, help="for the models; else a temporary folder"
+    )
     parser.add_argument("--out", type=Path, help="folder of results.json, README.md")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,0 +1,246 @@
+"""FLOPs of every program by formula: 2 a multiply-add, the whole machine's, one run.
+
+Counted as XLA counts matrix products: attention over whole padded squares, as dense
+attention computes them. With `masked=True` only what a query may see counts (causal
+and window masks, no padding): the least that any kernel must do. Norms, softmax, RoPE
+and the optimizer are left out (1 to 3% of a model as small as those of the tests, less
+of larger ones), and so are adapters' low-rank products.
+
+Letters as in models/decoder.py.
+"""
+
+from typing import NamedTuple
+
+from blue.models.decoder import DecoderConfig, window_of
+
+
+class Parts(NamedTuple):
+    """FLOPs of a forward pass by what makes them."""
+
+    trunk: float  # products with the layers' matrices
+    attention: float  # queries with keys, weights with values
+    head: float
+
+
+# --- the pieces
+
+
+def trunk(cfg: DecoderConfig, tokens: int) -> float:
+    """All layers' matrices, for so many tokens."""
+    heads = 2 * cfg.num_heads + 2 * cfg.num_kv_heads  # q and o; k and v
+    return tokens * cfg.num_layers * 2.0 * cfg.width * heads * cfg.head_size + (
+        3.0 * down(cfg, tokens)
+    )
+
+
+def down(cfg: DecoderConfig, tokens: int) -> float:
+    """One of the three matrices of every layer's mlp."""
+    return tokens * cfg.num_layers * 2.0 * cfg.width * cfg.mlp_width
+
+
+def attention(cfg: DecoderConfig, queries: int, keys: int) -> float:
+    """All layers' attention of so many queries, each over so many keys."""
+    return 4.0 * cfg.num_layers * cfg.num_heads * cfg.head_size * queries * keys
+
+
+def masked_attention(cfg: DecoderConfig, queries: int, before: int = 0) -> float:
+    """All layers' attention of one block of tokens, over what its masks let through.
+
+    The block has `before` tokens before it. A query sees itself, all before it, or
+    in a local layer those less than the window back.
+    """
+    pair = 4.0 * cfg.num_heads * cfg.head_size
+    kinds = [cfg.kind(n) for n in range(cfg.num_layers)]
+    by_kind = {k: visible_pairs(queries, before, window_of(cfg, k)) for k in set(kinds)}
+    return pair * sum(by_kind[kind] for kind in kinds)
+
+
+def visible_pairs(queries: int, before: int, window: int) -> int:
+    """sum over t < queries of min(before + t + 1, window); `window` 0: no limit."""
+    last = before + queries
+    full = last if not window else min(last, max(before, window))
+    ramp = (full * (full + 1) - before * (before + 1)) // 2  # before+1 .. full
+    return ramp + (last - full) * window
+
+
+def head(cfg: DecoderConfig, positions: int) -> float:
+    """Logits of so many positions."""
+    return 2.0 * positions * cfg.width * cfg.vocab_size
+
+
+def _attend(
+    cfg: DecoderConfig, rows: int, queries: int, before: int, masked: bool
+) -> float:
+    if masked:
+        return rows * masked_attention(cfg, queries, before)
+    return attention(cfg, rows * queries, before + queries)
+
+
+# --- programs
+
+
+def prefill(cfg: DecoderConfig, B: int, P: int, *, masked: bool = False) -> float:
+    """Prompts' keys and values. Of the last layer, too, everything is computed for all
+    positions, though one is used; its logits are the decode loop's."""
+    return trunk(cfg, B * P) + _attend(cfg, B, P, 0, masked)
+
+
+def decode_step(
+    cfg: DecoderConfig, B: int, G: int, P: int, C: int, *, masked: bool = False
+) -> float:
+    """One token for all B G completions, over caches of P and C; the mean of C steps
+    where only what is visible counts."""
+    if masked:
+        seen = B * G * masked_attention(cfg, C, P) / C
+    else:
+        seen = attention(cfg, B * G, P + C)
+    return trunk(cfg, B * G) + seen + head(cfg, B * G)
+
+
+def rollout(
+    cfg: DecoderConfig,
+    B: int,
+    G: int,
+    P: int,
+    C: int,
+    *,
+    steps: int = 0,
+    masked: bool = False,
+) -> float:
+    """Prefill, and `steps` decode steps (0: C)."""
+    one = decode_step(cfg, B, G, P, C, masked=masked)
+    return prefill(cfg, B, P, masked=masked) + (steps or C) * one
+
+
+def group_parts(
+    cfg: DecoderConfig,
+    B: int,
+    G: int,
+    P: int,
+    C: int,
+    *,
+    chunk: int = 0,
+    masked: bool = False,
+) -> Parts:
+    """`decoder.group_forward` with log-probabilities.
+
+    The prompt once, and all tokens of the completions but their last, which predicts
+    nothing. The prompt's last layer is computed for all positions, though only the last
+    position's outcome is used: XLA does not take that apart. The head goes through C in
+    whole chunks of `chunk` positions (0: no chunks).
+    """
+    positions = -(-C // min(chunk, C)) * min(chunk, C) if chunk else C
+    own = B * G * (C - 1)
+    if masked:
+        completions = B * G * masked_attention(cfg, C - 1, P)
+    else:
+        completions = attention(cfg, own, P + C - 1)
+    return Parts(
+        trunk=trunk(cfg, B * P + own),
+        attention=_attend(cfg, B, P, 0, masked) + completions,
+        head=head(cfg, B * G * positions),
+    )
+
+
+def reference(
+    cfg: DecoderConfig,
+    B: int,
+    G: int,
+    P: int,
+    C: int,
+    *,
+    chunk: int = 0,
+    masked: bool = False,
+) -> float:
+    """Log-probabilities of completions: the reference pass."""
+    return sum(group_parts(cfg, B, G, P, C, chunk=chunk, masked=masked))
+
+
+def recomputed(cfg: DecoderConfig, parts: Parts, tokens: int) -> float:
+    """What a backward pass over recomputed layers computes again.
+
+    All of a layer but `down`, whose result no gradient needs, unless a norm follows it.
+    """
+    return parts.trunk + parts.attention - (0 if cfg.post_norms else down(cfg, tokens))
+
+
+def update(
+    cfg: DecoderConfig,
+    B: int,
+    G: int,
+    P: int,
+    C: int,
+    *,
+    remat: bool,
+    chunk: int = 0,
+    masked: bool = False,
+) -> float:
+    """Forward, backward (twice the forward), what is computed again: the head's logits
+    always, the layers with `remat`. The same for any number of micro-batches.
+
+    With adapters (`cfg.lora`) the frozen matrices need no gradient.
+    """
+    parts = group_parts(cfg, B, G, P, C, chunk=chunk, masked=masked)
+    total = 3 * sum(parts) + parts.head
+    if cfg.lora:
+        total -= parts.trunk + parts.head
+    if remat:
+        total += recomputed(cfg, parts, B * P + B * G * (C - 1))
+    return total
+
+
+def encode(cfg: DecoderConfig, B: int, T: int, *, masked: bool = False) -> float:
+    """Vectors of B texts of T tokens."""
+    return prefill(cfg, B, T, masked=masked)
+
+
+def choice(
+    cfg: DecoderConfig, B: int, T: int, letters: int, *, masked: bool = False
+) -> float:
+    """Logits of a few letters at the last of T tokens."""
+    return prefill(cfg, B, T, masked=masked) + 2.0 * B * cfg.width * letters
+
+
+def encoder_update(
+    cfg: DecoderConfig,
+    B: int,
+    query_tokens: int,
+    item_tokens: int,
+    *,
+    remat: bool,
+    masked: bool = False,
+) -> float:
+    """Contrastive update: B queries and B items, all with all."""
+    total = 3 * 2.0 * B * B * cfg.width
+    for T in (query_tokens, item_tokens):
+        parts = Parts(trunk(cfg, B * T), _attend(cfg, B, T, 0, masked), 0.0)
+        total += 3 * sum(parts) - (parts.trunk if cfg.lora else 0)
+        total += recomputed(cfg, parts, B * T) if remat else 0
+    return total
+
+
+def ranking(users: int, items: int, width: int) -> float:
+    """Cosines of users' queries with every item."""
+    return 2.0 * users * items * width
+
+
+def relayout() -> float:
+    """A copy multiplies nothing; merging adapters into it is left out."""
+    return 0.0
+
+
+# --- bytes
+
+
+def decode_bytes(
+    cfg: DecoderConfig, B: int, G: int, P: int, C: int, *, itemsize: int = 2
+) -> float:
+    """Bytes that a decode step of B prompts cannot do without: the weights and the
+    caches, read once.
+
+    For one chip: its own B, and with tensor parallelism a share of the weights. Of an
+    untied embedding only the looked-up rows are read, which do not count.
+    """
+    weights = trunk(cfg, 1) / 2 + head(cfg, 1) / 2
+    caches = 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_size * B * (P + G * C)
+    return itemsize * (weights + caches)
