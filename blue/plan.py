@@ -79,7 +79,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     train_profiler.check(config, mesh)
     # an executable for another machine is of no use in the cache of this one
     jax.config.update("jax_enable_compilation_cache", False)
-    jax.config.update("jax_exec_time_optimization_effort", config.plan.effort)
+    effort = -1.0 if config.plan.quick else 0.0
+    jax.config.update("jax_exec_time_optimization_effort", effort)
     profiler, encoder = (read_config(config, role) for role in ("profiler", "encoder"))
     with programs.described():
         plan = make_plan(config, mesh, chip, profiler, encoder)
@@ -143,7 +144,7 @@ def make_plan(
         "chips": mesh.size,
         "mesh": dict(mesh.shape),
         "hbm_gib_per_chip": chip.hbm_bytes / GIB,
-        "effort": config.plan.effort,
+        "quick": config.plan.quick,
         "resident_gib": resident | {"total": sum(resident.values())},
         "programs": {},
     }
@@ -316,7 +317,7 @@ def make_resident(
         "reference": gib(params),
         "decode_copy": gib(copy),
         "encoder": gib(texts) if own else 0.0,
-        "item_table": config.plan.items * encoder.width * 4 / mesh.size / GIB,
+        "item_table": config.plan.num_items * encoder.width * 4 / mesh.size / GIB,
     }
 
 
@@ -406,9 +407,10 @@ def _compile(build: Callable[[], Program]) -> _Build:
         return _Build(None, str(error), largest_of_message(str(error)), None)
     text = compiled.as_text()
     counted = compiled.cost_analysis()
-    cost = Cost(counted["flops"], counted["bytes accessed"], hlo.collectives(text))
+    work = (counted.get(key, 0.0) for key in ("flops", "bytes accessed"))
+    cost = Cost(*work, hlo.collectives(text))
     largest = [
-        {"name": f"{b.op_name} {b.shape}".strip(), "gib": b.bytes / GIB}
+        {"name": f"{b.name} {b.shape}".strip(), "gib": b.bytes / GIB}
         for b in hlo.biggest_buffers(text, 5)
     ]
     return _Build(compiled.memory_analysis(), "", largest, cost)

@@ -362,7 +362,7 @@ def make_sample(
     decode = make_decode(cfg, mesh, **sizes, **options)
 
     def sample(
-        params: Params, prompt: Array, mask: Array, ids: Array, seeds: Array
+        params: Params, prompt: Any, mask: Any, ids: Any, seeds: Any
     ) -> rollout.Rollout:
         hidden, kept = prefill(params, prompt, mask)
         return decode(params, hidden, kept, ids, seeds)

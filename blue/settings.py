@@ -52,6 +52,7 @@ AT_LEAST = {
         "evaluate.bootstrap",
         "evaluate.batch_size",
         "write_profiles.batch_size",
+        "plan.num_items",
         "log.every",
         "log.samples_every",
         "alarms.window",
@@ -328,6 +329,8 @@ def _check_stages(values: dict[str, Any], stages: Sequence[str]) -> list[str]:
                 f"{field} has {name!r}, must be of {', '.join(stages)}"
                 + _did_you_mean(name, stages).replace("; see --help", "")
             )
+    if "plan" in chosen and len(chosen) > 1:
+        raise UserError("stages has 'plan' among others: it runs alone, stage=plan")
     if not chosen:
         raise UserError(f"stages is empty, must name some of {', '.join(stages)}")
     return chosen
