@@ -92,7 +92,9 @@ def _memory(plan: Mapping[str, Any]) -> str:
     rows = []
     for name, program in _by_program(plan):
         hbm = program.get("hbm_gib", {})
-        fits = {True: "yes", False: "**no**"}.get(program.get("fits"), MISSING)
+        fits = MISSING
+        if "fits" in program:
+            fits = "yes" if program["fits"] else "**no**"
         rows.append([name, *(_number(hbm.get(kind)) for kind in kinds), fits])
     return (
         "## Memory of the programs\n\n"
