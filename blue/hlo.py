@@ -434,6 +434,114 @@ def product_flops(text: str) -> int | float:
     return of(module.entry)
 
 
+# Instructions that move nothing themselves; computations that they call do.
+_FREE = NO_BUFFER | {"partition-id", "replica-id", "iota", *SECOND_PARTS}
+_SLICES = {"dynamic-slice", "slice", "gather"}
+_SAME = {"bitcast", "get-tuple-element"}
+
+
+def memory_bytes(text: str) -> int | float:
+    """Bytes that a chip reads from and writes to its main memory, loops as often as
+    they run; a loop whose length the text does not tell counts as one turn.
+
+    Operands and results of every instruction, those inside of a fusion left out. Of an
+    array that is only sliced, or updated in place, the slice counts. What lies in the
+    TPU's on-chip memory, S(1) and above, is not main memory: `cost_analysis`, which
+    counts a loop once, counts that too.
+    """
+    module = parse(text)
+    done: dict[str, int | float] = {}
+
+    def of(computation: str) -> int | float:
+        if computation not in done:
+            siblings = {i.name: i for i in module.computations.get(computation, [])}
+            total: int | float = 0
+            for i in siblings.values():
+                called = [name for _, name in _callees(i)]
+                if i.opcode == "while":
+                    turns = _trip_count(module, i, siblings) or 1
+                    total += turns * sum(map(of, called))
+                elif i.opcode in ("call", "conditional", "async-start"):
+                    total += sum(map(of, called))
+                else:
+                    total += _moved(module, i, siblings)
+            done[computation] = total
+        return done[computation]
+
+    return of(module.entry)
+
+
+def _main(shape: str) -> int:
+    """Bytes of the arrays of a shape that lie in main memory."""
+    far = [a for a in arrays(shape) if not re.search(r"S\([1-9]", a.layout)]
+    return sum(-(-bits_of(a.dtype) * math.prod(a.dims) // 8) for a in far)
+
+
+def _moved(module: Module, i: Instruction, siblings: Mapping[str, Instruction]) -> int:
+    """Bytes that one instruction reads and writes."""
+    if i.opcode in _FREE or i.opcode.endswith("-start"):
+        return 0
+    inputs = [siblings[n] for n in _operands(i) if n in siblings]
+    if i.opcode.endswith("-done"):  # a start's operands are read, its result written
+        start = inputs[0] if inputs else i
+        inputs = [siblings[n] for n in _operands(start) if n in siblings]
+        return _main(i.shape) + sum(_main(x.shape) for x in inputs)
+    if i.opcode in _SLICES:
+        return (_main(inputs[0].shape) > 0) * shape_bytes(i.shape) + _main(i.shape)
+    if i.opcode in ("dynamic-update-slice", "scatter"):
+        new = shape_bytes(inputs[1 if i.opcode != "scatter" else 2].shape)
+        return (1 + (_main(i.shape) > 0)) * new
+    called = [name for attribute, name in _callees(i) if attribute == "calls"]
+    if i.opcode != "fusion" or not called:
+        return _main(i.shape) + sum(_main(x.shape) for x in inputs)
+    read = (
+        min(_main(x.shape), _read(module, called[0], n)) for n, x in enumerate(inputs)
+    )
+    return sum(read) + min(_main(i.shape), _written(module, called[0]))
+
+
+def _read(module: Module, computation: str, index: int) -> int:
+    """Bytes that a fusion reads of its parameter `index`."""
+    body = {i.name: i for i in module.computations.get(computation, [])}
+    is_it = lambda i: i.opcode == "parameter" and i.rest.startswith(f"({index})")
+    start = next((i for i in body.values() if is_it(i)), None)
+    if start is None:
+        return 0
+    total, names = 0, [start.name]
+    while names:
+        name = names.pop()
+        for user in body.values():
+            for place, operand in enumerate(_operands(user)):
+                if operand != name:
+                    continue
+                if user.opcode in _SAME:
+                    names.append(user.name)
+                elif user.opcode in _SLICES and place == 0:
+                    total += shape_bytes(user.shape)
+                elif user.opcode == "fusion":
+                    total += _read(module, dict(_callees(user))["calls"], place)
+                elif user.opcode == "dynamic-update-slice" and place == 0:
+                    continue  # in place
+                else:
+                    return shape_bytes(start.shape)
+    return total
+
+
+def _written(module: Module, computation: str, name: str = "") -> int:
+    """Bytes that a fusion writes, or of them the instruction `name` does."""
+    body = {i.name: i for i in module.computations.get(computation, [])}
+    root = body.get(name) or next(i for i in body.values() if i.root)
+    if root.opcode == "tuple":
+        return sum(_written(module, computation, n) for n in _operands(root))
+    if root.opcode == "bitcast" and _operands(root)[0] in body:
+        return _written(module, computation, _operands(root)[0])
+    if root.opcode == "dynamic-update-slice":
+        return shape_bytes(body[_operands(root)[1]].shape)
+    if root.opcode == "fusion":
+        return _written(module, dict(_callees(root))["calls"])
+    return shape_bytes(root.shape)
+
+
 def biggest_buffers(text: str, count: int = 8) -> list[Buffer]:
     """The largest arrays in a chip's main memory, one a shape, largest first.
 

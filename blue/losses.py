@@ -25,13 +25,11 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     chunk: int,
-    unroll: bool = False,
 ) -> TokenScores:
     """Log-probability of each target and the entropy of its distribution.
 
     Goes through C in chunks and recomputes each chunk's logits in the backward pass, so
-    that no [tokens, V] array of the whole batch ever exists (DESIGN 4.5). `unroll`: the
-    same without a loop, for those who count.
+    that no [tokens, V] array of the whole batch ever exists (DESIGN 4.5).
     """
     B, G, C, D = hidden.shape
     chunk = min(chunk, C)
@@ -55,9 +53,7 @@ def token_logprobs(
     if count == 1:
         return scores((hidden, targets))
     by_chunk = lambda a: jnp.moveaxis(a.reshape(B, G, count, chunk, *a.shape[3:]), 2, 0)
-    chunks = (by_chunk(hidden), by_chunk(targets))
-    one = lambda _, xs: (None, scores(xs))
-    out = jax.lax.scan(one, None, chunks, unroll=unroll)[1]
+    out = jax.lax.map(scores, (by_chunk(hidden), by_chunk(targets)))
     join = lambda a: jnp.moveaxis(a, 0, 2).reshape(B, G, -1)[:, :, :C]
     return TokenScores(*(join(a) for a in out))
 

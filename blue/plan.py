@@ -2,10 +2,8 @@
 
 The TPU compiler works without a TPU. Every program of a training step is compiled at
 its real shapes, by the builders that the stages call; shapes come from presets and the
-config, so neither weights nor data nor tokenizers are read. Memory is that of the
-program as it will run. A compiler counts a loop's body once, so FLOPs, bytes and
-collectives come from shallow builds without loops, from which the cost of a layer of
-each kind is solved.
+config, so neither weights nor data nor tokenizers are read. Memory is the compiler's
+account; work is counted in the compiled program's text, loops as often as they run.
 """
 
 import concurrent.futures
@@ -21,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 from jax.experimental import topologies
 from jax.sharding import Mesh
@@ -53,21 +50,11 @@ END, PAD = (1,), 0  # stand in for a tokenizer's ids: no shape depends on them
 class Part(NamedTuple):
     """One program of a plan."""
 
-    build: Callable[..., Program]  # (cfg, micro-batches) -> it; () where cfg is None
-    cfg: DecoderConfig | None  # of the layers in it; None: none, or none in a loop
+    build: Callable[[], Program]
     formula: float  # FLOPs of one call, the whole machine's
     uses: tuple[str, ...]  # resident arrays among its arguments
     phase: str  # of the profiler's stage; empty: of another
     calls: int  # a training step
-    microbatches: int = 1
-
-
-class Cost(NamedTuple):
-    """Of one call of a program, on one chip."""
-
-    flops: float
-    bytes: float
-    collectives: dict[str, dict[str, float]]
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -184,49 +171,49 @@ def make_parts(
     schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
     chunk = programs.head_chunk(profiler, micro * G, mesh)
 
-    def relayout(cfg: DecoderConfig) -> Program:
-        return programs.make_relayout(cfg, mesh, **dtypes)
+    def relayout() -> Program:
+        return programs.make_relayout(policy, mesh, **dtypes)
 
-    def prefill(cfg: DecoderConfig) -> Program:
-        return programs.make_prefill(cfg, mesh, dtype=config.dtype.compute, **prompts)
+    def prefill() -> Program:
+        return programs.make_prefill(
+            profiler, mesh, dtype=config.dtype.compute, **prompts
+        )
 
-    def decode(cfg: DecoderConfig) -> Program:
+    def decode() -> Program:
         return programs.make_decode(
-            cfg, mesh, top_k=config.top_k, top_p=config.top_p, end_ids=END, pad_id=PAD,
-            dtype=config.dtype.compute, **group,
+            profiler, mesh, top_k=config.top_k, top_p=config.top_p, end_ids=END,
+            pad_id=PAD, dtype=config.dtype.compute, **group,
         )  # fmt: skip
 
-    def reference(cfg: DecoderConfig) -> Program:
-        return programs.make_completion_logprobs(cfg, mesh, **dtypes, **group)
+    def reference() -> Program:
+        return programs.make_completion_logprobs(profiler, mesh, **dtypes, **group)
 
-    def update(cfg: DecoderConfig, microbatches: int = B // micro) -> Program:
-        sizes = group | {"batch_size": micro * microbatches}
+    def update() -> Program:
         return programs.make_update(
-            cfg, mesh, optimizer, schedule, microbatch_size=micro,
+            policy, mesh, optimizer, schedule, microbatch_size=config.microbatch_size,
             clip_eps=config.clip_eps, kl_coef=config.kl_coef, remat=config.remat,
-            **dtypes, **sizes,
+            **dtypes, **group,
         )  # fmt: skip
 
     parts = {
         "relayout": Part(
-            lambda: relayout(policy), None, 0.0, ("profiler",), "rollout", 1
+            relayout, flops.relayout(), ("profiler",), "rollout", 1
         ),
         "prefill": Part(
-            prefill, profiler, flops.prefill(profiler, B, P),
+            prefill, flops.prefill(profiler, B, P),
             ("decode_copy",), "rollout", 1,
         ),
         "decode_step": Part(
-            lambda: decode(profiler), None, flops.decode_step(profiler, B, G, P, C),
+            decode, flops.decode_step(profiler, B, G, P, C),
             ("decode_copy",), "rollout", C,
         ),
         "reference": Part(
-            reference, profiler, flops.reference(profiler, B, G, P, C, chunk=chunk),
+            reference, flops.reference(profiler, B, G, P, C, chunk=chunk),
             ("reference",), "reference", 1,
         ),
         "update": Part(
-            update, policy,
-            flops.update(policy, B, G, P, C, remat=config.remat, chunk=chunk),
-            ("profiler", "optimizer"), "update", 1, B // micro,
+            update, flops.update(policy, B, G, P, C, remat=config.remat, chunk=chunk),
+            ("profiler", "optimizer"), "update", 1,
         ),
     }  # fmt: skip
     if config.rewards.choice.scoring == "letters":
@@ -240,7 +227,7 @@ def _choice(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
     choice = config.rewards.choice
     rows = config.batch_size * (config.group_size + 1)
 
-    def build(cfg: DecoderConfig) -> Program:
+    def build() -> Program:
         return programs.make_letter_logits(
             cfg, mesh, batch_size=rows, prompt_tokens=choice.max_prompt_tokens,
             letter_ids=tuple(range(choice.num_options)),
@@ -249,7 +236,7 @@ def _choice(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
 
     work = flops.choice(cfg, rows, choice.max_prompt_tokens, choice.num_options)
     reads = "profiler" if choice.reader == "policy" else "reference"
-    return Part(build, cfg, work, (reads,), "choice", 1)
+    return Part(build, work, (reads,), "choice", 1)
 
 
 def _encoder_parts(
@@ -261,14 +248,14 @@ def _encoder_parts(
     schedule, optimizer = session.optimizer_of(config, stage, b2=config.adam_b2)
     dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
 
-    def embed(tokens: int) -> Callable[[DecoderConfig], Program]:
-        return lambda cfg: programs.make_embed(
+    def embed(tokens: int) -> Callable[[], Program]:
+        return lambda: programs.make_embed(
             cfg, mesh, batch_size=size, tokens=tokens, **dtypes
         )
 
-    def update(cfg: DecoderConfig) -> Program:
+    def update() -> Program:
         return programs.make_encoder_update(
-            cfg, mesh, optimizer, schedule, batch_size=stage.batch_size,
+            trained, mesh, optimizer, schedule, batch_size=stage.batch_size,
             query_tokens=stage.query_tokens, item_tokens=stage.item_tokens,
             similarity_temperature=stage.similarity_temperature, remat=config.remat,
             **dtypes,
@@ -277,15 +264,15 @@ def _encoder_parts(
     short = min(b for b in buckets if b >= min(stage.item_tokens, buckets[-1]))
     return {
         "encode": Part(
-            embed(buckets[-1]), cfg, flops.encode(cfg, size, buckets[-1]),
+            embed(buckets[-1]), flops.encode(cfg, size, buckets[-1]),
             ("encoder",), "encode", math.ceil(profiles / size),
         ),
         "encode_items": Part(
-            embed(short), cfg, flops.encode(cfg, size, short),
+            embed(short), flops.encode(cfg, size, short),
             ("encoder",), "items", 0,
         ),
         "encoder_update": Part(
-            update, trained,
+            update,
             flops.encoder_update(
                 trained, stage.batch_size, stage.query_tokens, stage.item_tokens,
                 remat=config.remat,
@@ -330,131 +317,56 @@ def gib(tree: Any) -> float:
 # --- compiling
 
 
-def depths(cfg: DecoderConfig) -> list[int]:
-    """Numbers of layers of the shallow builds: enough to tell the kinds apart."""
-    period = len(cfg.pattern)
-    return [1, 2] if len(set(cfg.pattern)) == 1 else [1, 2, period]
-
-
-def combine(cfg: DecoderConfig, values: Sequence[float]) -> float:
-    """The value at the real depth, from those at `depths`: linear in the layers."""
-    kinds = sorted(set(cfg.pattern))
-    count = lambda depth: [sum(cfg.kind(n) == k for n in range(depth)) for k in kinds]
-    system = np.array([[1.0, *count(depth)] for depth in depths(cfg)])
-    solved = np.linalg.solve(system, np.asarray(values))
-    return float(np.array([1.0, *count(cfg.num_layers)]) @ solved)
-
-
-def builds(part: Part) -> dict[tuple, Callable[[], Program]]:
-    """The programs to compile for a part: as it is, and the shallow ones."""
-    if part.cfg is None:
-        return {("real",): part.build}
-    cfg = part.cfg
-    found: dict[tuple, Callable[[], Program]] = {("real",): lambda: part.build(cfg)}
-    for depth in depths(cfg):
-        shallow = dataclasses.replace(cfg, num_layers=depth, unroll=True)
-        if part.microbatches == 1:
-            found[depth, 1] = lambda shallow=shallow: part.build(shallow)
-            continue
-        for count in (1, 2):
-            found[depth, count] = lambda shallow=shallow, count=count: part.build(
-                shallow, count
-            )
-    return found
-
-
 class Compiled(NamedTuple):
-    """What is known of a part when all of its builds are compiled."""
+    """What the compiler tells of one call of a program, on one chip."""
 
     memory: Any  # CompiledMemoryStats; None: it does not fit
     message: str  # of the compiler where it does not
     largest: list[dict[str, Any]]
-    cost: Cost
+    flops: float = math.nan
+    bytes: float = math.nan
+    collectives: Mapping[str, dict[str, int]] = {}
 
 
 def compile_all(parts: Mapping[str, Part]) -> dict[str, Compiled]:
     """Compiles side by side, tells the time left."""
-    jobs = {(n, key): b for n, part in parts.items() for key, b in builds(part).items()}
-    started, done, found = time.monotonic(), 0, {}
+    started, found = time.monotonic(), {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        waiting = {pool.submit(_compile, build): job for job, build in jobs.items()}
+        waiting = {pool.submit(compile_part, p): name for name, p in parts.items()}
         for future in concurrent.futures.as_completed(waiting):
-            job = waiting[future]
-            found[job], done = future.result(), done + 1
+            name = waiting[future]
+            found[name] = future.result()
             watchdog.beat()
-            seconds = time.monotonic() - started
-            what = job[0] if job[1] == ("real",) else f"{job[0]}, {job[1][0]} layers"
-            left = seconds / done * (len(jobs) - done)
+            left = (time.monotonic() - started) / len(found) * len(parts)
+            left -= time.monotonic() - started
             logger.info(
-                "compiled %d/%d: %s; %.0f s left", done, len(jobs), what, left
+                "compiled %d/%d: %s; %.0f s left", len(found), len(parts), name, left
             )
-    return {name: _gather(part, name, found) for name, part in parts.items()}
+    return found
 
 
-class _Build(NamedTuple):
-    memory: Any
-    message: str
-    largest: list[dict[str, Any]]
-    cost: Cost | None
-
-
-def _compile(build: Callable[[], Program]) -> _Build:
+def compile_part(part: Part) -> Compiled:
+    """FLOPs, bytes and collectives are read from the compiled program's text: the
+    compiler's own counts take the body of a loop once."""
     try:
-        compiled = build().compile()
+        compiled = part.build().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _Build(None, str(error), largest_of_message(str(error)), None)
+        return Compiled(None, str(error), largest_of_message(str(error)))
     text = compiled.as_text()
-    counted = compiled.cost_analysis()
-    work = (counted.get(key, 0.0) for key in ("flops", "bytes accessed"))
-    cost = Cost(*work, hlo.collectives(text))
     largest = [
         {"name": f"{b.name} {b.shape}".strip(), "gib": b.bytes / GIB}
         for b in hlo.biggest_buffers(text, 5)
     ]
-    return _Build(compiled.memory_analysis(), "", largest, cost)
-
-
-def _gather(part: Part, name: str, found: Mapping[tuple, _Build]) -> Compiled:
-    real = found[name, ("real",)]
-    if part.cfg is None:
-        cost = real.cost or Cost(math.nan, math.nan, {})
-    else:
-        cost = _solve(part, lambda *key: found[name, key].cost)
-    return Compiled(real.memory, real.message, real.largest, cost)
-
-
-def _solve(part: Part, cost_of: Callable[..., Cost | None]) -> Cost:
-    """The cost at the real depth and number of micro-batches."""
-    cfg, n = part.cfg, part.microbatches
-    assert cfg is not None
-    table = {
-        (depth, count): cost_of(depth, count)
-        for depth in depths(cfg)
-        for count in ((1,) if n == 1 else (1, 2))
-    }
-    if any(cost is None for cost in table.values()):  # even two layers do not fit
-        return Cost(math.nan, math.nan, {})
-
-    def at(read: Callable[[Any], float]) -> float:
-        values = []
-        for depth in depths(cfg):
-            one = read(table[depth, 1])
-            more = read(table[depth, 2]) - one if n > 1 else 0.0
-            values.append(one + (n - 1) * more)
-        return max(0.0, combine(cfg, values))
-
-    kinds = sorted({kind for cost in table.values() if cost for kind in cost[2]})
-    empty = {"count": 0, "bytes": 0}
-    collectives = {
-        kind: {
-            field: round(at(lambda c: c[2].get(kind, empty)[field]))  # noqa: B023
-            for field in ("count", "bytes")
-        }
-        for kind in kinds
-    }
-    return Cost(at(lambda c: c[0]), at(lambda c: c[1]), collectives)
+    return Compiled(
+        compiled.memory_analysis(),
+        "",
+        largest,
+        hlo.product_flops(text),
+        hlo.memory_bytes(text),
+        hlo.repeated(text),
+    )
 
 
 def largest_of_message(message: str) -> list[dict[str, Any]]:
@@ -487,12 +399,12 @@ def describe(
     not use. Work is that of a training step; of a decode step, of one token for every
     row; of what no step calls, of one call."""
     calls = 1 if name == "decode_step" else max(1, part.calls)
-    cost, memory = compiled.cost, compiled.memory
+    memory = compiled.memory
     moved = {
         kind: {field: value * calls for field, value in row.items()}
-        for kind, row in cost.collectives.items()
+        for kind, row in compiled.collectives.items()
     }
-    work = (cost.flops * calls, cost.bytes * calls, hlo.network_bytes(moved))
+    work = (compiled.flops * calls, compiled.bytes * calls, hlo.network_bytes(moved))
     roof = chips.roofline(*work, chip)
     entry: dict[str, Any] = {
         "flops_per_chip": work[0],
@@ -544,7 +456,9 @@ def advice(found: Mapping[str, Any], config: ConfigDict, mesh: Mesh) -> list[str
     if "update" in bad:
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         micro = config.microbatch_size or config.batch_size
-        smaller = [n for n in range(shards, micro, shards) if config.batch_size % n == 0]
+        smaller = [
+            n for n in range(shards, micro, shards) if config.batch_size % n == 0
+        ]
         if smaller:
             lines.append(
                 f"microbatch_size={smaller[-1]} (now {micro} users at a time; "
@@ -565,5 +479,7 @@ def advice(found: Mapping[str, Any], config: ConfigDict, mesh: Mesh) -> list[str
         now = config.rewards.choice.max_prompt_tokens
         lines.append(f"rewards.choice.max_prompt_tokens below {now}")
     if "encoder_update" in bad:
-        lines.append(f"train_encoder.batch_size below {config.train_encoder.batch_size}")
+        lines.append(
+            f"train_encoder.batch_size below {config.train_encoder.batch_size}"
+        )
     return [*lines, "more chips: a larger plan.topology"] if bad else []

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from blue import advantages, losses, preemption, rewards, rollout, watchdog
@@ -27,7 +27,6 @@ from blue.models import decoder, encoder, lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.optimizers import TrainState, apply_gradients, init_state
 from blue.sharding import (
-    BATCH,
     abstract,
     by_batch,
     keep_kv,
@@ -491,9 +490,8 @@ def _completion_scores(
     )
     chunk = head_chunk(cfg, tokens.shape[0] * tokens.shape[1], mesh)
     return losses.token_logprobs(
-        hidden, tokens, decoder.head(params), temperature=temperature, chunk=chunk,
-        unroll=cfg.unroll,
-    )  # fmt: skip
+        hidden, tokens, decoder.head(params), temperature=temperature, chunk=chunk
+    )
 
 
 @functools.cache
@@ -630,8 +628,7 @@ def grpo_gradients(
                 return jax.tree.map(jnp.add, carry, grads), sums
 
             zeros = jax.tree.map(jnp.zeros_like, trained)
-            batches = jax.tree.map(split, batch)
-            grads, sums = jax.lax.scan(add, zeros, batches, unroll=cfg.unroll)
+            grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
             gap_max = sums.gap_max.max()
             sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
         taught = jnp.where(batch.teaching.any(), sums.loss, jnp.nan)

@@ -83,7 +83,6 @@ def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str
     data: fingerprint of the examples.
     """
     shape = dataclasses.asdict(lora.without(model.cfg))
-    del shape["unroll"]  # says how to compile, not what
     kept = resume.note(
         record.redacted(config),
         model=shape,

@@ -242,7 +242,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.plan = ConfigDict()  # stage plan: what a run costs on TPUs, without one
     c.plan.topology = "v6e:8x8"  # generation (v5e, v5p, v6e) and shape
     c.plan.num_items = 1_000_000  # of the catalogue
-    c.plan.quick = True  # least effort of the compiler; False: a run's, many times longer
+    c.plan.quick = (
+        True  # least effort of the compiler; False: a run's, many times longer
+    )
     c.log = ConfigDict()
     c.log.every = 1  # steps between lines of metrics.jsonl
     c.log.samples_every = 10  # steps between written sample profiles

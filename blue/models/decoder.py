@@ -75,7 +75,6 @@ class DecoderConfig:
     query_scale: float = 0.0  # of q.k; 0: head_size ** -0.5
     tied: bool = True  # the head is the embedding
     lora: Lora | None = None  # adapters among the parameters
-    unroll: bool = False  # no loops: a compiler's counts take the body of one once
 
     def kind(self, layer: int) -> str:
         """Kind of one layer, "local" or "global"."""
@@ -356,8 +355,7 @@ def scan_layers(
     layers left over, and models of one period, are unrolled.
     """
     period, layers = len(cfg.pattern), params["layers"]
-    loop = cfg.num_layers >= 2 * period and not cfg.unroll
-    count = cfg.num_layers // period if loop else 0
+    count = cfg.num_layers // period if cfg.num_layers >= 2 * period else 0
     kept: list[Any] = []
 
     def step(carry: Any, layer: Params, kind: str) -> tuple[Any, Any]:
