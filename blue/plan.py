@@ -337,8 +337,8 @@ def compile_all(parts: Mapping[str, Part]) -> dict[str, Compiled]:
             name = waiting[future]
             found[name] = future.result()
             watchdog.beat()
-            left = (time.monotonic() - started) / len(found) * len(parts)
-            left -= time.monotonic() - started
+            spent = time.monotonic() - started
+            left = spent / len(found) * (len(parts) - len(found))
             logger.info(
                 "compiled %d/%d: %s; %.0f s left", len(found), len(parts), name, left
             )

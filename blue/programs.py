@@ -268,7 +268,7 @@ def make_prefill(
     prompt_tokens: int,
     dtype: str,
 ) -> Program:
-    """(decode params, prompt, mask) -> (hidden [B D], what `make_decode` keeps of it)."""
+    """(decode params, prompt, mask) -> (hidden [B D], what `make_decode` takes)."""
 
     def run(params: Params, prompt: Array, mask: Array) -> Any:
         sizes = {"group": 1, "length": 0, "dtype": jnp.dtype(dtype)}

@@ -118,9 +118,9 @@ def sample(
 ) -> Rollout:
     """G completions of every prompt, at most `max_tokens` long.
 
-    hidden, kept: of `model.prefill`. A row stops at any of `end_ids` and keeps it, so it has one token or more: an empty
-    completion is an end token alone, one at the limit has none. The loop ends when all
-    rows have.
+    hidden, kept: of `model.prefill`. A row stops at any of `end_ids` and keeps it, so
+    it has one token or more: an empty completion is an end token alone, one at the
+    limit has none. The loop ends when all rows have.
     """
     B, G = hidden.shape[0], group_size
     row_keys = _row_keys(key, example_ids, G)
