@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> None:
     config, workdir = settings.load(argv)
     stages = settings.check(config, list(STAGES))
     if stages == ["plan"]:
-        os.environ.update(COMPILER_ONLY)
+        compiler_only()
         config.platform, config.num_devices, config.num_processes = "", 0, 0
     # these bring jax, which a typo need not wait for
     from blue import disk, preemption, record, resume, run_lock, startup, watchdog
@@ -93,6 +93,11 @@ def run(argv: Sequence[str]) -> None:
             watchdog.beat("load", stage=stage)
             module, _ = STAGES[stage]
             importlib.import_module(f"blue.{module}").run(config, workdir)
+
+
+def compiler_only() -> None:
+    """Makes jax use the TPU compiler without a TPU; before its first import."""
+    os.environ.update(COMPILER_ONLY)
 
 
 def set_up_logging() -> None:

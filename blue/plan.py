@@ -64,10 +64,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=devices
     )
     train_profiler.check(config, mesh)
-    # an executable for another machine is of no use in the cache of this one
-    jax.config.update("jax_enable_compilation_cache", False)
-    effort = -1.0 if config.plan.quick else 0.0
-    jax.config.update("jax_exec_time_optimization_effort", effort)
+    set_up(config)
     profiler, encoder = (read_config(config, role) for role in ("profiler", "encoder"))
     with programs.described():
         plan = make_plan(config, mesh, chip, profiler, encoder)
@@ -79,6 +76,14 @@ def run(config: ConfigDict, workdir: str) -> None:
     misfits = [name for name, p in plan["programs"].items() if not p["fits"]]
     verdict = f"does not fit: {', '.join(misfits)}" if misfits else "every program fits"
     logger.info("%s: %s; see %s", config.plan.topology, verdict, directory / "plan.md")
+
+
+def set_up(config: ConfigDict) -> None:
+    """How this process compiles."""
+    # an executable for another machine is of no use in the cache of this one
+    jax.config.update("jax_enable_compilation_cache", False)
+    effort = -1.0 if config.plan.quick else 0.0
+    jax.config.update("jax_exec_time_optimization_effort", effort)
 
 
 def topology(name: str) -> tuple[chips.Chip, Sequence[Any]]:
