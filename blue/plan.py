@@ -222,13 +222,14 @@ def make_parts(
         ),
     }  # fmt: skip
     if config.rewards.choice.scoring == "letters":
-        parts["choice"] = _choice(config, mesh, profiler)
+        parts["choice"] = make_choice_part(config, mesh, profiler)
     if config.encoder.kind == "own":
         parts |= _encoder_parts(config, mesh, encoder, trained)
     return parts
 
 
-def _choice(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
+def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
+    """The reader's multiple choice, asked about all profiles of a step and none."""
     choice = config.rewards.choice
     rows = config.batch_size * (config.group_size + 1)
 

@@ -1,0 +1,141 @@
+"""Plans at full size: what fits the paper's chips, and how a step scales with chips.
+
+    python tools/plan_scaling.py fits|scaling [--out=experiments/scaling]
+
+`fits`: the paper's two profilers on v6e:8x8 and v6e:2x4 at a completion limit of 2048,
+and Gemma 3 12B as a frozen reader on v6e:8x8, tensor-parallel. `scaling`: one user a
+chip on 8, 16, 64 and 256 chips, completions of 512. Writes NAME.json and, for scaling,
+a plot; needs the extra `tpu`, no TPU; about 10 minutes each on two cores.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+CHIPS = {"v6e:2x4": 8, "v6e:4x4": 16, "v6e:8x8": 64, "v6e:16x16": 256}
+FITS = {  # name: config, topology, changed fields
+    "gemma3_1b v6e:8x8": ("profiler_amazon_clothing", "v6e:8x8", {}),
+    "qwen3_1_7b v6e:8x8": ("profiler_amazon_clothing_qwen3", "v6e:8x8", {}),
+    "gemma3_1b v6e:2x4": (
+        "profiler_amazon_clothing", "v6e:2x4", {"microbatch_size": 8}
+    ),
+    "qwen3_1_7b v6e:2x4": (
+        "profiler_amazon_clothing_qwen3", "v6e:2x4", {"microbatch_size": 8}
+    ),
+}  # fmt: skip
+JUDGE = {"preset": "gemma3_12b", "topology": "v6e:8x8", "mesh": (1, 8, 8)}
+
+
+def planned(name: str, topology: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The plan of a config with other values."""
+    import importlib
+
+    from blue import models, plan, programs
+    from blue.sharding import make_mesh
+
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.update_from_flattened_dict(fields)
+    plan.set_up(config)
+    chip, devices = plan.topology(topology)
+    mesh = make_mesh(1, -1, 1, devices=devices)
+    presets = (config.profiler.preset, config.encoder.preset)
+    with programs.described():
+        found = plan.make_plan(config, mesh, chip, *map(models.preset, presets))
+    changed = {"config": name} | fields
+    return {"topology": topology, "changed": changed} | found
+
+
+def judged() -> dict[str, Any]:
+    """Gemma 3 12B in bfloat16 that answers the multiple choice of a paper's step."""
+    from blue import models, plan, programs
+    from blue.sharding import make_mesh
+    from configs import profiler_amazon_clothing
+
+    config = profiler_amazon_clothing.get_config()
+    config.dtype.params = "bfloat16"
+    plan.set_up(config)
+    chip, devices = plan.topology(JUDGE["topology"])
+    mesh = make_mesh(*JUDGE["mesh"], devices=devices)
+    cfg = models.preset(JUDGE["preset"])
+    with programs.described():
+        part = plan.make_choice_part(config, mesh, cfg)
+        compiled = plan.compile_part(part)
+        resident = plan.gib(programs.abstract_params(cfg, mesh, "bfloat16"))
+    entry = plan.describe("choice", part, compiled, 0.0, chip, chips_count=mesh.size)
+    return JUDGE | {"resident_gib": resident, "choice": entry}
+
+
+def plot(plans: dict[str, Any], path: Path) -> None:
+    """FLOPs and collective bytes a chip over chips; nothing without matplotlib."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        return
+    from blue import hlo
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    sizes = [plan["chips"] for plan in plans.values()]
+    for name in ("prefill", "decode_step", "reference", "update", "choice", "encode"):
+        rows = [plan["programs"][name] for plan in plans.values()]
+        axes[0].plot(
+            sizes, [r["flops_per_chip"] / 1e12 for r in rows], "o-", label=name
+        )
+        moved = [hlo.network_bytes(r["collectives"]) / 1e9 for r in rows]
+        axes[1].plot(sizes, moved, "o-", label=name)
+    axes[0].set(title="TFLOP a chip", xlabel="chips", xscale="log", yscale="log")
+    axes[1].set(title="GB over the network, a chip", xlabel="chips", xscale="log")
+    for axis in axes:
+        axis.set_xticks(sizes, [str(n) for n in sizes])
+        axis.minorticks_off()
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Compiles and writes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("fits", "scaling"))
+    parser.add_argument("--out", type=Path, default=ROOT / "experiments/scaling")
+    parser.add_argument("--only", default="", help="part of a name of `fits`")
+    arguments = parser.parse_args()
+    import logging
+
+    from blue import main as blue_main
+
+    blue_main.compiler_only()
+    blue_main.set_up_logging()
+    path = arguments.out / f"{arguments.what}.json"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    found = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(name: str, plan: dict[str, Any]) -> None:
+        found[name] = plan
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        logging.getLogger("blue").info("%s: done", name)
+
+    if arguments.what == "fits":
+        for name, what in FITS.items():
+            if arguments.only in name:
+                keep(name, planned(*what))
+        if arguments.only in JUDGE["preset"]:
+            keep("gemma3_12b as a frozen reader", judged())
+        return
+    for topology, chips in CHIPS.items():
+        fields = {"batch_size": chips, "max_completion_tokens": 512}
+        fields["encoder.batch_size"] = 4 * chips
+        fields["train_encoder.batch_size"] = 8 * chips
+        keep(topology, planned("profiler_amazon_clothing", topology, fields))
+    plot(found, arguments.out / "scaling.png")
+
+
+if __name__ == "__main__":
+    main()
