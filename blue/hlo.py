@@ -503,18 +503,19 @@ def _moved(module: Module, i: Instruction, siblings: Mapping[str, Instruction]) 
 def _read(module: Module, computation: str, index: int) -> int:
     """Bytes that a fusion reads of its parameter `index`."""
     body = {i.name: i for i in module.computations.get(computation, [])}
-    is_it = lambda i: i.opcode == "parameter" and i.rest.startswith(f"({index})")
-    start = next((i for i in body.values() if is_it(i)), None)
+    start = _parameter(body, index)
     if start is None:
         return 0
     total, names = 0, [start.name]
     while names:
         name = names.pop()
+        if body[name].root:
+            return shape_bytes(start.shape)
         for user in body.values():
             for place, operand in enumerate(_operands(user)):
                 if operand != name:
                     continue
-                if user.opcode in _SAME:
+                if user.opcode in _SAME or _passes_on(module, user, place):
                     names.append(user.name)
                 elif user.opcode in _SLICES and place == 0:
                     total += shape_bytes(user.shape)
@@ -525,6 +526,23 @@ def _read(module: Module, computation: str, index: int) -> int:
                 else:
                     return shape_bytes(start.shape)
     return total
+
+
+def _parameter(body: Mapping[str, Instruction], index: int) -> Instruction | None:
+    is_it = lambda i: i.opcode == "parameter" and i.rest.startswith(f"({index})")
+    return next((i for i in body.values() if is_it(i)), None)
+
+
+def _passes_on(module: Module, fusion: Instruction, index: int) -> bool:
+    """Whether a fusion's result is its parameter, in another shape at most."""
+    if fusion.opcode != "fusion":
+        return False
+    called = dict(_callees(fusion))["calls"]
+    body = {i.name: i for i in module.computations.get(called, [])}
+    at = next((i for i in body.values() if i.root), None)
+    while at is not None and at.opcode in _SAME:
+        at = body.get(_operands(at)[0])
+    return at is not None and at == _parameter(body, index)
 
 
 def _written(module: Module, computation: str, name: str = "") -> int:
