@@ -58,7 +58,16 @@ def run(argv: Sequence[str]) -> None:
     config, workdir = settings.load(argv)
     stages = settings.check(config, list(STAGES))
     # these bring jax, which a typo need not wait for
-    from blue import disk, preemption, record, resume, run_lock, startup, watchdog
+    from blue import (
+        compile_cache,
+        disk,
+        preemption,
+        record,
+        resume,
+        run_lock,
+        startup,
+        watchdog,
+    )
 
     startup.check(
         dict(settings.leaves(ConfigDict(record.redacted(config)))),
@@ -66,6 +75,7 @@ def run(argv: Sequence[str]) -> None:
         num_devices=config.num_devices,
         num_processes=config.num_processes,
     )
+    compile_cache.use(config.compile_cache)
     limits = config.watchdog.to_dict()
     with (
         disk.told(workdir),
