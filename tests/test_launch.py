@@ -26,7 +26,7 @@ echo >>calls
 next() { head -n 1 "$1"; sed -i 1d "$1"; }
 case "$*" in
   *describe*) next states ;;
-  *blue.main\\ --*) for code in $(next codes); do echo "blue.main ended with $code"; done ;;
+  *blue.main\\ --*) printf 'blue.main ended with %s\n' $(next codes) ;;
   *scp*) cp "$5" sent.tar.gz ;;
 esac
 """
@@ -103,8 +103,9 @@ def test_a_dry_run_prints_the_commands(tmp_path):
         assert part in create
     assert "--node-id=s" in create and "--spot" in create and "--zone=z" in create
     assert "tpu-vm scp" in copy and "blue[tpu,gcs]" in install
-    assert "mount" in setup and "-m blue.main --workdir=/runs/r" in start
-    assert "--worker=all" in start
+    assert "mount" in setup and "--worker=all" in start
+    given = "--config.platform=tpu --config.distributed.auto=True"
+    assert f"-m blue.main {given} --workdir=/runs/r" in start
     assert "queued-resources delete s" in delete
 
 

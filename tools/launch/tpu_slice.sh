@@ -11,7 +11,8 @@ usage: tools/launch/tpu_slice.sh --name=NAME --zone=ZONE [OPTION ...] -- ARGUMEN
 Asks for a TPU slice (queued resources) unless it is there, waits for it, installs this
 checkout on all its hosts, runs python -m blue.main ARGUMENT ... on all of them, and runs
 it again until it is done. The workdir among the arguments must be one that all hosts see
-and that outlives them, on a file system that --setup mounts.
+and that outlives them, on a file system that --setup mounts. platform=tpu and
+distributed.auto=True (jax finds the hosts) are set already.
 
   --name=NAME             of the request and of the slice
   --zone=ZONE             one that has such slices
@@ -69,6 +70,7 @@ done
 [[ -n $zone ]] || fail "--zone is missing; see --help"
 (($#)) || fail "nothing to run: arguments of blue.main come after --; see --help"
 
+given=(--config.platform=tpu --config.distributed.auto=True) # before ARGUMENT ...
 where=(--zone="$zone")
 [[ -z $project ]] || where+=(--project="$project")
 tpus=(gcloud compute tpus)
@@ -135,7 +137,7 @@ python3 -m uv pip install --quiet --python blue-env/bin/python -e './blue[$extra
 attempt() {
   local host
   code=0
-  on_all_hosts "cd blue && ../blue-env/bin/python -m blue.main$(printf ' %q' "$@")
+  on_all_hosts "cd blue && ../blue-env/bin/python -m blue.main$(printf ' %q' "${given[@]}" "$@")
 echo \"blue.main ended with \$?\"" | tee "$scratch/output" || code=255
   sed -n 's/.*blue\.main ended with \([0-9]*\).*/\1/p' "$scratch/output" >"$scratch/codes"
   while read -r host; do
