@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from blue import settings, usage
+from blue import settings, usage, xla_flags
 from blue.errors import NonFinite, Preempted, UserError
 
 log = logging.getLogger("blue")
@@ -57,6 +57,8 @@ def run(argv: Sequence[str]) -> None:
     """The stages of the config, one after the other; finished ones skip themselves."""
     config, workdir = settings.load(argv)
     stages = settings.check(config, list(STAGES))
+    if config.xla_flags:  # before jax starts
+        xla_flags.set_for(xla_flags.platform_of(os.environ), os.environ)
     # these bring jax, which a typo need not wait for
     from blue import (
         compile_cache,

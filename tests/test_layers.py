@@ -27,7 +27,7 @@ LAYERS = [
     {"unigram"},
     {"startup"},  # devices and hosts as expected
     {"sharding", "checkpoints", "optimizers", "writer", "bad_batches", "hub", "record"},
-    {"compile_cache"},  # what was compiled before
+    {"compile_cache", "xla_flags"},  # how programs are compiled
     {"preemption", "watchdog", "disk"},  # when a process leaves
     {"errors"},
 ]
