@@ -28,6 +28,7 @@ LAYERS = [
     {"startup"},  # devices and hosts as expected
     {"sharding", "checkpoints", "optimizers", "writer", "bad_batches", "hub", "record"},
     {"compile_cache", "xla_flags"},  # how programs are compiled
+    {"tracing"},  # what the devices do
     {"preemption", "watchdog", "disk"},  # when a process leaves
     {"errors"},
 ]
