@@ -1,4 +1,4 @@
-"""What the devices do in chosen steps, for TensorBoard's profile plugin and Perfetto."""
+"""Traces of chosen steps, for TensorBoard's profile plugin and for Perfetto."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ log = logging.getLogger("blue")
 def steps(
     numbers: range, window: Sequence[int], directory: str | Path
 ) -> Iterator[int]:
-    """`numbers`, for a loop over them; a trace is taken while it does those of `window`.
+    """`numbers`, for a loop over them; one trace is taken of those in `window`.
 
     window: first and last step, or nothing. Each step and each phase that the watchdog
     hears of has a name in the trace, which lies in directory/plugins/profile/. A trace

@@ -1,8 +1,10 @@
 """Flags of XLA that differ from its defaults, each with its reason.
 
-Set before jax starts; a flag that the user gave keeps its value. XLA ends a process that
-gives it a flag it does not know, so only what was tried is here: TPU flags by compiling
-for v6e with libtpu 0.0.42, GPU flags with jaxlib 0.10.2. `xla_flags=False` sets none.
+Set before jax starts; a flag that the user gave keeps its value. XLA ends a process
+that gives it a flag it does not know, so only what was tried is here: TPU flags by
+compiling for v6e with libtpu 0.0.42, GPU flags with jaxlib 0.10.2. `xla_flags=False`
+sets none. None of them was timed: no such device was at hand.
+
 What needs no flag: the latency-hiding scheduler of TPUs and their asynchronous
 collectives are on by default (with them set to true, programs come out the same).
 """
