@@ -17,6 +17,7 @@ import threading
 import uuid
 import zlib
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -46,7 +47,8 @@ def use(directory: str) -> None:
     (JAX_COMPILATION_CACHE_DIR) stays, and so do its limits on what is kept. One that
     cannot be written costs a warning and no more.
     """
-    if jax.config.jax_compilation_cache_dir or not directory:
+    config: Any = jax.config  # its type does not know its fields
+    if config.jax_compilation_cache_dir or not directory:
         return
     if "://" not in directory:
         directory = os.path.expanduser(directory)

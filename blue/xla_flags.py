@@ -34,7 +34,8 @@ FLAGS = {
             "--xla_tpu_enable_async_collective_fusion_fuse_all_gather",
             "true",
             "under fsdp a layer's weights are gathered while the layer before is "
-            "computed: gathers become asynchronous and are fused with products",
+            "computed: gathers become asynchronous and are fused with products (an "
+            "update of six layers on v6e:2x4 takes 6% more memory for temporaries)",
         ),
     ),
     "gpu": (

@@ -4,7 +4,7 @@ Conditions are those of `jax.nn.dot_product_attention` with implementation="cudn
 (jax 0.10.2), checked here beforehand because it raises where it cannot.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def attention_implementation(
     head_size: int,
     query_tokens: int,
     key_tokens: int,
-) -> str | None:
+) -> Literal["cudnn"] | None:
     """The name "cudnn" where it can serve, forward and backward; else None, for XLA.
 
     platform: of the devices, "cuda" for NVIDIA's; compute_capability: (major, minor).
@@ -43,7 +43,7 @@ def attention_implementation(
 
 def implementation_here(
     q: Float[Array, "B T N H"], k: Float[Array, "B S K H"]
-) -> str | None:
+) -> Literal["cudnn"] | None:
     """`attention_implementation` of these arrays on the devices of this process."""
     device = jax.devices()[0]
     capability = getattr(device, "compute_capability", "")  # TPUs and CPUs have none
