@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from blue import settings, usage
+from blue import settings, usage, xla_flags
 from blue.errors import NonFinite, Preempted, UserError
 
 log = logging.getLogger("blue")
@@ -67,8 +67,19 @@ def run(argv: Sequence[str]) -> None:
     if stages == ["plan"]:
         compiler_only()
         config.platform, config.num_devices, config.num_processes = "", 0, 0
+    if config.xla_flags:  # before jax starts
+        xla_flags.set_for(xla_flags.platform_of(os.environ), os.environ)
     # these bring jax, which a typo need not wait for
-    from blue import disk, preemption, record, resume, run_lock, startup, watchdog
+    from blue import (
+        compile_cache,
+        disk,
+        preemption,
+        record,
+        resume,
+        run_lock,
+        startup,
+        watchdog,
+    )
 
     startup.check(
         dict(settings.leaves(ConfigDict(record.redacted(config)))),
@@ -76,6 +87,7 @@ def run(argv: Sequence[str]) -> None:
         num_devices=config.num_devices,
         num_processes=config.num_processes,
     )
+    compile_cache.use(config.compile_cache)
     limits = config.watchdog.to_dict()
     with (
         disk.told(workdir),

@@ -25,6 +25,7 @@ from blue import (
     record,
     resume,
     sources,
+    tracing,
     watchdog,
 )
 from blue.checkpoints import Checkpoints
@@ -286,7 +287,9 @@ def train_supervised(
     )
     alarms_at = watch_alarms(config, workdir, run.stage, writer)
     programs.wait()
-    for step in range(first_step, num_steps):
+    folder = f"{workdir}/tensorboard/{run.stage}"
+    steps = range(first_step, num_steps)
+    for step in tracing.steps(steps, config.profile_steps, folder):
         started = time.monotonic()
         watchdog.beat("data", step=step)
         update, batch = next_step(step)

@@ -267,6 +267,7 @@ def check(config: ConfigDict, stages: Sequence[str]) -> list[str]:
                 f"{role}.lora.targets is empty, must name some of {', '.join(MATRICES)}"
             )
     _check_buckets(values)
+    _check_profile_steps(values)
     _check_evaluation(values)
     _check_mesh(values)
     chosen = _check_stages(values, stages)
@@ -292,6 +293,18 @@ def _check_buckets(values: dict[str, Any]) -> None:
             raise UserError(
                 f"{name} is {buckets}, must end with {longest} {tokens} or more"
             )
+
+
+def _check_profile_steps(values: dict[str, Any]) -> None:
+    steps = _get(values, "profile_steps")
+    if steps and (
+        len(steps) != 2
+        or not all(isinstance(step, int) for step in steps)
+        or not 0 <= steps[0] <= steps[1]
+    ):
+        raise UserError(
+            f"profile_steps is {steps}, must be first and last step, as 10,12, or empty"
+        )
 
 
 def _check_evaluation(values: dict[str, Any]) -> None:

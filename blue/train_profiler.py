@@ -24,6 +24,7 @@ from blue import (
     queries,
     session,
     sources,
+    tracing,
     watch,
     watchdog,
 )
@@ -149,9 +150,11 @@ def run(config: ConfigDict, workdir: str) -> None:
 
     programs.wait()
     save_s = 0.0
+    trace_folder = f"{workdir}/tensorboard/{STAGE}"
 
     # --- the algorithm
-    for step in range(first_step, config.num_steps):
+    steps = range(first_step, config.num_steps)
+    for step in tracing.steps(steps, config.profile_steps, trace_folder):
         started, done = time.monotonic(), step + 1
         last = done == config.num_steps
         show = last or step % config.log.samples_every == 0

@@ -18,7 +18,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ HEARTBEAT_S = 5.0  # between two heartbeats
 # What the process is doing, for the thread; `signs` counts signs of life.
 _now: dict[str, Any] = {"stage": "", "step": None, "phase": "load", "signs": 0}
 
+listeners: list[Callable[[str], None]] = []  # told the name of each phase that begins
+
 
 def beat(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
     """A sign of life; from here on `phase`, `step`, `stage`, where they are given."""
@@ -39,6 +41,8 @@ def beat(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
         _now["step"] = step
     if phase:
         _now["phase"] = phase
+        for listener in listeners:
+            listener(phase)
     _now["signs"] += 1
 
 

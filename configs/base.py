@@ -24,6 +24,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.platform = ""  # tpu | gpu | cpu: anything else found is an error; empty: any
     c.num_devices = 0  # expected, of all hosts; 0: any number
     c.num_processes = 0  # expected; 0: any number
+    c.compile_cache = "~/.cache/blue/xla"  # compiled programs; or gs://...; empty: none
+    c.xla_flags = True  # those of blue/xla_flags.py, on TPUs and GPUs; False: none
     c.preemption_grace_s = 60.0  # after SIGTERM, at most, for the checkpoint (exit 75)
     c.watchdog = ConfigDict()  # seconds without a sign of life, then exit 71; 0: off
     c.watchdog.load = 14400.0  # data, models, tables of item vectors
@@ -250,6 +252,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.log.samples_every = 10  # steps between written sample profiles
     c.log.sample_users = 4  # the same few users every time; 0: no text is written
     c.log.tensorboard = True
+    c.profile_steps = ()  # first,last step whose trace a training stage takes; empty: no
 
     return with_argument(c, arg)
 

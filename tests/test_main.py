@@ -150,6 +150,8 @@ def test_a_bug_keeps_its_traceback(capsys, tmp_path, stages):
         ("--config.prompt_buckets=512,256", "ascending"),
         ("--config.prompt_buckets=a,b", "ascending"),
         ("--config.max_prompt_tokens=4096", "must end with max_prompt_tokens 4096"),
+        ("--config.profile_steps=5", "profile_steps is (5,), must be first and last"),
+        ("--config.profile_steps=5,3", "profile_steps is (5, 3)"),
         ("--config.seed", "Missing value"),
         ("extra", "extra: not understood"),
     ],

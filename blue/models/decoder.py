@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from blue.models import attention
 from blue.sharding import gather, keep_rows
 
 Params = dict[str, Any]
@@ -214,8 +215,9 @@ def self_attention(cfg: DecoderConfig, mask: Bool[Array, "B T S"]) -> Attend:
 
     def attend(q: Float[Array, "B T N H"], kv: KV) -> tuple[Array, KV]:
         out = jax.nn.dot_product_attention(
-            q, kv.k, kv.v, mask=mask[:, None], scale=cfg.scale()
-        )
+            q, kv.k, kv.v, mask=mask[:, None], scale=cfg.scale(),
+            implementation=attention.implementation_here(q, kv.k),
+        )  # fmt: skip
         return out, kv
 
     return attend
