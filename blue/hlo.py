@@ -440,9 +440,10 @@ _SLICES = {"dynamic-slice", "slice", "gather"}
 _SAME = {"bitcast", "get-tuple-element"}
 
 
-def memory_bytes(text: str) -> int | float:
+def memory_bytes(text: str, *, a_turn: bool = False) -> int | float:
     """Bytes that a chip reads from and writes to its main memory, loops as often as
-    they run; a loop whose length the text does not tell counts as one turn.
+    they run; a loop whose length the text does not tell counts as one turn. `a_turn`:
+    those of one turn of such loops alone.
 
     Operands and results of every instruction, those inside of a fusion left out. Of an
     array that is only sliced, or updated in place, the slice counts. What lies in the
@@ -451,6 +452,7 @@ def memory_bytes(text: str) -> int | float:
     """
     module = parse(text)
     done: dict[str, int | float] = {}
+    open_ended: list[str] = []
 
     def of(computation: str) -> int | float:
         if computation not in done:
@@ -459,8 +461,9 @@ def memory_bytes(text: str) -> int | float:
             for i in siblings.values():
                 called = [name for _, name in _callees(i)]
                 if i.opcode == "while":
-                    turns = _trip_count(module, i, siblings) or 1
-                    total += turns * sum(map(of, called))
+                    turns = _trip_count(module, i, siblings)
+                    open_ended.extend([] if turns else called)
+                    total += (turns or 1) * sum(map(of, called))
                 elif i.opcode in ("call", "conditional", "async-start"):
                     total += sum(map(of, called))
                 else:
@@ -468,7 +471,8 @@ def memory_bytes(text: str) -> int | float:
             done[computation] = total
         return done[computation]
 
-    return of(module.entry)
+    whole = of(module.entry)
+    return sum(done[name] for name in open_ended) if a_turn else whole
 
 
 def _main(shape: str) -> int:

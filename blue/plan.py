@@ -55,6 +55,7 @@ class Part(NamedTuple):
     uses: tuple[str, ...]  # resident arrays among its arguments
     phase: str  # of the profiler's stage; empty: of another
     calls: int  # a training step
+    a_turn: bool = False  # what counts is one turn of its loop
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -144,7 +145,7 @@ def make_plan(
         others = [v for key, v in resident.items() if key not in part.uses]
         beside = sum(others) if part.phase else 0.0  # another stage has none of them
         plan["programs"][name] = describe(
-            name, part, compiled[name], beside, chip, chips_count=mesh.size
+            part, compiled[name], beside, chip, chips_count=mesh.size
         )
     plan["step"] = make_step(plan["programs"], parts, config)
     plan["advice"] = advice(plan["programs"], config, mesh)
@@ -210,7 +211,7 @@ def make_parts(
         ),
         "decode_step": Part(
             decode, flops.decode_step(profiler, B, G, P, C),
-            ("decode_copy",), "rollout", C,
+            ("decode_copy",), "rollout", C, True,
         ),
         "reference": Part(
             reference, flops.reference(profiler, B, G, P, C, chunk=chunk),
@@ -370,7 +371,7 @@ def compile_part(part: Part) -> Compiled:
         "",
         largest,
         hlo.product_flops(text),
-        hlo.memory_bytes(text),
+        hlo.memory_bytes(text, a_turn=part.a_turn),
         hlo.repeated(text),
     )
 
@@ -393,7 +394,6 @@ def largest_of_message(message: str) -> list[dict[str, Any]]:
 
 
 def describe(
-    name: str,
     part: Part,
     compiled: Compiled,
     beside: float,
@@ -404,7 +404,7 @@ def describe(
     """One program's entry of plan.json. `beside`: GiB of resident arrays that it does
     not use. Work is that of a training step; of a decode step, of one token for every
     row; of what no step calls, of one call."""
-    calls = 1 if name == "decode_step" else max(1, part.calls)
+    calls = 1 if part.a_turn else max(1, part.calls)
     memory = compiled.memory
     moved = {
         kind: {field: value * calls for field, value in row.items()}
@@ -445,7 +445,7 @@ def make_step(
     for name, part in parts.items():
         if not part.calls:
             continue
-        calls = part.calls if name == "decode_step" else 1
+        calls = part.calls if part.a_turn else 1
         seconds = calls * max(found[name]["roofline_s"].values())
         phases[part.phase] = phases.get(part.phase, 0.0) + seconds
     seconds = sum(phases.values())

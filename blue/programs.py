@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from blue import (
@@ -35,6 +35,7 @@ from blue.models import decoder, encoder, lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.optimizers import TrainState, apply_gradients, init_state
 from blue.sharding import (
+    BATCH,
     abstract,
     by_batch,
     keep_kv,
@@ -506,9 +507,20 @@ def _completion_scores(
         params, cfg, prompt, prompt_mask, tokens, dtype=jnp.dtype(dtype), remat=remat
     )
     chunk = head_chunk(cfg, tokens.shape[0] * tokens.shape[1], mesh)
-    return losses.token_logprobs(
-        hidden, tokens, decoder.head(params), temperature=temperature, chunk=chunk
+    score = functools.partial(
+        losses.token_logprobs, temperature=temperature, chunk=chunk
     )
+    # Each device goes through its own rows: the head's gradient, as large as the head,
+    # is summed over devices once and not for every chunk.
+    by_device = jax.shard_map(
+        score,
+        in_specs=(BATCH, BATCH, PartitionSpec()),
+        out_specs=BATCH,
+        axis_names={*BATCH[0]},
+        mesh=mesh,
+        check_vma=False,  # else the sum moves into the loop over chunks
+    )
+    return by_device(hidden, tokens, decoder.head(params))
 
 
 @functools.cache

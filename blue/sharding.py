@@ -20,8 +20,9 @@ BATCH = P(("data", "fsdp"))
 
 # last name of a parameter's path -> axes of its dimensions, but the stack of layers
 RULES: dict[str, P] = {
-    "embed": P("tensor", "fsdp"),
-    "head": P("tensor", "fsdp"),
+    # whole rows, so that bringing them together moves no single element
+    "embed": P(("tensor", "fsdp"), None),
+    "head": P(("tensor", "fsdp"), None),
     "q": P("fsdp", "tensor", None),
     "k": P("fsdp", "tensor", None),
     "v": P("fsdp", "tensor", None),
@@ -88,12 +89,20 @@ def _spec(path: tuple, shape: tuple[int, ...], mesh: Any, axes: tuple[str, ...])
     names = [getattr(entry, "key", getattr(entry, "name", "")) for entry in path]
     rule = RULES.get(str(names[-1]) if names else "", P())
     by_dim = (None,) * (len(shape) - len(rule)) + tuple(rule) if rule else ()
-    return P(
-        *(
-            axis if axis in axes and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(by_dim, shape, strict=False)
-        )
-    )
+    dims = zip(by_dim, shape, strict=False)
+    return P(*(_divide(axis, size, mesh, axes) for axis, size in dims))
+
+
+def _divide(
+    rule: str | tuple[str, ...] | None, size: int, mesh: Any, axes: tuple[str, ...]
+) -> str | tuple[str, ...] | None:
+    """The axes of a rule that are asked for, as far as they divide a dimension."""
+    names, parts = [], 1
+    for axis in (rule,) if isinstance(rule, str) else rule or ():
+        if axis in axes and size % (parts * mesh.shape[axis]) == 0:
+            names.append(axis)
+            parts *= mesh.shape[axis]
+    return tuple(names) if len(names) > 1 else names[0] if names else None
 
 
 # --- inside of a program. Left alone, the compiler may well move the activations of all
@@ -141,6 +150,8 @@ def gather(tree: Any, dtype: Any) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gather(x: Any, stored: P, used: P) -> Any:
+    # the barrier keeps the cast on this side of the wire
+    x = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(x, stored))
     return jax.lax.with_sharding_constraint(x, used)
 
 

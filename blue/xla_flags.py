@@ -1,12 +1,14 @@
 """Flags of XLA that differ from its defaults, each with its reason.
 
 Set before jax starts; a flag that the user gave keeps its value. XLA ends a process
-that gives it a flag it does not know, so only what was tried is here: TPU flags by
-compiling for v6e with libtpu 0.0.42, GPU flags with jaxlib 0.10.2. `xla_flags=False`
-sets none. None of them was timed: no such device was at hand.
+that gives it a flag it does not know, so only what was tried is here (GPU flags with
+jaxlib 0.10.2). `xla_flags=False` sets none. None was timed: no device was at hand.
 
-What needs no flag: the latency-hiding scheduler of TPUs and their asynchronous
-collectives are on by default (with them set to true, programs come out the same).
+For TPUs there is none. The latency-hiding scheduler and asynchronous collectives are on
+by default (set to true, programs come out the same), and what fuses gathers with
+products (--xla_enable_async_all_gather=true together with
+--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true in LIBTPU_INIT_ARGS) takes
+6% more memory and far longer to compile: to be tried by who can time it.
 """
 
 import importlib.metadata
@@ -24,20 +26,7 @@ class Flag(NamedTuple):
 
 VARIABLE = {"tpu": "LIBTPU_INIT_ARGS", "gpu": "XLA_FLAGS"}  # what XLA reads them from
 FLAGS = {
-    "tpu": (
-        Flag(
-            "--xla_enable_async_all_gather",
-            "true",
-            "needed by the next one; alone it changes nothing on v6e",
-        ),
-        Flag(
-            "--xla_tpu_enable_async_collective_fusion_fuse_all_gather",
-            "true",
-            "under fsdp a layer's weights are gathered while the layer before is "
-            "computed: gathers become asynchronous and are fused with products (an "
-            "update of six layers on v6e:2x4 takes 6% more memory for temporaries)",
-        ),
-    ),
+    "tpu": (),
     "gpu": (
         Flag(
             "--xla_gpu_enable_latency_hiding_scheduler",

@@ -252,7 +252,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.log.samples_every = 10  # steps between written sample profiles
     c.log.sample_users = 4  # the same few users every time; 0: no text is written
     c.log.tensorboard = True
-    c.profile_steps = ()  # first,last step whose trace a training stage takes; empty: no
+    c.profile_steps = ()  # first,last step that a training stage traces; empty: none
 
     return with_argument(c, arg)
 

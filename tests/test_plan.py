@@ -99,7 +99,7 @@ def test_what_does_not_fit_says_what_would_help():
 """
     part = plan.Part(lambda: None, 1e12, (), "update", 1)
     compiled = plan.Compiled(None, message, plan.largest_of_message(message))
-    entry = plan.describe("update", part, compiled, 1.0, V6E, chips_count=4)
+    entry = plan.describe(part, compiled, 1.0, V6E, chips_count=4)
     assert not entry["fits"] and entry["hbm_gib"] == {"total": 61.36}
     assert [x["gib"] for x in entry["largest"]] == [16.0, pytest.approx(0.5, rel=0.01)]
     assert "jit(update)/head f32[64,8,32,262144]" in entry["largest"][0]["name"]
@@ -118,9 +118,7 @@ def test_memory_beside_a_program_counts():
 
     part = plan.Part(lambda: None, 0.0, (), "update", 1)
     compiled = plan.Compiled(Memory(), "", [], 1.0, 1.0, {})
-    about = lambda beside: plan.describe(
-        "update", part, compiled, beside, V6E, chips_count=4
-    )
+    about = lambda beside: plan.describe(part, compiled, beside, V6E, chips_count=4)
     assert about(5.2)["hbm_gib"]["total"] == 26 and about(5.2)["fits"]
     assert not about(5.3)["fits"]
 

@@ -65,7 +65,7 @@ def judged() -> dict[str, Any]:
         part = plan.make_choice_part(config, mesh, cfg)
         compiled = plan.compile_part(part)
         resident = plan.gib(programs.abstract_params(cfg, mesh, "bfloat16"))
-    entry = plan.describe("choice", part, compiled, 0.0, chip, chips_count=mesh.size)
+    entry = plan.describe(part, compiled, 0.0, chip, chips_count=mesh.size)
     return JUDGE | {"resident_gib": resident, "choice": entry}
 
 
