@@ -91,7 +91,7 @@ def speed_metrics(
 
     tokens: sampled in the step. trunk_flops: of the whole step over all devices.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     peak = PEAK_FLOPS.get(device.device_kind)
     memory = device.memory_stats() or {}
     used = memory.get("peak_bytes_in_use")

@@ -27,7 +27,7 @@ LAYERS = [
     {"unigram"},
     {"startup"},  # devices and hosts as expected
     {"sharding", "checkpoints", "optimizers", "writer", "bad_batches", "hub", "record"},
-    {"preemption", "watchdog", "disk"},  # when a process leaves
+    {"preemption", "watchdog", "disk", "distributed"},  # when a process leaves
     {"errors"},
 ]
 PAPER = {"advantages", "losses", "metrics", "rewards"}  # import nothing of BLUE
