@@ -66,8 +66,8 @@ def _run(argv: Sequence[str]) -> tuple[int, str]:
         if not distributed.joined():
             raise
         traceback.print_exc()  # now: the others have to be waited for
-        reason = f"{type(error).__name__}: {" ".join(str(error).split())}"
-        return distributed.CRASH, reason[:300]
+        reason = " ".join(str(error).split())[:300]
+        return distributed.CRASH, f"{type(error).__name__}: {reason}"
     return 0, ""
 
 

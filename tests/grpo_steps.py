@@ -7,6 +7,7 @@ are sampled, in the others they are given, so that no rounding can change them. 
 of process 0, has the parameters, tokens and metrics after each.
 """
 
+import dataclasses
 import sys
 
 import jax
@@ -18,9 +19,11 @@ from blue.optimizers import make_optimizer, make_schedule
 from blue.rewards import RewardInputs
 from blue.sharding import by_batch, make_mesh, put, replicated, to_host
 from configs import base
-from tests.test_programs import small
 
-STEPS, P = 4, 12
+STEPS, P = 3, 12
+# Adam divides each gradient by its size: one that is all rounding moves its parameter
+# by up to LR, so that LR bounds by how much the parameters of two equal runs differ.
+LR = 1e-4
 
 
 def run():
@@ -29,11 +32,11 @@ def run():
     c.prompt_buckets, c.max_prompt_tokens, c.max_completion_tokens = (P,), P, 6
     B, G, C = c.batch_size, c.group_size, c.max_completion_tokens
     mesh = make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-    cfg, encoder_cfg = small(gemma3.tiny_gemma3), small(qwen3.tiny_qwen3)
+    cfg, encoder_cfg = one_layer(gemma3.tiny_gemma3()), one_layer(qwen3.tiny_qwen3())
     seed = put(np.uint32(3), replicated(mesh))
     params = programs.make_init(cfg, mesh, "float32")(seed)
     encoder = programs.make_init(encoder_cfg, mesh, "float32")(seed)
-    schedule = make_schedule(1e-3, kind="constant", warmup_steps=0, num_steps=STEPS)
+    schedule = make_schedule(LR, kind="constant", warmup_steps=0, num_steps=STEPS)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
     sizes = dict(
         batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0,
@@ -89,10 +92,18 @@ def run():
         )
         state, info = update(state, {}, batch)
         seen = {"params": state.params, "metrics": info, "tokens": tokens}
+        seen["moments"] = state.opt_state  # the gradients
         seen |= {"reward": total, "vectors": vectors}
         for path, leaf in jax.tree_util.tree_leaves_with_path(to_host(seen)):
             out[f"{step}/{jax.tree_util.keystr(path, simple=True, separator='/')}"] = leaf
     return out
+
+
+def one_layer(cfg):
+    return dataclasses.replace(
+        cfg, vocab_size=64, width=32, mlp_width=48, head_size=8, window=5,
+        num_layers=1, pattern=cfg.pattern[-1:],
+    )  # fmt: skip
 
 
 def reward_inputs(c, rng, vectors):

@@ -113,7 +113,7 @@ def test_alone_there_is_nobody_to_wait_for():
     assert distributed.leave(2, "error") == 2
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_who_finds_nobody_says_so_and_ends_with_2(index, tmp_path):
     place = (f"127.0.0.1:{free_port()}", "2", str(index))
     flags = [
@@ -163,8 +163,8 @@ def test_two_processes_of_four_devices_do_the_step_of_one_of_eight(step, steps):
         np.testing.assert_allclose(
             two[name], one[name], atol=1e-5, rtol=1e-5, err_msg=name
         )
-    changed = np.abs(one[f"{step}/params/embed"] - one["0/params/embed"]).max()
-    assert one[f"{step}/metrics/optim/grad_norm"] > 1e-3 and (step == 0 or changed > 0)
+    assert one[f"{step}/metrics/optim/grad_norm"] > 1e-3
+    assert one[f"{step}/metrics/optim/skipped"] == 0
 
 
 # --- one ends, all end
@@ -173,6 +173,8 @@ TOGETHER = """
 import sys, time
 from blue import distributed, main, settings
 from blue.errors import UserError
+
+distributed.GRACE_S = 1.0
 
 def run(argv):
     distributed.join(coordinator=argv[1], num_processes=2, process_id=int(argv[2]),
