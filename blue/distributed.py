@@ -370,10 +370,11 @@ def leave(code: int, why: str) -> int:
         if blame:
             code, why = blame
             sys.stderr.write(f"{why}\n")
-    met.leaving.set()
     if code:
+        met.leaving.set()
         _tell_and_wait(met, code, why)
     jax.distributed.shutdown()
+    met.leaving.set()
     _now["joined"] = None
     return code
 

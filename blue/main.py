@@ -76,8 +76,16 @@ def run(argv: Sequence[str]) -> None:
     config, workdir = settings.load(argv)
     stages = settings.check(config, list(STAGES))
     # these bring jax, which a typo need not wait for
-    from blue import distributed, disk, preemption, record, resume, run_lock, startup
-    from blue import watchdog
+    from blue import (
+        disk,
+        distributed,
+        preemption,
+        record,
+        resume,
+        run_lock,
+        startup,
+        watchdog,
+    )
 
     distributed.join(**config.distributed.to_dict())
     if distributed.joined():

@@ -48,7 +48,9 @@ def run():
     sample = programs.make_sample(
         cfg, mesh, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, **sizes
     )
-    score = programs.make_completion_logprobs(cfg, mesh, params_dtype="float32", **sizes)
+    score = programs.make_completion_logprobs(
+        cfg, mesh, params_dtype="float32", **sizes
+    )
     embed = programs.make_embed(
         encoder_cfg, mesh, batch_size=B * G, tokens=C, params_dtype="float32",
         dtype="float32",
@@ -95,7 +97,8 @@ def run():
         seen["moments"] = state.opt_state  # the gradients
         seen |= {"reward": total, "vectors": vectors}
         for path, leaf in jax.tree_util.tree_leaves_with_path(to_host(seen)):
-            out[f"{step}/{jax.tree_util.keystr(path, simple=True, separator='/')}"] = leaf
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            out[f"{step}/{name}"] = leaf
     return out
 
 

@@ -1,4 +1,4 @@
-"""Several processes are one run: same numbers, one writer, nobody waits for the dead."""
+"""Several processes are one run: same numbers, one writer, no waiting for the dead."""
 
 import json
 import os
@@ -31,13 +31,8 @@ def free_port():
 
 
 def start(arguments, log, devices=4, **environment):
-    """`python ARGUMENTS` with so many CPU devices; both outputs go to the file `log`.
-
-    Optimised as in a run: without, the rounding depends on how many devices there are.
-    """
-    flags = os.environ["XLA_FLAGS"].replace(
-        "device_count=8", f"device_count={devices}"
-    )
+    """`python ARGUMENTS` with so many CPU devices; its output goes to file `log`."""
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
     environment = os.environ | {"XLA_FLAGS": flags} | environment
     with open(log, "w") as output:
         return subprocess.Popen(
@@ -171,14 +166,14 @@ def test_two_processes_of_four_devices_do_the_step_of_one_of_eight(step, steps):
 
 TOGETHER = """
 import sys, time
-from blue import distributed, main, settings
+from blue import distributed, main, run_lock
 from blue.errors import UserError
 
 distributed.GRACE_S = 1.0
 
 def run(argv):
     distributed.join(coordinator=argv[1], num_processes=2, process_id=int(argv[2]),
-                     auto=False, heartbeat_s=4.0, start_timeout_s=60.0)
+                     auto=False, heartbeat_s=2.0, start_timeout_s=60.0)
     me = int(argv[2])
     assert distributed.of_first(lambda: [me, "told"]) == [0, "told"]
     path = argv[4]
@@ -187,6 +182,10 @@ def run(argv):
         def refuse():
             raise UserError("not like this")
         distributed.of_first(refuse)
+    if argv[3] == "workdir":
+        run_lock.SEEN_S = 0.5
+        with run_lock.hold(f"{path}-{me}"):
+            time.sleep(100)
     if argv[3] == "crash" and me == 1:
         raise RuntimeError("a bug")
     if argv[3] == "crash":
@@ -202,6 +201,7 @@ sys.exit(main.main(sys.argv))
     [
         ("well", 0, "this is process"),
         ("error", 2, "error: not like this"),
+        ("workdir", 2, "does not see RUN.lock of process 0"),
         ("crash", 1, "RuntimeError: a bug"),
     ],
 )
@@ -289,6 +289,7 @@ def test_a_lost_process_is_named_and_the_others_end(killed, tmp_path):
         wait_for_step(tmp_path / "run", two, 3)
     finally:
         two[killed].kill()
+    two[killed].wait()
     at = time.monotonic()
     assert codes([two[1 - killed]], 60) == [75], text(tmp_path / "log", 1 - killed)
     assert time.monotonic() - at < 6 + 8
