@@ -58,7 +58,7 @@ class _Joined(NamedTuple):
     leaving: threading.Event  # this process ends by itself
 
 
-_now: dict[str, Any] = {"joined": None, "starting": "", "turns": 0}
+_now: dict[str, Any] = {"joined": None, "starting": "", "turns": 0, "last_act": None}
 
 
 # --- to meet
@@ -145,9 +145,9 @@ def join(
         )
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        where = here.coordinator if here else "" if not auto else "(auto)"
+        where = f"coordinator={here.coordinator}" if here else "auto=True"
         raise UserError(
-            f"distributed.coordinator={where}: the processes cannot be joined: {reason}"
+            f"distributed.{where}: the processes cannot be joined: {reason}"
         ) from error
     state = runtime.global_state
     _watch_over(
@@ -276,6 +276,11 @@ def _answers(address: str) -> bool:
     return True
 
 
+def set_last_act(act: Callable[[], None]) -> None:
+    """What is done before this process ends because of another, in any thread."""
+    _now["last_act"] = act
+
+
 def _end(joined: _Joined) -> None:
     """Ends the process as a kill would, if another is the reason.
 
@@ -283,6 +288,9 @@ def _end(joined: _Joined) -> None:
     """
     blame = _blame(joined)
     if blame:
+        if _now["last_act"]:
+            with contextlib.suppress(Exception):
+                _now["last_act"]()
         os.write(2, f"{blame[1]}\n".encode())
         os._exit(blame[0])
 

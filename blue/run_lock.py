@@ -54,13 +54,18 @@ def hold(workdir: str) -> Iterator[None]:
         target=_touch, args=(path, own, done), name="run lock", daemon=True
     )
     touching.start()
+
+    def release() -> None:
+        if _holder(path).get("run") == own["run"]:
+            path.unlink(missing_ok=True)
+
+    distributed.set_last_act(release)
     try:
         yield
     finally:
         done.set()
         touching.join(TOUCH_S)
-        if _holder(path).get("run") == own["run"]:
-            path.unlink(missing_ok=True)
+        release()
 
 
 def _first_take(workdir: str, path: epath.Path, own: dict[str, Any]) -> str:

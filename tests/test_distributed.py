@@ -238,7 +238,7 @@ def rows(path):
 def files(root):
     """Relative names, without what is named after a moment."""
     names = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    skip = ("checkpoints/", "tensorboard/", "heartbeat")
+    skip = ("checkpoints/", "tensorboard/", "heartbeat", "items/")
     return {name for name in names if not name.startswith(skip)}
 
 
@@ -259,13 +259,13 @@ def test_a_whole_run_of_two_processes_is_that_of_one(tmp_path):
             assert row.keys() == want.keys()
             if name == "metrics.jsonl":
                 close_numbers(row, want)
-            if name == "profiles.jsonl":
-                assert row == want
+            else:
+                assert row["profile"] == want["profile"]
     found, wanted = (
         json.loads((tmp_path / where / "evaluation.json").read_text())
         for where in ("two", "one")
     )
-    assert found.keys() == wanted.keys() and found["users"] == wanted["users"]
+    assert found == wanted  # ranks, and what follows from them
     again = start_main(tmp_path / "two", tmp_path / "log3", stages)
     assert codes(again, 300) == [0, 0]
     assert text(tmp_path / "log3", 1).count("is finished already: skipped") == 3
@@ -275,7 +275,7 @@ def close_numbers(row, want):
     for key, value in want.items():
         if not key.startswith(("time/", "speed/")) and isinstance(value, float):
             np.testing.assert_allclose(
-                row[key], value, atol=2e-4, rtol=2e-3, err_msg=f"{want['step']} {key}"
+                row[key], value, atol=1e-5, rtol=1e-4, err_msg=f"{want['step']} {key}"
             )
 
 
@@ -296,6 +296,8 @@ def test_a_lost_process_is_named_and_the_others_end(killed, tmp_path):
     said = text(tmp_path / "log", 1 - killed)
     named = rf"lost process {killed} \([\w.-]+, pid {two[killed].pid}\)"
     assert re.search(named, said), said[-3000:]
+    assert killed == 0 or "LOST: process 1 (" in said
+    assert (tmp_path / "run/RUN.lock").exists() == (killed == 0)  # nobody was left to
 
     done = rows(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
     flags = (*SHORT, f"--config.num_steps={done + 3}", "--config.eval_every=0")
