@@ -351,6 +351,15 @@ def of_first(make: Callable[[], T]) -> T:
     return told["value"]
 
 
+def meet() -> None:
+    """Waits until all processes are here, a day at most."""
+    if jax.process_count() > 1:
+        client = runtime.global_state.client
+        assert client is not None
+        _now["turns"] += 1
+        client.wait_at_barrier(f"blue/meet/{_now['turns']}", 24 * 3600 * 1000)
+
+
 def after_first(make: Callable[[], T]) -> T:
     """`make()` of process 0, and then of the others, which find what it left behind."""
     made: list[T] = []

@@ -88,8 +88,6 @@ def run(argv: Sequence[str]) -> None:
     )
 
     distributed.join(**config.distributed.to_dict())
-    if distributed.joined():
-        name_process(startup.process())
     fields = dict(settings.leaves(ConfigDict(record.redacted(config))))
     del fields["distributed.process_id"]  # which has to differ
     startup.check(
@@ -98,6 +96,8 @@ def run(argv: Sequence[str]) -> None:
         num_devices=config.num_devices,
         num_processes=config.num_processes,
     )
+    if (index := startup.process()) is not None:
+        name_process(index)
     limits = config.watchdog.to_dict()
     with (
         disk.told(workdir),
@@ -133,7 +133,7 @@ def set_up_logging() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def name_process(index: int | None) -> None:
+def name_process(index: int) -> None:
     """Lines of the log begin with the process, where there are several."""
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(f"[{index}] {FORMAT}", "%H:%M:%S"))

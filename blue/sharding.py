@@ -4,6 +4,7 @@ Axes ("data", "fsdp", "tensor"): replicate parameters, shard parameters, shard h
 mlp. Batches are split over data and fsdp.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from blue import distributed
 from blue.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -59,7 +61,31 @@ def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
             f"mesh (data, fsdp, tensor) = {tuple(sizes)} does not match the "
             f"{len(devices)} devices; their product must, or one of them may be -1"
         )
-    return Mesh(np.asarray(devices).reshape(sizes), AXES)
+    mesh = Mesh(np.asarray(devices).reshape(sizes), AXES)
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        _connect(mesh)
+    return mesh
+
+
+@functools.cache
+def _connect(mesh: Mesh) -> None:
+    """Sums over the axes that programs sum over, with all processes at it.
+
+    gloo makes a group of devices at its first sum, and gives up where one of them comes
+    30 s late (busy with a compilation, say); to later sums anyone may be late.
+    """
+    distributed.meet()
+    ones = np.ones(mesh.devices.shape, np.float32)
+    sets = (AXES, AXES[:2], AXES[1:], *((axis,) for axis in AXES))
+    wide = (tuple(a for a in axes if mesh.shape[a] > 1) for axes in sets)
+    for axes in dict.fromkeys(wide):  # in the same order everywhere
+        rest = P(*(None if axis in axes else axis for axis in AXES))
+        dims = tuple(AXES.index(axis) for axis in axes)
+        add = jax.jit(
+            lambda x, dims=dims: x.sum(dims, keepdims=True),
+            out_shardings=NamedSharding(mesh, rest),
+        )
+        add(put(ones, NamedSharding(mesh, P(*AXES)))).block_until_ready()
 
 
 def batch_shards(mesh: Mesh) -> int:
