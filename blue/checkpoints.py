@@ -157,8 +157,8 @@ class Checkpoints:
         """Remove the steps above `step`, which is to be restored."""
         steps, _ = _list(self._directory)
         if step in steps:
-            later = [self._directory / str(s) for s in steps if s > step]
-            _delete(later, reason=f"going back to step {step}")
+            reason = f"going back to step {step}"
+            _delete({self._directory / str(s): reason for s in steps if s > step})
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
         """Write `state` (tree of arrays, no typed keys) and `meta` (JSON) at once.
@@ -171,11 +171,13 @@ class Checkpoints:
                 f"{self._directory} has vanished, and its checkpoints with it: a disk "
                 "or a mount is gone; bring it back and start again"
             )
+        path, gone = self._directory / str(step), {}
         if not self._swept:
-            _delete(_list(self._directory)[1], reason="unfinished checkpoint")
+            gone = dict.fromkeys(_list(self._directory)[1], "unfinished checkpoint")
             self._swept = True
-        path = self._directory / str(step)
-        _delete([path] if path.exists() else [], reason="replaced checkpoint")
+        if path.exists():
+            gone[path] = "replaced checkpoint"
+        _delete(gone)
         _write(path, step, state, meta)
         self._there = True
         steps, _ = _list(self._directory)
@@ -183,10 +185,9 @@ class Checkpoints:
         kept = set(older[-self._keep :])
         if self._milestone_every:
             kept |= {s for s in older if s % self._milestone_every == 0}
-        for s in steps:
-            if s not in kept:
-                reason = "old checkpoint" if s < step else "checkpoint of an older run"
-                _delete([self._directory / str(s)], reason=reason)
+        reasons = ("old checkpoint", "checkpoint of an older run")
+        gone = {s: reasons[s > step] for s in steps if s not in kept}
+        _delete({self._directory / str(s): reason for s, reason in gone.items()})
 
     def restore(
         self, abstract_state: Any, step: int | None = None
@@ -214,11 +215,10 @@ class Checkpoints:
     ) -> None:
         """Replace the best parameters. The caller decides that `value` is better."""
         numbers, unfinished = _list(self._best)
-        _delete(unfinished, reason="unfinished checkpoint")
+        _delete(dict.fromkeys(unfinished, "unfinished checkpoint"))
         path = self._best / str(numbers[-1] + 1 if numbers else 0)
         _write(path, step, params, {**meta, "value": value})
-        for number in numbers:
-            _delete([self._best / str(number)], reason="former best")
+        _delete({self._best / str(number): "former best" for number in numbers})
 
     def best(self) -> dict[str, Any] | None:
         """Meta of the best parameters with keys "step" and "value", or None."""
@@ -278,12 +278,14 @@ def _list(directory: epath.Path) -> tuple[list[int], list[epath.Path]]:
     return sorted(done), [p for p in numbered if not (p / COMMIT_FILE).exists()]
 
 
-def _delete(paths: list[epath.Path], *, reason: str) -> None:
-    """Remove checkpoints, commit file first: half a deletion is no checkpoint."""
-    if not paths:
-        return
+def _delete(paths: Mapping[epath.Path, str]) -> None:
+    """Remove checkpoints, commit file first: half a deletion is no checkpoint.
+
+    paths: each with the reason. Those of process 0 count; all processes call this, and
+    wait here, even where they find nothing any more.
+    """
     if jax.process_index() == 0:
-        for path in paths:
+        for path, reason in paths.items():
             log.info("removing %s (%s)", path, reason)
             if not path.is_dir():  # not made by us
                 path.unlink()
@@ -297,6 +299,13 @@ def _barrier(name: str) -> None:
     """Wait for all processes: a directory has one writer and many readers."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"checkpoints:{name}")
+
+
+def _everywhere(fact: bool) -> bool:
+    """Whether it holds in all processes: they go on with the same step, or none."""
+    if jax.process_count() == 1:
+        return fact
+    return bool(np.all(multihost_utils.process_allgather(np.array(fact))))
 
 
 # --- Orbax
@@ -357,6 +366,7 @@ def _read_record(path: epath.Path) -> dict[str, Any]:
 def _read(
     path: epath.Path, abstract: Any, wants: Mapping[str, str]
 ) -> tuple[Any, dict[str, Any]]:
+    """The state, not yet verified, and its record."""
     record = _read_record(path)
     has = record["leaves"]
     for name in sorted({*wants, *has}):
@@ -369,10 +379,7 @@ def _read(
             )
     with _context():
         state = ocp.load_checkpointables(path, {"state": abstract})["state"]
-    found = fingerprint(state)
-    if found != record["fingerprint"]:
-        raise _Corrupt(f"fingerprint {found:08x}, saved {record['fingerprint']:08x}")
-    return state, record["meta"]
+    return state, record
 
 
 def _first_good(
@@ -382,13 +389,20 @@ def _first_good(
     reason = ""
     for number in numbers:
         path = directory / str(number)
+        state, record, wrong = None, {}, ""
         try:
-            return _read(path, abstract, wants)
+            state, record = _read(path, abstract, wants)
         except (UserError, jax.errors.JaxRuntimeError):  # would meet every step alike
             raise
         except Exception as error:  # broken files make many libraries raise anything
-            reason = f"{path}: {_cause(error)}"
-            log.warning("BAD CHECKPOINT, passed over: %s", reason)
+            wrong = _cause(error)
+        if _everywhere(not wrong):
+            found, saved = fingerprint(state), record["fingerprint"]
+            if found == saved:
+                return state, record["meta"]
+            wrong = f"fingerprint {found:08x}, saved {saved:08x}"
+        reason = f"{path}: {wrong or 'another process could not read it'}"
+        log.warning("BAD CHECKPOINT, passed over: %s", reason)
     raise UserError(
         f"no checkpoint of {directory} can be read, tried {numbers}; last: {reason}. "
         "Restore them from a copy, or move the directory away to start again"

@@ -85,7 +85,7 @@ def speed_metrics(
 
     tokens: sampled in the step. step_flops: of the whole step over all devices.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     chip = BY_KIND.get(device.device_kind)
     peak = chip.flops if chip else np.nan
     memory = device.memory_stats() or {}

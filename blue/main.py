@@ -3,8 +3,8 @@
     python -m blue.main --config=configs/NAME.py[:tiny] --workdir=DIR [--config.F=V ...]
 
 Exit codes: 0 done; 2 the user's mistake, told in one line; 70 non-finite numbers; 71 a
-hang; 75 preempted, to be started again; 130 interrupted. Anything else keeps its
-traceback.
+hang; 75 preempted or another process lost, to be started again; 130 interrupted.
+Anything else keeps its traceback.
 """
 
 import importlib
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ from blue import settings, usage, xla_flags
 from blue.errors import NonFinite, Preempted, UserError
 
 log = logging.getLogger("blue")
+FORMAT = "%(asctime)s %(levelname).1s %(message)s"
 
 STAGES = {  # name in config.stages -> its module, and what it does
     "encoder": ("train_encoder", "fine-tune the encoder, supervised contrastive"),
@@ -43,21 +45,37 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(usage.text({name: does for name, (_, does) in STAGES.items()}))
         return 0
     set_up_logging()
+    code, told = _run(argv)
+    if told:
+        sys.stderr.write(f"{told}\n")
+    if "jax" in sys.modules:
+        from blue import distributed
+
+        return distributed.leave(code, told)
+    return code
+
+
+def _run(argv: Sequence[str]) -> tuple[int, str]:
+    """Exit code, and the line that says why it is not 0."""
     try:
         run(argv)
     except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
+        return 2, f"error: {' '.join(str(error).split())}"
     except NonFinite as error:
-        sys.stderr.write(f"stopped: {error}\n")
-        return 70
+        return 70, f"stopped: {error}"
     except Preempted as error:
-        sys.stderr.write(f"preempted: {error}\n")
-        return 75
+        return 75, f"preempted: {error}"
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
-    return 0
+        return 130, "interrupted"
+    except Exception as error:
+        from blue import distributed
+
+        if not distributed.joined():
+            raise
+        traceback.print_exc()  # now: the others have to be waited for
+        reason = " ".join(str(error).split())[:300]
+        return distributed.CRASH, f"{type(error).__name__}: {reason}"
+    return 0, ""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -73,6 +91,7 @@ def run(argv: Sequence[str]) -> None:
     from blue import (
         compile_cache,
         disk,
+        distributed,
         preemption,
         record,
         resume,
@@ -81,13 +100,19 @@ def run(argv: Sequence[str]) -> None:
         watchdog,
     )
 
+    if stages != ["plan"]:
+        distributed.join(**config.distributed.to_dict())
+    fields = dict(settings.leaves(ConfigDict(record.redacted(config))))
+    del fields["distributed.process_id"]  # which has to differ
     startup.check(
-        dict(settings.leaves(ConfigDict(record.redacted(config)))),
+        fields,
         platform=config.platform,
         num_devices=config.num_devices,
         num_processes=config.num_processes,
     )
     compile_cache.use(config.compile_cache)
+    if (index := startup.process()) is not None:
+        name_process(index)
     limits = config.watchdog.to_dict()
     with (
         disk.told(workdir),
@@ -115,7 +140,7 @@ def compiler_only() -> None:
 def set_up_logging() -> None:
     """Ours from INFO on, others' warnings; before their first import."""
     logging.basicConfig(
-        format="%(asctime)s %(levelname).1s %(message)s",
+        format=FORMAT,
         datefmt="%H:%M:%S",
         level=logging.WARNING,
     )
@@ -126,6 +151,12 @@ def set_up_logging() -> None:
     # Only its tokenizers are used, it need not miss torch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def name_process(index: int) -> None:
+    """Lines of the log begin with the process, where there are several."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter(f"[{index}] {FORMAT}", "%H:%M:%S"))
 
 
 def _not_raised_anyway(record: logging.LogRecord) -> bool:

@@ -22,7 +22,7 @@ logger = logging.getLogger("blue")
 QUIET = (
     *("log.", "evaluate.", "write_profiles.", "alarms.", "watchdog.", "data.", "stage"),
     *("checkpoint_", "eval_every", "max_nonfinite", "resume", "preemption_grace_s"),
-    *("platform", "num_devices", "num_processes"),
+    *("platform", "num_devices", "num_processes", "distributed."),
 )
 MESH = "mesh."
 TRAINING = ("encoder", "warm_start", "profiler")  # stages with checkpoints

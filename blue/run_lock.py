@@ -20,12 +20,14 @@ from typing import Any
 import jax
 from etils import epath
 
+from blue import distributed
 from blue.errors import UserError
 
 logger = logging.getLogger("blue")
 
 NAME = "RUN.lock"
 TOUCH_S = 20.0
+SEEN_S = 60.0  # until another host sees the file: network disks remember for a while
 STALE_S = 300.0  # untouched for so long: its holder is gone
 
 
@@ -35,9 +37,6 @@ def hold(workdir: str) -> Iterator[None]:
 
     Raises `UserError` where another run holds it: one line with both.
     """
-    if jax.process_index() != 0:
-        yield
-        return
     path = epath.Path(workdir) / NAME
     own = {
         "run": uuid.uuid4().hex[:8],
@@ -45,25 +44,69 @@ def hold(workdir: str) -> Iterator[None]:
         "pid": os.getpid(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _take(path, own)
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir}: cannot write {NAME} there: {error.strerror or error}"
-        ) from error
+    run = distributed.of_first(lambda: _first_take(workdir, path, own))
+    if jax.process_index() != 0:
+        _check_shared(workdir, path, run)
+        yield
+        return
     done = threading.Event()
     touching = threading.Thread(
         target=_touch, args=(path, own, done), name="run lock", daemon=True
     )
     touching.start()
+
+    def release() -> None:
+        if _holder(path).get("run") == own["run"]:
+            path.unlink(missing_ok=True)
+
+    distributed.set_last_act(release)
     try:
         yield
     finally:
         done.set()
         touching.join(TOUCH_S)
-        if _holder(path).get("run") == own["run"]:
-            path.unlink(missing_ok=True)
+        release()
+
+
+def _first_take(workdir: str, path: epath.Path, own: dict[str, Any]) -> str:
+    """Takes the lock for all processes, in the first of them; the name of the run."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if jax.process_count() > 1:
+            _wait_for_a_sign(path)
+        _take(path, own)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot write {NAME} there: {error.strerror or error}"
+        ) from error
+    return own["run"]
+
+
+def _wait_for_a_sign(path: epath.Path) -> None:
+    """Until a holder on another host touches the lock, or is gone.
+
+    A run of several hosts that lost its first one is started again on others, soon, and
+    must not be refused because of a lock that nobody holds any more.
+    """
+    holder = _holder(path)
+    if holder.get("host") == socket.gethostname() or not _lives(holder):
+        return
+    logger.info("%s: waiting for a sign of life of run %s", path, _told(holder))
+    while _lives(holder) and _holder(path) == holder:
+        time.sleep(1.0)
+
+
+def _check_shared(workdir: str, path: epath.Path, run: str) -> None:
+    """Refuses a workdir of this host alone: it is one for all processes."""
+    until = time.monotonic() + SEEN_S
+    while _holder(path).get("run") != run:
+        if time.monotonic() > until:
+            raise UserError(
+                f"--workdir={workdir}: process {jax.process_index()} on "
+                f"{socket.gethostname()} does not see {NAME} of process 0 there; it "
+                "must be one directory that all hosts share"
+            )
+        time.sleep(0.1)
 
 
 def _take(path: epath.Path, own: dict[str, Any]) -> None:

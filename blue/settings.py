@@ -58,6 +58,8 @@ AT_LEAST = {
         "alarms.window",
         "alarms.patience",
         "alarms.coarse",
+        "distributed.heartbeat_s",
+        "distributed.start_timeout_s",
     ),
     2: (  # one alone has nothing to be compared with
         "group_size",
@@ -110,6 +112,7 @@ ONE_OF = {
     "warm_start.tasks": ("profile", "choice"),
 }
 AXES = ("data", "fsdp", "tensor")  # of the mesh
+MAY_BE_MINUS_1 = (*(f"mesh.{axis}" for axis in AXES), "distributed.process_id")
 BUCKETS = {  # padded lengths -> the longest text they have to hold
     "prompt_buckets": "max_prompt_tokens",
     "encoder.buckets": "encoder.max_tokens",
@@ -235,7 +238,7 @@ def check(config: ConfigDict, stages: Sequence[str]) -> list[str]:
     """The stages to run, in order. Raises `UserError` at the first impossible value."""
     values = dict(leaves(config))
     for name, value in values.items():
-        if isinstance(value, int | float) and not name.startswith("mesh."):
+        if isinstance(value, int | float) and name not in MAY_BE_MINUS_1:
             if not math.isfinite(value):
                 raise UserError(f"{name} is {value}, must be finite")
             if value < 0:

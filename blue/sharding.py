@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from blue import distributed
 from blue.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -63,7 +65,31 @@ def make_mesh(
             f"mesh (data, fsdp, tensor) = {tuple(sizes)} does not match the "
             f"{len(devices)} devices; their product must, or one of them may be -1"
         )
-    return Mesh(np.asarray(devices).reshape(sizes), AXES)
+    mesh = Mesh(np.asarray(devices).reshape(sizes), AXES)
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        _connect(mesh)
+    return mesh
+
+
+@functools.cache
+def _connect(mesh: Mesh) -> None:
+    """Sums over the axes that programs sum over, with all processes at it.
+
+    gloo makes a group of devices at its first sum, and gives up where one of them comes
+    30 s late (busy with a compilation, say); to later sums anyone may be late.
+    """
+    distributed.meet()
+    ones = np.ones(mesh.devices.shape, np.float32)
+    sets = (AXES, AXES[:2], AXES[1:], *((axis,) for axis in AXES))
+    wide = (tuple(a for a in axes if mesh.shape[a] > 1) for axes in sets)
+    for axes in dict.fromkeys(wide):  # in the same order everywhere
+        rest = P(*(None if axis in axes else axis for axis in AXES))
+        dims = tuple(AXES.index(axis) for axis in axes)
+        add = jax.jit(
+            lambda x, dims=dims: x.sum(dims, keepdims=True),
+            out_shardings=NamedSharding(mesh, rest),
+        )
+        add(put(ones, NamedSharding(mesh, P(*AXES)))).block_until_ready()
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -196,12 +222,19 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Device arrays -> numpy, whole, on every host."""
+    """Device arrays -> numpy, whole, on every host. Called by every process."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
-    from jax.experimental import multihost_utils
 
-    return multihost_utils.process_allgather(tree, tiled=True)
+    def one(x: Any) -> np.ndarray:
+        # What is whole here already need not travel; the gather would join copies.
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            if not x.is_fully_replicated:
+                return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+            x = x.addressable_data(0)
+        return np.asarray(x)
+
+    return jax.tree.map(one, tree)
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

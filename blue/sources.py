@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from blue import (
     adapters,
+    distributed,
     foreign,
     hub,
     inference,
@@ -120,7 +121,8 @@ def load_examples(config: ConfigDict, log: Log, workdir: str) -> examples.Exampl
             separator=data.separator.replace("\\t", "\t"),
             user_column=data.columns.user_id,
         )
-    prepared = examples.prepare(
+    prepare = functools.partial(
+        examples.prepare,
         log,
         directory=os.path.join(workdir, "data"),
         seed=config.seed,
@@ -139,6 +141,7 @@ def load_examples(config: ConfigDict, log: Log, workdir: str) -> examples.Exampl
         eval_negatives=data.eval_negatives,
         splits=splits,
     )
+    prepared = distributed.after_first(prepare)
     if not len(prepared.validation.user):
         raise UserError(
             f"{log.name}: {prepared.stats['users_train']} users give an example, and "
@@ -254,7 +257,10 @@ def load_role_tokenizer(
     if checkpoint:
         return load_tokenizer(checkpoint)
     directory = Path(workdir) / "tokenizer"
-    if not directory.exists():
+
+    def train() -> None:
+        if directory.exists():
+            return
         wording = templates(config)
         rng = np.random.default_rng(config.seed)
         spoken = [
@@ -266,13 +272,12 @@ def load_role_tokenizer(
         corpus = [*log.titles, *log.texts, *spoken, *prompts.wordings(wording)]
         trained = train_tokenizer(corpus, vocab_size=config.tokenizer.vocab_size)
         # Whole or not at all: the vocabulary of every later model rests on it.
-        draft = directory.with_name(f".tokenizer.draft{jax.process_index()}")
+        draft = directory.with_name(".tokenizer.draft")
         shutil.rmtree(draft, ignore_errors=True)
         trained.save(draft)
-        try:
-            draft.rename(directory)
-        except OSError:  # another process was faster with the same
-            shutil.rmtree(draft)
+        draft.rename(directory)
+
+    distributed.of_first(train)
     return load_tokenizer(directory)
 
 
@@ -356,6 +361,7 @@ def find_checkpoint(config: ConfigDict, role: str) -> tuple[Source, str]:
     if not checkpoint:
         return Source(), ""
     source = hub.fetch(checkpoint, field)
+    startup.agree({f"{field} (its commit)": source.commit})
     if role == "profiler":
         return source, source.directory
     layout = sentence_layout.read(source.directory)
@@ -638,20 +644,33 @@ def item_table(
     for text in log.texts:
         digest.update(text.encode() + b"\0")
     path = Path(workdir) / "items" / f"{digest.hexdigest()[:16]}.npy"
-    if not path.exists():
-        logger.info("embedding %d items", len(log.texts))
+    if not distributed.of_first(path.exists):
+        _embed_items(encoder, log, path)
+    return np.load(path, mmap_mode="r")
+
+
+def _embed_items(encoder: TextEncoder, log: Log, path: Path) -> None:
+    """Writes the table to `path`, whole or not at all; all processes embed for it."""
+    logger.info("embedding %d items", len(log.texts))
+    writes, partial = jax.process_index() == 0, path.with_suffix(".tmp")
+    shape = (len(log.texts), encoder.width)
+    vectors = None
+    if writes:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        shape = (len(log.texts), encoder.width)
         vectors = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-        parts = told_slices(len(vectors), ITEMS_A_CALL, name="items", unit="item")
-        for part in parts:
-            vectors[part] = encoder.embed(log.texts[part])
-            if not np.isfinite(vectors[part]).all():
-                raise UserError(
-                    f"encoder {encoder.name}: the vectors of items are not finite; its "
-                    "weights are broken"
-                )
+    for part in told_slices(shape[0], ITEMS_A_CALL, name="items", unit="item"):
+        found = encoder.embed(log.texts[part])
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"encoder {encoder.name}: the vectors of items are not finite; its "
+                "weights are broken"
+            )
+        if vectors is not None:
+            vectors[part] = found
+
+    def finish() -> None:
+        assert vectors is not None
         vectors.flush()
         os.replace(partial, path)
-    return np.load(path, mmap_mode="r")
+
+    distributed.of_first(finish)

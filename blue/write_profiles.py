@@ -20,7 +20,15 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from blue import inference, preemption, programs, queries, sources, watchdog
+from blue import (
+    distributed,
+    inference,
+    preemption,
+    programs,
+    queries,
+    sources,
+    watchdog,
+)
 from blue.checkpoints import fingerprint
 from blue.data.log import Log
 from blue.errors import UserError
@@ -318,8 +326,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         write_missing(
             config, log, profiler, mesh, part, users=missing, already=len(places)
         )
-    if jax.process_index() == 0:
-        empty = Profile("", 0, True)
-        last = [to_line(user_id, empty, profiler) for user_id in strangers]
-        finish(final, part, facts, user_ids, last)
+    empty = Profile("", 0, True)
+    last = [to_line(user_id, empty, profiler) for user_id in strangers]
+    # the others wait: a later stage may read the file
+    distributed.of_first(lambda: finish(final, part, facts, user_ids, last))
     logger.info("%d profiles in %s", facts["users"], final)

@@ -26,6 +26,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.num_processes = 0  # expected; 0: any number
     c.compile_cache = "~/.cache/blue/xla"  # compiled programs; or gs://...; empty: none
     c.xla_flags = True  # those of blue/xla_flags.py, on TPUs and GPUs; False: none
+    c.distributed = ConfigDict()  # several processes, one a host; the same command each
+    c.distributed.coordinator = ""  # host:port of process 0, else that of environment
+    #   JAX_COORDINATOR_ADDRESS; neither: one process alone
+    c.distributed.num_processes = 0  # 0: JAX_NUM_PROCESSES of the environment
+    c.distributed.process_id = -1  # of this one, from 0; -1: JAX_PROCESS_ID
+    c.distributed.auto = False  # jax asks the cluster itself: TPU slices, SLURM, MPI
+    c.distributed.heartbeat_s = 30.0  # a process silent for so long is lost: all end
+    c.distributed.start_timeout_s = 300.0  # for all of them to come together
     c.preemption_grace_s = 60.0  # after SIGTERM, at most, for the checkpoint (exit 75)
     c.watchdog = ConfigDict()  # seconds without a sign of life, then exit 71; 0: off
     c.watchdog.load = 14400.0  # data, models, tables of item vectors
@@ -267,6 +275,8 @@ def with_argument(c: ConfigDict, arg: str | None) -> ConfigDict:
 def make_tiny(c: ConfigDict) -> ConfigDict:
     """Change `c` in place to fake data, tiny models and two steps on a laptop."""
     c.platform, c.num_devices, c.num_processes = "", 0, 0
+    c.distributed.coordinator, c.distributed.auto = "", False
+    c.distributed.num_processes, c.distributed.process_id = 0, -1
     c.data.name = "synthetic"
     c.data.synthetic.users = 120
     c.data.synthetic.items = 300

@@ -31,7 +31,7 @@ LAYERS = [
     {"sharding", "checkpoints", "optimizers", "writer", "bad_batches", "hub", "record"},
     {"compile_cache", "xla_flags"},  # how programs are compiled
     {"tracing"},  # what the devices do
-    {"preemption", "watchdog", "disk"},  # when a process leaves
+    {"preemption", "watchdog", "disk", "distributed"},  # when a process leaves
     {"hlo", "chips"},  # a compiled program's text; what a chip can do
     {"errors"},
 ]

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from etils import epath
 
 from blue import run_lock
 from blue.errors import UserError
@@ -46,6 +47,20 @@ def test_a_live_run_keeps_a_second_one_out(tmp_path):
     write_lock(tmp_path, host="elsewhere", pid=1)  # whose processes nobody here sees
     with pytest.raises(UserError, match="elsewhere"), run_lock.hold(str(tmp_path)):
         pytest.fail("both run")
+
+
+@pytest.mark.parametrize("age, lives", [(0, True), (299.5, False)])
+def test_a_new_start_waits_for_a_sign_of_a_run_elsewhere(age, lives, tmp_path):
+    touched = time.time() - age
+    write_lock(tmp_path, host="elsewhere", touched=touched)
+    path, later = epath.Path(tmp_path, run_lock.NAME), tmp_path / "later"
+    later.mkdir()
+    if lives:
+        write_lock(later, host="elsewhere", touched=touched + 1)
+        threading.Timer(0.1, (later / run_lock.NAME).replace, [path]).start()
+    run_lock._wait_for_a_sign(path)
+    found = json.loads(path.read_text())
+    assert (found["touched"] > touched) == lives == run_lock._lives(found)
 
 
 def gone():

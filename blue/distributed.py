@@ -1,0 +1,412 @@
+"""Several processes that are one run: how they meet, wait for each other, and part.
+
+`join` makes them one jax runtime, from config or environment; nothing of it happens in
+a run of one process. A thread then tells the others through the runtime's key-value
+store that this process lives, and names in the log whoever is not heard of any more.
+
+A lost process cannot be replaced: the runtime aborts the others, at once where it was
+process 0 (the coordinator), else when `heartbeat_s` are over. Nothing of Python is
+asked before an abort, so a handler of SIGABRT names the lost process once more and ends
+with exit code 75: started again, the run goes on from its newest checkpoint.
+"""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+from jax._src import distributed as runtime  # its key-value store has no other door
+
+from blue.errors import UserError
+
+log = logging.getLogger("blue")
+LOST = 75  # exit code: start again
+CRASH = 1  # of an exception that nobody expected, maybe of a lost process
+GRACE_S = 10.0  # for the others to end by themselves after one of them has ended
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """Where this process stands among the others."""
+
+    coordinator: str  # host:port of process 0
+    num_processes: int
+    process_id: int
+
+
+class _Joined(NamedTuple):
+    """What the thread and the handler know."""
+
+    client: Any  # of the runtime
+    place: Place
+    names: dict[int, str]  # process -> its host and pid
+    heartbeat_s: float
+    silent: dict[int, float]  # process -> seconds not heard of; the lost alone
+    left: dict[int, tuple[int, str]]  # process -> exit code and reason
+    leaving: threading.Event  # this process ends by itself
+
+
+_now: dict[str, Any] = {"joined": None, "starting": "", "turns": 0, "last_act": None}
+
+
+# --- to meet
+
+
+def place(
+    coordinator: str, num_processes: int, process_id: int, environment: Mapping
+) -> Place | None:
+    """Coordinator, number of processes and this one's, from config or environment.
+
+    ("", 0 and -1: not given.) None where neither names a coordinator: one process.
+    Raises `UserError` where only some of it is given, or does not fit.
+    """
+    address = coordinator or environment.get(VARIABLES[0], "")
+    if not address:
+        if num_processes > 1 or process_id > 0:
+            raise UserError(
+                f"distributed.num_processes={num_processes}, distributed.process_id="
+                f"{process_id}: and distributed.coordinator is empty, must be host:port"
+            )
+        return None
+    if not re.fullmatch(r"\S+:\d{1,5}", address):
+        raise UserError(
+            f"distributed.coordinator={address}: must be host:port of process 0"
+        )
+    numbers = []
+    for field, value, missing, variable in (
+        ("num_processes", num_processes, 0, VARIABLES[1]),
+        ("process_id", process_id, -1, VARIABLES[2]),
+    ):
+        told = environment.get(variable, "") if value == missing else str(value)
+        if not re.fullmatch(r"\d+", told):
+            raise UserError(
+                f"distributed.coordinator={address}: and distributed.{field} or "
+                f"{variable} is {told!r}, must be a number"
+            )
+        numbers.append(int(told))
+    if not numbers[1] < numbers[0]:
+        raise UserError(
+            f"distributed.process_id={numbers[1]}: must be below "
+            f"distributed.num_processes={numbers[0]}"
+        )
+    return Place(address, *numbers)
+
+
+def join(
+    *,
+    coordinator: str,
+    num_processes: int,
+    process_id: int,
+    auto: bool,
+    heartbeat_s: float,
+    start_timeout_s: float,
+) -> None:
+    """Meets the other processes, if there are any, and begins to watch over them.
+
+    Before anything asks jax for a device. auto: jax asks the cluster itself for what is
+    not given. Raises `UserError` (or ends with 2, where the runtime aborts) if they do
+    not come together within `start_timeout_s`.
+    """
+    here = None
+    if not auto:
+        here = place(coordinator, num_processes, process_id, os.environ)
+        if here is None:
+            return
+        if here.process_id:
+            _wait_for_coordinator(here, start_timeout_s)
+    # Only gloo crosses processes on CPUs; other devices do not look at it.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    _now["starting"] = (
+        f"distributed.coordinator={here.coordinator if here else '(found by jax)'}: "
+        f"not all of the {here.num_processes if here else ''} processes came within "
+        f"distributed.start_timeout_s = {start_timeout_s:g}"
+    )
+    _handle_abort()
+    try:
+        jax.distributed.initialize(
+            here.coordinator if here else coordinator or None,
+            here.num_processes if here else num_processes or None,
+            here.process_id if here else (None if process_id < 0 else process_id),
+            cluster_detection_method="deactivate" if here else None,
+            initialization_timeout=round(start_timeout_s),
+            heartbeat_timeout_seconds=max(1, round(heartbeat_s)),
+        )
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        where = f"coordinator={here.coordinator}" if here else "auto=True"
+        raise UserError(
+            f"distributed.{where}: the processes cannot be joined: {reason}"
+        ) from error
+    state = runtime.global_state
+    _watch_over(
+        Place(str(state.coordinator_address), state.num_processes, state.process_id),
+        heartbeat_s,
+        start_timeout_s,
+    )
+
+
+def joined() -> bool:
+    """Whether this process has met others."""
+    return _now["joined"] is not None
+
+
+def _wait_for_coordinator(here: Place, timeout_s: float) -> None:
+    """Until process 0 listens; the runtime itself would abort with a page of C++."""
+    host, _, port = here.coordinator.rpartition(":")
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"distributed.coordinator={here.coordinator}: process 0 does not "
+                    f"answer there ({error.strerror or error}), for "
+                    f"distributed.start_timeout_s = {timeout_s:g} s"
+                ) from error
+        time.sleep(0.2)
+
+
+def _watch_over(here: Place, heartbeat_s: float, timeout_s: float) -> None:
+    client = runtime.global_state.client
+    assert client is not None
+    key = lambda process: f"blue/who/{process}"
+    client.key_value_set(
+        key(here.process_id), f"{socket.gethostname()}, pid {os.getpid()}"
+    )
+    wait_ms = round(1000 * timeout_s)
+    names = {
+        process: client.blocking_key_value_get(key(process), wait_ms)
+        for process in range(here.num_processes)
+    }
+    met = _Joined(client, here, names, heartbeat_s, {}, {}, threading.Event())
+    _now.update(joined=met, starting="")
+    threading.Thread(target=_watch, args=(met,), name="peers", daemon=True).start()
+    told = "; ".join(f"process {n}: {name}" for n, name in names.items())
+    log.info("this is process %d of %d (%s)", here.process_id, len(names), told)
+
+
+# --- the thread
+
+
+def _watch(joined: _Joined) -> None:
+    """Tells that this process lives, and looks whether the others do."""
+    client, me = joined.client, joined.place.process_id
+    tick_s = min(1.0, joined.heartbeat_s / 10)
+    heard = {p: ("", time.monotonic()) for p in joined.names if p != me}
+    ends_at = None
+    for count in range(sys.maxsize):
+        if joined.leaving.wait(tick_s):
+            return
+        try:
+            client.key_value_set(f"blue/alive/{me}", str(count), allow_overwrite=True)
+            alive = _by_process(client.key_value_dir_get("blue/alive/"))
+            left = _by_process(client.key_value_dir_get("blue/left/"))
+        except Exception:  # process 0 has the store: with it, the runtime goes, too
+            continue
+        now = time.monotonic()
+        for process, (sign, since) in heard.items():
+            if alive.get(process, "") != sign:
+                heard[process] = (alive[process], now)
+                if joined.silent.pop(process, None):
+                    log.warning("%s is heard of again", _name(joined, process))
+            elif now - since > joined.heartbeat_s / 2 and process not in left:
+                if process not in joined.silent:
+                    log.error(
+                        "LOST: %s has not been heard of for %.1f s; if it stays so, "
+                        "this process ends after distributed.heartbeat_s = %g",
+                        _name(joined, process), now - since, joined.heartbeat_s,
+                    )  # fmt: skip
+                joined.silent[process] = now - since
+        for process in left.keys() - joined.left.keys() - {me}:
+            joined.left[process] = _code_and_reason(left[process])
+            reason = joined.left[process][1]
+            log.error("%s has ended: %s", _name(joined, process), reason)
+            ends_at = ends_at or now + GRACE_S
+        if ends_at and now > ends_at:
+            _end(joined)
+
+
+def _by_process(pairs: list[tuple[str, str]]) -> dict[int, str]:
+    return {int(key.rpartition("/")[2]): value for key, value in pairs}
+
+
+def _code_and_reason(text: str) -> tuple[int, str]:
+    code, _, reason = text.partition(" ")
+    return int(code), reason
+
+
+def _name(joined: _Joined, process: int) -> str:
+    return f"process {process} ({joined.names[process]})"
+
+
+def _blame(joined: _Joined) -> tuple[int, str] | None:
+    """Exit code and line where another process is why this one cannot go on."""
+    if joined.left:
+        process, (code, reason) = next(iter(joined.left.items()))
+        return code, f"{_name(joined, process)} has ended, so this one does: {reason}"
+    lost = sorted(joined.silent)
+    if not lost and joined.place.process_id and not _answers(joined.place.coordinator):
+        lost = [0]
+    if not lost:
+        return None
+    names = ", ".join(_name(joined, process) for process in lost)
+    return LOST, f"lost {names}: the newest checkpoint stands; start all of them again"
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def set_last_act(act: Callable[[], None]) -> None:
+    """What is done before this process ends because of another, in any thread."""
+    _now["last_act"] = act
+
+
+def _end(joined: _Joined) -> None:
+    """Ends the process as a kill would, if another is the reason.
+
+    To the raw descriptor: the main thread may hold locks, in a collective for ever.
+    """
+    blame = _blame(joined)
+    if blame:
+        if _now["last_act"]:
+            with contextlib.suppress(Exception):
+                _now["last_act"]()
+        os.write(2, f"{blame[1]}\n".encode())
+        os._exit(blame[0])
+
+
+# --- the abort of the runtime
+
+
+def _handle_abort() -> None:
+    """Has C call `_on_abort` before the runtime's abort ends the process."""
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal(signal.SIGABRT, ctypes.cast(_C_ON_ABORT, ctypes.c_void_p))
+
+
+def _on_abort(number: int) -> None:
+    """In the thread that aborts; where it returns, the process dies of the signal."""
+    if _now["starting"]:
+        os.write(2, f"error: {_now['starting']}\n".encode())
+        os._exit(2)
+    if _now["joined"] is not None:
+        _end(_now["joined"])
+
+
+_C_ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)  # lives as long as C may
+
+
+# --- to wait for each other
+
+
+def of_first(make: Callable[[], T]) -> T:
+    """What `make` gives in process 0 (JSON), in all of them; it runs there alone.
+
+    Called by every process. Where it raises a `UserError`, all raise it.
+    """
+    if jax.process_count() == 1:
+        return make()
+    client = runtime.global_state.client
+    assert client is not None
+    _now["turns"] += 1
+    key = f"blue/first/{_now['turns']}"
+    if jax.process_index() == 0:
+        try:
+            value = make()
+        except UserError as error:
+            client.key_value_set(key, json.dumps({"error": str(error)}))
+            raise
+        client.key_value_set(key, json.dumps({"value": value}))
+        return value
+    while True:
+        try:
+            told = json.loads(client.blocking_key_value_get(key, 1000))
+            break
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+    if "error" in told:
+        raise UserError(told["error"])
+    return told["value"]
+
+
+def meet() -> None:
+    """Waits until all processes are here, a day at most."""
+    if jax.process_count() > 1:
+        client = runtime.global_state.client
+        assert client is not None
+        _now["turns"] += 1
+        client.wait_at_barrier(f"blue/meet/{_now['turns']}", 24 * 3600 * 1000)
+
+
+def after_first(make: Callable[[], T]) -> T:
+    """`make()` of process 0, and then of the others, which find what it left behind."""
+    made: list[T] = []
+    of_first(lambda: made.append(make()))
+    return made[0] if made else make()
+
+
+# --- to part
+
+
+def leave(code: int, why: str) -> int:
+    """The last call of a process, with its exit code; all of them call it.
+
+    0: waits for the others. Else they are told why, and are given some seconds to end
+    by themselves; where they do not, this process ends here. `CRASH` may come of a lost
+    process: waits for its name, and ends with `LOST` then.
+    """
+    met: _Joined | None = _now["joined"]
+    if met is None:
+        return code
+    if code == CRASH:
+        until = time.monotonic() + met.heartbeat_s
+        while not (blame := _blame(met)) and time.monotonic() < until:
+            time.sleep(0.1)
+        if blame:
+            code, why = blame
+            sys.stderr.write(f"{why}\n")
+    if code:
+        met.leaving.set()
+        _tell_and_wait(met, code, why)
+    jax.distributed.shutdown()
+    met.leaving.set()
+    _now["joined"] = None
+    return code
+
+
+def _tell_and_wait(joined: _Joined, code: int, why: str) -> None:
+    """Returns when all others are leaving, too; else ends the process."""
+    me, others = joined.place.process_id, joined.names.keys()
+    until = time.monotonic() + GRACE_S
+    with contextlib.suppress(Exception):  # process 0 is gone with the store
+        joined.client.key_value_set(f"blue/left/{me}", f"{code} {why}")
+        while time.monotonic() < until and not joined.silent:
+            left = _by_process(joined.client.key_value_dir_get("blue/left/"))
+            if left.keys() >= others:
+                return
+            time.sleep(0.1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
