@@ -212,7 +212,7 @@ def write(
     step: int,
     *,
     relayout: programs.Program,
-    sample: Mapping[int, programs.Program],
+    sample: Mapping[int, Callable[..., Rollout]],
     encoder: inference.TextEncoder,
     query_format: queries.QueryFormat,
     view_weights: tuple[float, float],

@@ -38,6 +38,7 @@ from blue.models import lora
 from blue.models.decoder import Params
 from blue.optimizers import TrainState
 from blue.rewards import RewardInputs
+from blue.rollout import Rollout
 from blue.sharding import make_mesh, to_host
 from blue.writer import Writer
 
@@ -49,7 +50,7 @@ PROGRESS = ("reward/total", "policy/kl", "policy/entropy", "rollout/truncated")
 class StepPrograms(NamedTuple):
     """The compiled programs of a step, by prompt bucket."""
 
-    sample: dict[int, programs.Program]
+    sample: dict[int, Callable[..., Rollout]]
     reference: dict[int, programs.Program]
     update: dict[int, programs.Program]
 

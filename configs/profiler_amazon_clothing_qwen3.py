@@ -1,8 +1,11 @@
 """The paper's second profiler: Qwen3 1.7B on the Clothing, Shoes and Jewelry reviews.
 
-As configs/profiler_amazon_clothing.py, with a directory of Qwen3-1.7B as
-`profiler.checkpoint`. Not run by the authors of this repository; planned
-(experiments/scaling).
+python -m blue.main --config=configs/profiler_amazon_clothing_qwen3.py --workdir=RUN \\
+  --config.data.path=DIR --config.profiler.checkpoint=QWEN3 \\
+  --config.encoder.checkpoint=QWEN
+
+QWEN3 is a directory with Qwen3-1.7B; the rest is as in profiler_amazon_clothing.py. Not
+run by the authors of this repository, but planned (experiments/scaling).
 """
 
 from ml_collections import ConfigDict

@@ -31,9 +31,12 @@ def test_chunked_logprobs_equal_full_logits_and_gradients():
         got, want = run(hidden, head), full(hidden, head)
         np.testing.assert_allclose(got.logprobs, want[0], atol=1e-5)
         np.testing.assert_allclose(got.entropy, want[1], atol=1e-5)
-        g = jax.grad(lambda h, w: run(h, w)[0].sum(), (0, 1))(hidden, head)  # noqa: B023
-        w = jax.grad(lambda h, w: full(h, w)[0].sum(), (0, 1))(hidden, head)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), g, w)
+        # as if a loss weighed every log-probability and entropy otherwise
+        by = [random(8 + n, *want[0].shape) for n in range(2)]
+        total = lambda out: sum((a * b).sum() for a, b in zip(out, by, strict=True))  # noqa: B023
+        g = jax.grad(lambda h, w: total(run(h, w)), (0, 1))(hidden, head)  # noqa: B023
+        w = jax.grad(lambda h, w: total(full(h, w)), (0, 1))(hidden, head)  # noqa: B023
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), g, w)
 
 
 def test_no_array_of_all_tokens_times_the_vocabulary():
