@@ -156,11 +156,14 @@ def reference(
     return sum(group_parts(cfg, B, G, P, C, chunk=chunk, masked=masked))
 
 
-def recomputed(cfg: DecoderConfig, parts: Parts, tokens: int) -> float:
+def recomputed(cfg: DecoderConfig, parts: Parts, tokens: int, remat: str) -> float:
     """What a backward pass over recomputed layers computes again.
 
-    All of a layer but `down`, whose result no gradient needs, unless a norm follows it.
+    With "attention" that alone. With "layers" all of a layer but `down`, whose result
+    no gradient needs, unless a norm follows it.
     """
+    if remat != "layers":
+        return parts.attention if remat else 0.0
     return parts.trunk + parts.attention - (0 if cfg.post_norms else down(cfg, tokens))
 
 
@@ -171,12 +174,13 @@ def update(
     P: int,
     C: int,
     *,
-    remat: bool,
+    remat: str,
     chunk: int = 0,
     masked: bool = False,
 ) -> float:
     """Forward, backward (twice the forward), what is computed again: the head's logits
-    always, the layers with `remat`. The same for any number of micro-batches.
+    always, and what `remat` says ("layers", "attention" or ""). The same for any number
+    of micro-batches.
 
     With adapters (`cfg.lora`) the frozen matrices need no gradient.
     """
@@ -184,8 +188,7 @@ def update(
     total = 3 * sum(parts) + parts.head
     if cfg.lora:
         total -= parts.trunk + parts.head
-    if remat:
-        total += recomputed(cfg, parts, B * P + B * G * (C - 1))
+    total += recomputed(cfg, parts, B * P + B * G * (C - 1), remat)
     return total
 
 
@@ -207,7 +210,7 @@ def encoder_update(
     query_tokens: int,
     item_tokens: int,
     *,
-    remat: bool,
+    remat: str,
     masked: bool = False,
 ) -> float:
     """Contrastive update: B queries and B items, all with all."""
@@ -215,7 +218,7 @@ def encoder_update(
     for T in (query_tokens, item_tokens):
         parts = Parts(trunk(cfg, B * T), _attend(cfg, B, T, 0, masked), 0.0)
         total += 3 * sum(parts) - (parts.trunk if cfg.lora else 0)
-        total += recomputed(cfg, parts, B * T) if remat else 0
+        total += recomputed(cfg, parts, B * T, remat)
     return total
 
 

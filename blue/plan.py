@@ -457,8 +457,8 @@ def advice(found: Mapping[str, Any], config: ConfigDict, mesh: Mesh) -> list[str
     """Settings that would help the programs that do not fit."""
     bad = [name for name, program in found.items() if not program["fits"]]
     lines = []
-    if {"update", "encoder_update"} & set(bad) and not config.remat:
-        lines.append("remat=True computes layers again instead of keeping them")
+    if {"update", "encoder_update"} & set(bad) and config.remat != "layers":
+        lines.append("remat=layers computes layers again instead of keeping them")
     if "update" in bad:
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         micro = config.microbatch_size or config.batch_size

@@ -500,7 +500,7 @@ def _completion_scores(
     mesh: Mesh,
     temperature: float,
     dtype: str,
-    remat: bool,
+    remat: str,
 ) -> losses.TokenScores:
     params = decoder.gather_tables(params, jnp.dtype(dtype))
     hidden = decoder.group_forward(
@@ -544,7 +544,7 @@ def make_completion_logprobs(
     def run(params: Params, prompt: Array, mask: Array, tokens: Array) -> Array:
         return _completion_scores(
             params, cfg, prompt, mask, tokens,
-            mesh=mesh, temperature=temperature, dtype=dtype, remat=False,
+            mesh=mesh, temperature=temperature, dtype=dtype, remat="",
         ).logprobs  # fmt: skip
 
     args = (
@@ -614,7 +614,7 @@ def grpo_gradients(
     clip_eps: float,
     kl_coef: float,
     dtype: str,
-    remat: bool,
+    remat: str,
 ) -> Callable[[Params, Params, UpdateBatch], tuple[Any, losses.GRPOSums, Array]]:
     """(trained, frozen, UpdateBatch) -> (gradients, sums over tokens, their count); not
     jitted. `trained` and `frozen` are the two parts of `lora.split`.
@@ -682,7 +682,7 @@ def make_update(
     kl_coef: float,
     params_dtype: str,
     dtype: str,
-    remat: bool,
+    remat: str,
 ) -> Program:
     """(TrainState, frozen, UpdateBatch), state donated -> (TrainState, metrics).
 
@@ -740,7 +740,7 @@ def _compile_update(
     return compile_program(update, args, out_shardings=out, donate=(0,))
 
 
-def sft_gradients(cfg: DecoderConfig, mesh: Mesh, *, dtype: str, remat: bool) -> Any:
+def sft_gradients(cfg: DecoderConfig, mesh: Mesh, *, dtype: str, remat: str) -> Any:
     """(trained, frozen, prompt, mask, targets [B G C], mask) -> (loss, gradients)."""
 
     def loss(
@@ -773,7 +773,7 @@ def make_sft_update(
     target_tokens: int,
     params_dtype: str,
     dtype: str,
-    remat: bool,
+    remat: str,
 ) -> Program:
     """(TrainState, frozen, prompt, mask, targets [B G C], mask) -> (TrainState,
     metrics), state donated."""
@@ -838,7 +838,7 @@ def contrastive_gradients(
     *,
     similarity_temperature: float,
     dtype: str,
-    remat: bool,
+    remat: str,
 ) -> Any:
     """(trained, frozen, queries, mask, items, mask, item ids) -> (loss, gradients)."""
 
@@ -875,7 +875,7 @@ def make_encoder_update(
     similarity_temperature: float,
     params_dtype: str,
     dtype: str,
-    remat: bool,
+    remat: str,
 ) -> Program:
     """(TrainState, frozen, queries, mask, items, mask, item ids) -> (TrainState,
     metrics), state donated.

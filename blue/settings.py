@@ -105,6 +105,7 @@ ONE_OF = {
     "lr_schedule": SCHEDULES,
     "train_encoder.lr_schedule": SCHEDULES,
     "warm_start.lr_schedule": SCHEDULES,
+    "remat": ("", "attention", "layers"),
     "rewards.choice.scoring": ("letters", "likelihood"),
     "rewards.choice.reader": ("policy", "reference"),
     # Tuples: every element.

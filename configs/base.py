@@ -126,7 +126,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.dtype = ConfigDict()
     c.dtype.params = "float32"  # parameters and Adam moments of trained models
     c.dtype.compute = "float32"  # forward and backward; bfloat16 on TPU and GPU
-    c.remat = True  # recompute layers in the backward pass: less memory, more time
+    c.remat = "layers"  # what the backward pass computes again: layers | attention |
+    #   "": nothing. The less, the more memory and the less time
     c.mesh = ConfigDict()  # devices along each axis; -1: all that are left
     c.mesh.data = 1  # replicates parameters (across slices)
     c.mesh.fsdp = -1  # shards parameters and the batch
@@ -297,7 +298,7 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.encoder.max_tokens, c.encoder.buckets = 64, (64,)
     c.encoder.batch_size = 32
     c.dtype.compute = "float32"
-    c.remat = False
+    c.remat = ""
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, -1, 1
     c.batch_size, c.microbatch_size, c.group_size = 8, 0, 4
     c.max_prompt_tokens, c.prompt_buckets = 96, (96,)

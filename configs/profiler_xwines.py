@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.profiler.preset, c.encoder.preset = "tiny_gemma3", "tiny_qwen3"
     c.encoder.max_tokens, c.encoder.buckets = 192, (32, 64, 192)
     c.encoder.batch_size = 128
-    c.remat = False
+    c.remat = ""
     c.max_prompt_tokens, c.prompt_buckets = 176, (176,)
     c.max_completion_tokens = 36
 

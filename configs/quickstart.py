@@ -24,7 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.profiler.preset, c.encoder.preset = "tiny_gemma3", "tiny_qwen3"
     c.encoder.max_tokens, c.encoder.buckets = 80, (24, 80)
     c.encoder.batch_size = 128
-    c.remat = False
+    c.remat = ""
     c.max_prompt_tokens, c.prompt_buckets = 84, (84,)
     c.max_completion_tokens = 24
 

@@ -58,7 +58,7 @@ def run():
     rewards = train_profiler.make_rewards(c, mesh, encoder_cfg.width)
     update = programs.make_update(
         cfg, mesh, optimizer, schedule, microbatch_size=0, clip_eps=c.clip_eps,
-        kl_coef=c.kl_coef, params_dtype="float32", remat=False, **sizes,
+        kl_coef=c.kl_coef, params_dtype="float32", remat="", **sizes,
     )  # fmt: skip
     shapes = programs.abstract_params(cfg, mesh, "float32")
     state = programs.make_init_state(shapes, optimizer, mesh)(params)

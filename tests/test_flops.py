@@ -41,7 +41,7 @@ def params_of(cfg):
 PROMPT = shape(B, P), shape(B, P, dtype=jnp.bool_)
 
 
-def logprobs(params, cfg, prompt, mask, tokens, remat=False):
+def logprobs(params, cfg, prompt, mask, tokens, remat=""):
     hidden = decoder.group_forward(params, cfg, prompt, mask, tokens, remat=remat)
     head = decoder.head(params)
     return losses.token_logprobs(hidden, tokens, head, chunk=C).logprobs
@@ -56,7 +56,9 @@ def test_reference_and_prefill_are_counted_as_xla_counts_them():
     assert found == pytest.approx(flops.prefill(QWEN, B, P), **CLOSE)
 
 
-@pytest.mark.parametrize("cfg, remat", [(GEMMA, True), (QWEN, True), (QWEN, False)])
+@pytest.mark.parametrize(
+    "cfg, remat", [(GEMMA, "layers"), (QWEN, "layers"), (QWEN, "attention"), (QWEN, "")]
+)
 def test_update_is_counted_as_xla_counts_it(cfg, remat):
     loss = lambda p, *x: logprobs(p, cfg, *x, remat=remat).mean()
     found = counted(jax.grad(loss), params_of(cfg), *PROMPT, shape(B, G, C))
@@ -77,13 +79,13 @@ def test_decode_step_is_counted_as_xla_counts_it():
 
 def test_encoder_update_is_counted_as_xla_counts_it():
     gradients = programs.contrastive_gradients(
-        QWEN, similarity_temperature=0.1, dtype="float32", remat=True
+        QWEN, similarity_temperature=0.1, dtype="float32", remat="layers"
     )
     rows = 16
     q = shape(rows, P), shape(rows, P, dtype=jnp.bool_)
     i = shape(rows, 16), shape(rows, 16, dtype=jnp.bool_)
     found = counted(gradients, params_of(QWEN), {}, *q, *i, shape(rows))
-    expected = flops.encoder_update(QWEN, rows, P, 16, remat=True)
+    expected = flops.encoder_update(QWEN, rows, P, 16, remat="layers")
     assert found == pytest.approx(expected, **CLOSE)
 
 
@@ -131,9 +133,9 @@ def test_ours_by_hand():
     assert parts.trunk == 2 * 697_761_792 * 6136
     assert parts.attention == 4 * 26 * 1024 * (2048 * 2048 + 4088 * 2559)
     assert parts.head == 2 * 1152 * 262144 * 4096
-    once = flops.update(CFG, 1, 8, 2048, 512, remat=False)
+    once = flops.update(CFG, 1, 8, 2048, 512, remat="")
     assert once == 3 * sum(parts) + parts.head
-    again = flops.update(CFG, 1, 8, 2048, 512, remat=True) - once
+    again = flops.update(CFG, 1, 8, 2048, 512, remat="layers") - once
     assert again == parts.trunk + parts.attention
     # 512 positions in chunks of 40: 520; users add up
     chunked = flops.group_parts(CFG, 3, 8, 2048, 512, chunk=40)
@@ -175,8 +177,8 @@ def test_matrices_are_all_parameters_but_vectors():
 def test_adapters_leave_out_the_gradients_of_matrices():
     cfg = dataclasses.replace(QWEN, lora=Lora(4, 8.0, ("q",)))
     parts = flops.group_parts(cfg, B, G, P, C)
-    saved = flops.update(QWEN, B, G, P, C, remat=True)
-    saved -= flops.update(cfg, B, G, P, C, remat=True)
+    saved = flops.update(QWEN, B, G, P, C, remat="layers")
+    saved -= flops.update(cfg, B, G, P, C, remat="layers")
     assert saved == parts.trunk + parts.head
 
 
@@ -184,7 +186,7 @@ def test_flops_of_a_training_step_by_hand():
     """MFU is of the programs that run: 5 decode steps of 8, recomputed layers"""
     config = base.get_config()
     config.batch_size, config.group_size, config.max_completion_tokens = 3, 2, 8
-    config.remat = True
+    config.remat = "layers"
     cfg = dataclasses.replace(QWEN, post_norms=True)
     found = watch.flops_per_step(config, cfg, prompt_tokens=10, decode_steps=5)
     matrices = 2 * (128 * 32 * (4 + 4 + 2 + 2) + 3 * 128 * 512)

@@ -40,7 +40,7 @@ def test_reward_rises():
     )
     update = programs.make_update(
         cfg, mesh, optimizer, schedule, microbatch_size=0, clip_eps=0.2, kl_coef=0.01,
-        params_dtype="float32", remat=False, **sizes,
+        params_dtype="float32", remat="", **sizes,
     )  # fmt: skip
     rows = sharding.by_batch(mesh)
     prompt = np.arange(B * P, dtype=np.int32).reshape(B, P) % 16

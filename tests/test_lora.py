@@ -206,7 +206,7 @@ def make_optimizer_at(lr):
     return schedule, make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-3, grad_clip=1.0)
 
 
-def make_update(cfg, mesh, remat=False):
+def make_update(cfg, mesh, remat=""):
     schedule, optimizer = make_optimizer_at(1e-3)
     update = programs.make_update(
         cfg, mesh, optimizer, schedule, batch_size=B, microbatch_size=0,
@@ -239,7 +239,7 @@ def test_a_step_is_the_same_on_any_mesh_and_touches_adapters_alone():
         params = put(trained_params(GEMMA), jax.tree.map(lambda x: x.sharding, shapes))
         frozen, trained = lora.split(params)
         before = to_host(frozen)
-        optimizer, update = make_update(GEMMA, mesh, remat=True)
+        optimizer, update = make_update(GEMMA, mesh, remat="layers")
         init = programs.make_init_state(lora.split(shapes)[1], optimizer, mesh)
         state, info = update(init(trained), frozen, grpo_batch(mesh))
         if mesh.size > 1:  # A along its inputs, B along its outputs
@@ -306,7 +306,7 @@ def test_adapters_learn_what_comes_next():
     )
     update = programs.make_sft_update(
         cfg, mesh, optimizer, schedule, batch_size=B, prompt_tokens=P, targets=1,
-        target_tokens=2, params_dtype="float32", dtype="float32", remat=False,
+        target_tokens=2, params_dtype="float32", dtype="float32", remat="",
     )  # fmt: skip
     batch = grpo_batch(mesh)
     targets = put(np.full((B, 1, 2), 7, np.int32), by_batch(mesh))

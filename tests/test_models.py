@@ -223,9 +223,10 @@ def test_sharing_the_prompt_equals_tiling_it(cfg):
     assert_trees_close(grads, expected_grads, relative=1e-5)
 
 
-def test_remat_changes_nothing():
+@pytest.mark.parametrize("what", ["layers", "attention"])
+def test_remat_changes_nothing(what):
     expected, expected_grads = value_and_grad(decoder.group_forward, QWEN)
-    remat = functools.partial(decoder.group_forward, remat=True)
+    remat = functools.partial(decoder.group_forward, remat=what)
     found, grads = value_and_grad(remat, QWEN)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert_trees_close(grads, expected_grads, relative=1e-5)

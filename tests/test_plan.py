@@ -25,7 +25,7 @@ def tiny(**fields):
 @pytest.fixture(scope="module")
 def found():
     """The plan of a tiny run on 4 x 2 devices of this machine."""
-    config = tiny(batch_size=8, microbatch_size=4, remat=True)
+    config = tiny(batch_size=8, microbatch_size=4, remat="layers")
     mesh = make_mesh(1, 4, 2, devices=jax.devices())
     profiler, encoder = models.preset("tiny_gemma3"), models.preset("tiny_qwen3")
     with programs.described():
@@ -106,7 +106,7 @@ def test_what_does_not_fit_says_what_would_help():
     mesh = make_mesh(1, 8, 1)
     config = tiny(batch_size=64)
     lines = plan.advice({"update": entry}, config, mesh)
-    assert lines[0].startswith("remat=True")
+    assert lines[0].startswith("remat=layers")
     assert lines[1].startswith("microbatch_size=32 (now 64 users at a time; 8 needs")
     assert plan.advice({"update": entry | {"fits": True}}, config, mesh) == []
 

@@ -39,7 +39,7 @@ def make_run(cfg, mesh, micro=0):
     update = programs.make_update(
         cfg, mesh, optimizer, schedule, batch_size=B, microbatch_size=micro,
         prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0, clip_eps=0.2,
-        kl_coef=0.05, params_dtype="float32", dtype="float32", remat=True,
+        kl_coef=0.05, params_dtype="float32", dtype="float32", remat="layers",
     )  # fmt: skip
     return params, state, update
 
@@ -221,7 +221,7 @@ def test_encoder_update_sees_the_whole_mesh_as_one_batch():
         update = programs.make_encoder_update(
             cfg, mesh, optimizer, schedule, batch_size=B, query_tokens=P,
             item_tokens=P, similarity_temperature=0.07, params_dtype="float32",
-            dtype="float32", remat=False,
+            dtype="float32", remat="",
         )  # fmt: skip
         batch = batch_on(mesh)
         other = batch_on(mesh, seed=5)

@@ -346,9 +346,12 @@ def scan_layers(
     body: Callable[[Any, Params, str], tuple[Any, Any]],
     *,
     dtype: Any,
-    remat: bool,
+    remat: str,
 ) -> tuple[Any, list[Any]]:
     """Runs body(carry, layer, kind) over the layers; returns what each one kept.
+
+    remat: what the backward pass computes again: "layers" everything between them,
+    "attention" all but the products with weights, "" nothing.
 
     A layer's weights are brought together, in `dtype`, when its turn comes (and again
     in the backward pass where `remat`), never those of all layers.
@@ -365,7 +368,10 @@ def scan_layers(
         return keep_rows(carry), out
 
     if remat:
-        step = jax.checkpoint(step, static_argnums=(2,))
+        # Products with weights have no batch dimension, those of attention do.
+        kept_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policy = kept_products if remat == "attention" else None
+        step = jax.checkpoint(step, static_argnums=(2,), policy=policy)
     if count:
         split = lambda a: a[: count * period].reshape(count, period, *a.shape[1:])
 
@@ -415,7 +421,7 @@ def forward(
     mask: Bool[Array, "B T"],
     *,
     dtype: Any = jnp.float32,
-    remat: bool = False,
+    remat: str = "",
 ) -> Float[Array, "B T D"]:
     """Hidden states after the final norm, of right-aligned tokens."""
     positions = positions_of(mask)
@@ -437,7 +443,7 @@ def group_forward(
     completions: Int[Array, "B G C"],
     *,
     dtype: Any = jnp.float32,
-    remat: bool = False,
+    remat: str = "",
 ) -> Float[Array, "B G C D"]:
     """Hidden states that predict each completion token, the prompt computed once.
 
@@ -492,7 +498,7 @@ def prefill(
         return run_block(cfg, layer, kind, x, positions, attend)
 
     x = embed_tokens(params, cfg, prompt, dtype)
-    x, kept = scan_layers(params, cfg, x, body, dtype=dtype, remat=False)
+    x, kept = scan_layers(params, cfg, x, body, dtype=dtype, remat="")
     return final_norm(params, cfg, x[:, -1:])[:, 0], kept
 
 

@@ -19,7 +19,7 @@ def embed(
     mask: Bool[Array, "B T"],
     *,
     dtype: Any = jnp.float32,
-    remat: bool = False,
+    remat: str = "",
 ) -> Float[Array, "B E"]:
     """Unit vectors (float32) of right-aligned texts that end with the pooling token."""
     hidden = forward(params, cfg, tokens, mask, dtype=dtype, remat=remat)[:, -1]

@@ -217,7 +217,7 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
     reference = programs.make_completion_logprobs(cfg, mesh, **sizes, **dtypes)
     update = programs.make_update(
         cfg, mesh, adam, rate, **sizes, microbatch_size=args.microbatch, clip_eps=0.2,
-        kl_coef=0.01, remat=True, **dtypes,
+        kl_coef=0.01, remat="layers", **dtypes,
     )  # fmt: skip
     embed = programs.make_embed(
         encoder_cfg, mesh, batch_size=args.texts, tokens=args.text_tokens,
