@@ -284,7 +284,7 @@ def close_numbers(row, want):
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_lost_process_is_named_and_the_others_end(killed, tmp_path):
     flags = (*SHORT, "--config.num_steps=500", "--config.eval_every=0")
-    limit = "--config.distributed.heartbeat_s=6"
+    limit = "--config.distributed.heartbeat_s=20"  # a slow machine is no dead one
     two = start_main(tmp_path / "run", tmp_path / "log", *flags, limit)
     try:
         wait_for_step(tmp_path / "run", two, 3)
@@ -293,7 +293,7 @@ def test_a_lost_process_is_named_and_the_others_end(killed, tmp_path):
     two[killed].wait()
     at = time.monotonic()
     assert codes([two[1 - killed]], 60) == [75], text(tmp_path / "log", 1 - killed)
-    assert time.monotonic() - at < 6 + 20
+    assert time.monotonic() - at < 20 + 20
     said = text(tmp_path / "log", 1 - killed)
     named = rf"lost process {killed} \([\w.-]+, pid {two[killed].pid}\)"
     assert re.search(named, said), said[-3000:]
