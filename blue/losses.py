@@ -5,7 +5,7 @@ Sums and counts are returned apart, so that micro-batches add up exactly.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,8 @@ def token_logprobs(
     targets = jnp.pad(targets, ((0, 0), (0, 0), (0, pad)))
     by_chunk = lambda a: jnp.moveaxis(a.reshape(B, G, count, chunk, *a.shape[3:]), 2, 0)
     weights = head.astype(hidden.dtype)
-    out = _chunked_scores(by_chunk(hidden), by_chunk(targets), weights, temperature)
+    chunks = (by_chunk(hidden), by_chunk(targets))
+    out: Any = _chunked_scores(*chunks, weights, temperature)
     join = lambda a: jnp.moveaxis(a, 0, 2).reshape(B, G, -1)[:, :, :C]
     return TokenScores(*(join(a) for a in out))
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from jax.experimental import topologies
 from jax.sharding import Mesh
@@ -40,7 +41,7 @@ from blue.errors import UserError
 from blue.models import hf, lora
 from blue.models.decoder import DecoderConfig
 from blue.programs import Program
-from blue.sharding import make_mesh
+from blue.sharding import batch_shards, make_mesh
 
 logger = logging.getLogger("blue")
 GIB = 2**30
@@ -147,6 +148,9 @@ def make_plan(
         plan["programs"][name] = describe(
             part, compiled[name], beside, chip, chips_count=mesh.size
         )
+    plan["programs"]["decode_step"]["least_bytes_per_chip"] = least_bytes(
+        config, mesh, profiler
+    )
     plan["step"] = make_step(plan["programs"], parts, config)
     plan["advice"] = advice(plan["programs"], config, mesh)
     return plan
@@ -434,6 +438,18 @@ def describe(
     hbm["total"] = sum(hbm.values())
     fits = hbm["total"] + beside <= chip.hbm_bytes / GIB
     return entry | {"hbm_gib": hbm | {"beside": beside}, "fits": bool(fits)}
+
+
+def least_bytes(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> float:
+    """A chip's part of weights and caches, each read once: what a decode step cannot do
+    without."""
+    users = config.batch_size // batch_shards(mesh)
+    sizes = (config.group_size, max(config.prompt_buckets))
+    itemsize = jnp.dtype(config.dtype.compute).itemsize
+    whole = flops.decode_bytes(
+        cfg, users, *sizes, config.max_completion_tokens, itemsize=itemsize
+    )
+    return whole / mesh.shape["tensor"]
 
 
 def make_step(

@@ -1,11 +1,12 @@
 """Plans at full size: what fits the paper's chips, and how a step scales with chips.
 
-    python tools/plan_scaling.py fits|scaling [--out=experiments/scaling]
+    python tools/plan_scaling.py fits|scaling|update [--out=experiments/scaling]
 
 `fits`: the paper's two profilers on v6e:8x8 and v6e:2x4 at a completion limit of 2048,
 and Gemma 3 12B as a frozen reader on v6e:8x8, tensor-parallel. `scaling`: one user a
-chip on 8, 16, 64 and 256 chips, completions of 512. Writes NAME.json and, for scaling,
-a plot; needs the extra `tpu`, no TPU; about 10 minutes each on two cores.
+chip on 8, 16, 64 and 256 chips, completions of 512. `update`: reference pass and update
+alone, without micro-batches, by completion length and by what the backward pass computes
+again. Writes NAME.json and, for scaling, a plot; needs the extra `tpu`, no TPU; about 10 minutes each on two cores.
 """
 
 import argparse
@@ -47,6 +48,30 @@ def planned(name: str, topology: str, fields: dict[str, Any]) -> dict[str, Any]:
         found = plan.make_plan(config, mesh, chip, *map(models.preset, presets))
     changed = {"config": name} | fields
     return {"topology": topology, "changed": changed} | found
+
+
+def passes(fields: dict[str, Any]) -> dict[str, Any]:
+    """Reference pass and update of the paper's run with other values, on v6e:8x8."""
+    from blue import models, plan, programs
+    from blue.sharding import make_mesh
+    from configs import profiler_amazon_clothing
+
+    config = profiler_amazon_clothing.get_config()
+    config.update_from_flattened_dict(fields)
+    plan.set_up(config)
+    chip, devices = plan.topology("v6e:8x8")
+    mesh = make_mesh(1, -1, 1, devices=devices)
+    presets = (config.profiler.preset, config.encoder.preset)
+    with programs.described():
+        parts = plan.make_parts(config, mesh, *map(models.preset, presets))
+        parts = {name: parts[name] for name in ("reference", "update")}
+        compiled = plan.compile_all(parts)
+    entries = {
+        name: plan.describe(part, compiled[name], 0.0, chip, chips_count=mesh.size)
+        for name, part in parts.items()
+    }
+    total = sum(entry["flops_per_chip"] for entry in entries.values())
+    return {"changed": fields, "flops_per_chip": total, "programs": entries}
 
 
 def judged() -> dict[str, Any]:
@@ -103,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("fits", "scaling"))
+    parser.add_argument("what", choices=("fits", "scaling", "update"))
     parser.add_argument("--out", type=Path, default=ROOT / "experiments/scaling")
     parser.add_argument("--only", default="", help="part of a name of `fits`")
     arguments = parser.parse_args()
@@ -128,6 +153,12 @@ def main() -> None:
                 keep(name, planned(*what))
         if arguments.only in JUDGE["preset"]:
             keep("gemma3_12b as a frozen reader", judged())
+        return
+    if arguments.what == "update":
+        for remat in ("attention", "layers"):
+            for tokens in (256, 512, 2048):
+                fields = {"max_completion_tokens": tokens, "remat": remat}
+                keep(f"C={tokens} remat={remat}", passes(fields))
         return
     for topology, chips in CHIPS.items():
         fields = {"batch_size": chips, "max_completion_tokens": 512}
