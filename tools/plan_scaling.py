@@ -5,8 +5,9 @@
 `fits`: the paper's two profilers on v6e:8x8 and v6e:2x4 at a completion limit of 2048,
 and Gemma 3 12B as a frozen reader on v6e:8x8, tensor-parallel. `scaling`: one user a
 chip on 8, 16, 64 and 256 chips, completions of 512. `update`: reference pass and update
-alone, without micro-batches, by completion length and by what the backward pass computes
-again. Writes NAME.json and, for scaling, a plot; needs the extra `tpu`, no TPU; about 10 minutes each on two cores.
+alone, by completion length and by what the backward pass computes again. Writes
+NAME.json and, for scaling, a plot; needs the extra `tpu`, no TPU; about 10 minutes each
+on two cores.
 """
 
 import argparse
