@@ -82,7 +82,7 @@ _only_described = False
 class Program:
     """A program for arguments of given shapes and shardings; compiled in a thread."""
 
-    def __init__(self, jitted: Any, args: tuple, mesh: Mesh) -> None:
+    def __init__(self, jitted: Any, args: tuple, mesh: Mesh | None) -> None:
         self.args = args
         self._jitted, self._mesh = jitted, mesh
         self._compiled = None if _only_described else _pool.submit(self.compile)
@@ -96,7 +96,9 @@ class Program:
 
     def compile(self) -> Any:
         """The executable; whoever calls it again compiles again."""
-        with jax.set_mesh(self._mesh):  # where sharding.keep_rows and gather find it
+        # where sharding.keep_rows and gather find it
+        on_mesh = jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext()
+        with on_mesh:
             return self._jitted.lower(*self.args).compile()
 
 
@@ -117,7 +119,9 @@ def compile_program(
     """Starts to compile fn for abstract arguments that carry their shardings."""
     jitted = jax.jit(fn, out_shardings=out_shardings, donate_argnums=donate)
     leaf = jax.tree.leaves((args, out_shardings))[0]
-    return Program(jitted, args, getattr(leaf, "sharding", leaf).mesh)
+    # arrays of one device may come without a mesh
+    mesh = getattr(getattr(leaf, "sharding", leaf), "mesh", None)
+    return Program(jitted, args, mesh)
 
 
 def wait() -> None:

@@ -55,7 +55,8 @@ def test_a_second_run_compiles_nothing_and_computes_the_same_bits(tmp_path):
     assert asked >= 3 and read == 0
     again, asked_again, read, told = run(tmp_path)
     assert again == bits and asked_again == read == asked
-    assert f"0 compiled (0.0 s of work), {read} read from the cache" in told
+    assert "since the start 0 compiled" in told
+    assert f"{read} read from the cache" in told
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith("cpu-")
 

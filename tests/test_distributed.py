@@ -108,7 +108,8 @@ def test_alone_there_is_nobody_to_wait_for():
     assert distributed.leave(2, "error") == 2
 
 
-@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
 def test_who_finds_nobody_says_so_and_ends_with_2(index, tmp_path):
     place = (f"127.0.0.1:{free_port()}", "2", str(index))
     flags = [
@@ -147,6 +148,7 @@ def steps(tmp_path_factory):
     return one, dict(np.load(folder / "two.npz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(grpo_steps.STEPS))
 def test_two_processes_of_four_devices_do_the_step_of_one_of_eight(step, steps):
     """The first samples its tokens, later ones are given theirs."""
@@ -197,6 +199,7 @@ sys.exit(main.main(sys.argv))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way, code, said",
     [
