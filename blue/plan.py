@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from etils import epath
 from jax.experimental import topologies
@@ -399,7 +400,7 @@ def largest_of_trace(program: Program) -> list[dict[str, Any]]:
                 size = math.prod(shape) * getattr(out.aval.dtype, "itemsize", 0)
                 name = f"{eqn.primitive} {out.aval.str_short()}"
                 found[name] = {"name": name, "gib": size / program.chips / GIB}
-            for inner in jax.core.jaxprs_in_params(eqn.params):
+            for inner in jax.extend.core.jaxprs_in_params(eqn.params):
                 walk(inner)
 
     walk(program.trace().jaxpr.jaxpr)

@@ -125,8 +125,8 @@ def test_what_the_compiler_does_not_name_is_named_by_the_trace():
             dtype="float32",
         )  # fmt: skip
     largest = plan.largest_of_trace(program)
-    assert "512,512]" in largest[0]["name"]  # attention of the prompts
     heads = models.preset("tiny_gemma3").num_heads
+    assert largest[0]["name"].count("512") == 2  # attention of the prompts
     assert largest[0]["gib"] == pytest.approx(heads * 512 * 512 * 4 / GIB)
     part = plan.Part(lambda: None, 1e12, (), "reference", 1)
     compiled = plan.Compiled(None, message, largest)
