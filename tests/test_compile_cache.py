@@ -50,6 +50,7 @@ def run(directory):
     return *json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
+@pytest.mark.slow
 def test_a_second_run_compiles_nothing_and_computes_the_same_bits(tmp_path):
     bits, asked, read, _ = run(tmp_path)
     assert asked >= 3 and read == 0

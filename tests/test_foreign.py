@@ -333,6 +333,7 @@ def run_stages(c, workdir):
     return [json.loads(line) for line in text.splitlines()], result
 
 
+@pytest.mark.slow
 def test_a_function_trains_and_is_evaluated(module, tmp_path):
     c = foreign_config("function", f"{module}:embed")
     c.rewards.embedding.profile = 0.0  # one view only

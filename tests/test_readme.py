@@ -94,6 +94,7 @@ def more_rows(events, items, *, users=60, of=130):
             events.append([f"user {user}", item, f"{when:%Y-%m-%d %H:%M:%S}", "4"])
 
 
+@pytest.mark.slow
 def test_the_own_log_command_runs_to_profiles_and_a_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = {}

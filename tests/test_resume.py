@@ -125,6 +125,7 @@ def test_going_back_opens_one_stage(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_stage_goes_back_and_refuses_another_seed(tmp_path, caplog):
     config = quickstart.get_config("tiny")
     config.warm_start.num_steps = 2
