@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from etils import epath
 from jax.experimental import topologies
@@ -196,7 +197,9 @@ def make_parts(
         )  # fmt: skip
 
     def reference() -> Program:
-        return programs.make_completion_logprobs(profiler, mesh, **dtypes, **group)
+        return programs.make_completion_logprobs(
+            profiler, mesh, microbatch_size=config.microbatch_size, **dtypes, **group
+        )
 
     def update() -> Program:
         return programs.make_update(
@@ -236,7 +239,8 @@ def make_parts(
 def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
     """The reader's multiple choice, asked about all profiles of a step and none."""
     choice = config.rewards.choice
-    rows = config.batch_size * (config.group_size + 1)
+    users = config.microbatch_size or config.batch_size  # at a time
+    rows = users * (config.group_size + 1)
 
     def build() -> Program:
         return programs.make_letter_logits(
@@ -247,7 +251,7 @@ def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part
 
     work = flops.choice(cfg, rows, choice.max_prompt_tokens, choice.num_options)
     reads = "profiler" if choice.reader == "policy" else "reference"
-    return Part(build, work, (reads,), "choice", 1)
+    return Part(build, work, (reads,), "choice", config.batch_size // users)
 
 
 def _encoder_parts(
@@ -359,12 +363,14 @@ def compile_all(parts: Mapping[str, Part]) -> dict[str, Compiled]:
 def compile_part(part: Part) -> Compiled:
     """FLOPs, bytes and collectives are read from the compiled program's text: the
     compiler's own counts take the body of a loop once."""
+    program = part.build()
     try:
-        compiled = part.build().compile()
+        compiled = program.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compiled(None, str(error), largest_of_message(str(error)))
+        largest = largest_of_message(str(error)) or largest_of_trace(program)
+        return Compiled(None, str(error), largest)
     text = compiled.as_text()
     largest = [
         {"name": f"{b.name} {b.shape}".strip(), "gib": b.bytes / GIB}
@@ -378,6 +384,27 @@ def compile_part(part: Part) -> Compiled:
         hlo.memory_bytes(text, a_turn=part.a_turn),
         hlo.repeated(text),
     )
+
+
+def largest_of_trace(program: Program) -> list[dict[str, Any]]:
+    """The largest arrays that a program makes, before the compiler fuses any away, each
+    as if it were split over all chips. For when the compiler names none itself."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def walk(jaxpr: Any) -> None:
+        for eqn in jaxpr.eqns:
+            for out in eqn.outvars:
+                shape = getattr(out.aval, "shape", None)
+                if shape is None or not hasattr(out.aval, "dtype"):
+                    continue
+                size = math.prod(shape) * getattr(out.aval.dtype, "itemsize", 0)
+                name = f"{eqn.primitive} {out.aval.str_short()}"
+                found[name] = {"name": name, "gib": size / program.chips / GIB}
+            for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+                walk(inner)
+
+    walk(program.trace().jaxpr.jaxpr)
+    return sorted(found.values(), key=lambda x: -x["gib"])[:5]
 
 
 def largest_of_message(message: str) -> list[dict[str, Any]]:
@@ -427,7 +454,7 @@ def describe(
         "largest": compiled.largest,
     }
     if memory is None:
-        used = re.search(r"Used ([\d.]+)G of", compiled.message)
+        used = re.search(r"(?:Used |temporaries \()([\d.]+)G", compiled.message)
         total = float(used[1]) if used else math.inf
         return entry | {"hbm_gib": {"total": total}, "fits": False}
     hbm = {

@@ -94,12 +94,21 @@ class Program:
         assert self._compiled, "only described"
         return self._compiled.result()(*arguments)
 
+    @property
+    def chips(self) -> int:
+        """How many devices it runs on."""
+        return self._mesh.size if self._mesh else 1
+
     def compile(self) -> Any:
         """The executable; whoever calls it again compiles again."""
+        return self.trace().lower().compile()
+
+    def trace(self) -> Any:
+        """The program as jax sees it: its jaxpr."""
         # where sharding.keep_rows and gather find it
         on_mesh = jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext()
         with on_mesh:
-            return self._jitted.lower(*self.args).compile()
+            return self._jitted.trace(*self.args)
 
 
 @contextlib.contextmanager
@@ -527,6 +536,13 @@ def _completion_scores(
     return by_device(hidden, tokens, decoder.head(params))
 
 
+def _split(rows: Array, size: int) -> Array:
+    """[B ...] -> [B / size, size, ...]: row b goes to part b % (B / size), so every
+    device works on every part."""
+    count = rows.shape[0] // size
+    return jnp.swapaxes(rows.reshape(size, count, *rows.shape[1:]), 0, 1)
+
+
 @functools.cache
 def make_completion_logprobs(
     cfg: DecoderConfig,
@@ -539,17 +555,27 @@ def make_completion_logprobs(
     temperature: float,
     params_dtype: str,
     dtype: str,
+    microbatch_size: int = 0,
 ) -> Program:
     """(params, prompt, mask, tokens [B G C]) -> log-probabilities [B G C].
 
-    The reference pass, and the reader's likelihood of option titles.
+    The reference pass, and the reader's likelihood of option titles. It goes through
+    `microbatch_size` prompts at a time; 0: all.
     """
+    micro = microbatch_size or batch_size
 
     def run(params: Params, prompt: Array, mask: Array, tokens: Array) -> Array:
-        return _completion_scores(
-            params, cfg, prompt, mask, tokens,
-            mesh=mesh, temperature=temperature, dtype=dtype, remat="",
-        ).logprobs  # fmt: skip
+        def score(batch: tuple[Array, ...]) -> Array:
+            return _completion_scores(
+                params, cfg, *keep_rows(batch),
+                mesh=mesh, temperature=temperature, dtype=dtype, remat="",
+            ).logprobs  # fmt: skip
+
+        batch = (prompt, mask, tokens)
+        if micro == batch_size:
+            return score(batch)
+        out = jax.lax.map(score, jax.tree.map(lambda a: _split(a, micro), batch))
+        return jnp.swapaxes(out, 0, 1).reshape(tokens.shape)
 
     args = (
         abstract_params(cfg, mesh, params_dtype),
@@ -653,15 +679,14 @@ def grpo_gradients(
         if count == 1:
             grads, sums = grad_of(trained, frozen, batch, tokens)
         else:
-            # row b goes to micro-batch b % count: every device works on every one
-            split = lambda a: jnp.swapaxes(a.reshape(micro, count, *a.shape[1:]), 0, 1)
 
             def add(carry: Any, b: UpdateBatch) -> tuple[Any, Any]:
                 grads, sums = grad_of(trained, frozen, keep_rows(b), tokens)
                 return jax.tree.map(jnp.add, carry, grads), sums
 
             zeros = jax.tree.map(jnp.zeros_like, trained)
-            grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
+            batches = jax.tree.map(lambda a: _split(a, micro), batch)
+            grads, sums = jax.lax.scan(add, zeros, batches)
             gap_max = sums.gap_max.max()
             sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
         taught = jnp.where(batch.teaching.any(), sums.loss, jnp.nan)

@@ -106,7 +106,8 @@ def run(config: ConfigDict, workdir: str) -> None:
             config,
             base if frozen_reader else policy,
             mesh,
-            batch_size=config.batch_size * (config.group_size + 1),
+            batch_size=(config.microbatch_size or config.batch_size)
+            * (config.group_size + 1),
         ),
         items=items,
         titles=log.titles,
@@ -337,7 +338,11 @@ def build_programs(
             **sizes,
         )
         out.reference[bucket] = programs.make_completion_logprobs(
-            base.cfg, mesh, params_dtype=config.dtype.params, **sizes
+            base.cfg,
+            mesh,
+            params_dtype=config.dtype.params,
+            microbatch_size=config.microbatch_size,
+            **sizes,
         )
         out.update[bucket] = programs.make_update(
             policy.cfg,

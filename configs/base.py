@@ -135,7 +135,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # --- stage profiler: GRPO
     c.batch_size = 64  # users a step, global [P]
-    c.microbatch_size = 0  # users a forward pass of the update; 0: the whole batch
+    c.microbatch_size = (
+        0  # users at a time in update, reference pass and multiple choice;
+    )
+    #   0: the whole batch
     c.group_size = 8  # profiles a user [P]
     c.max_prompt_tokens = 2048  # [P]; whole oldest items go first
     c.prompt_buckets = (512, 1024, 2048)  # padded prompt lengths, ascending

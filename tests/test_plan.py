@@ -111,6 +111,29 @@ def test_what_does_not_fit_says_what_would_help():
     assert plan.advice({"update": entry | {"fits": True}}, config, mesh) == []
 
 
+def test_what_the_compiler_does_not_name_is_named_by_the_trace():
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
+        "HLO temporaries (31.97G) exceeds available HBM (31.25G)."
+    )
+    assert plan.largest_of_message(message) == []
+    mesh = make_mesh(1, 8, 1)
+    with programs.described():
+        program = programs.make_completion_logprobs(
+            models.preset("tiny_gemma3"), mesh, batch_size=8, prompt_tokens=512,
+            group_size=2, max_tokens=8, temperature=1.0, params_dtype="float32",
+            dtype="float32",
+        )  # fmt: skip
+    largest = plan.largest_of_trace(program)
+    heads = models.preset("tiny_gemma3").num_heads
+    assert largest[0]["name"].count("512") == 2  # attention of the prompts
+    assert largest[0]["gib"] == pytest.approx(heads * 512 * 512 * 4 / GIB)
+    part = plan.Part(lambda: None, 1e12, (), "reference", 1)
+    compiled = plan.Compiled(None, message, largest)
+    entry = plan.describe(part, compiled, 1.0, V6E, chips_count=8)
+    assert not entry["fits"] and entry["hbm_gib"] == {"total": 31.97}
+
+
 def test_memory_beside_a_program_counts():
     class Memory:
         argument_size_in_bytes, temp_size_in_bytes = 10 * GIB, 15 * GIB

@@ -101,6 +101,24 @@ def test_micro_batches_add_up(micro, one_device):
     jax.tree.map(close, info, want_info)
 
 
+def test_the_reference_pass_may_go_a_few_prompts_at_a_time():
+    """And every device works on each of them."""
+    cfg, mesh = small(gemma3.tiny_gemma3), mesh_of((1, 4, 2))
+    params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
+    batch, found = batch_on(mesh), []
+    for micro in (0, 4):
+        run = programs.make_completion_logprobs(
+            cfg, mesh, batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C,
+            temperature=1.0, params_dtype="float32", dtype="float32",
+            microbatch_size=micro,
+        )  # fmt: skip
+        found.append(
+            to_host(run(params, batch.prompt, batch.prompt_mask, batch.tokens))
+        )
+    assert len(set(found[0].ravel().tolist())) > B
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
 def test_degenerate_batches_give_finite_updates():
     """Whatever takes no part is as if it were not there; nothing becomes NaN."""
     mesh, cfg = mesh_of((1, 1, 1)), small(qwen3.tiny_qwen3)
