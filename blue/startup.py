@@ -5,7 +5,6 @@ compute different things: each would wait for the others, or worse, not.
 """
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from blue import record
 from blue.errors import UserError
+from blue.xla_flags import is_installed
 
 log = logging.getLogger("blue")
 PLUGINS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin")
@@ -78,18 +78,10 @@ def accelerator_signs(
     asked = environment.get("JAX_PLATFORMS", "").split(",")[0]
     if asked == "cpu" or environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return []
-    signs = [name for name in PLUGINS if _is_installed(name)]
+    signs = [name for name in PLUGINS if is_installed(name)]
     void = ("", "none", "void")  # what containers without a GPU have
     signs += [name for name in VARIABLES if environment.get(name, "") not in void]
     return signs + [file for file in device_files if Path(file).exists()]
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def agree(facts: Mapping[str, Any]) -> None:

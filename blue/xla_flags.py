@@ -46,12 +46,13 @@ def platform_of(environment: Mapping[str, str]) -> str:
     asked = environment.get("JAX_PLATFORMS", "").split(",")[0]
     asked = "gpu" if asked == "cuda" else asked
     for platform, packages in PLUGINS.items():
-        if asked in ("", platform) and any(map(_is_installed, packages)):
+        if asked in ("", platform) and any(map(is_installed, packages)):
             return platform
     return ""
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a distribution of this name is there; imports nothing of it."""
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
