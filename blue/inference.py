@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from blue import programs, prompts
+from blue import prompts, sampling, scoring
 from blue.errors import UserError
 from blue.hub import Source
 from blue.models import lora
@@ -118,7 +118,7 @@ def make_embedder(
     Texts longer than the largest bucket lose their end; the pooling token stays.
     """
     run = {
-        length: programs.make_embed(
+        length: scoring.make_embed(
             cfg,
             mesh,
             batch_size=batch_size,
@@ -167,10 +167,10 @@ def make_generator(
 
     Sampling is keyed by (seed, stage, example), not by how prompts are batched.
     """
-    relayout = programs.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
+    relayout = sampling.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
     cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged
     run = {
-        length: programs.make_sample(
+        length: sampling.make_sample(
             cfg,
             mesh,
             batch_size=batch_size,
@@ -275,11 +275,11 @@ def make_profile_writer(
 
     lengths: prompts are padded to the next of these, ascending.
     """
-    shapes = programs.SlotShapes(batch_size, max(lengths), max_tokens)
-    relayout = programs.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
+    shapes = sampling.SlotShapes(batch_size, max(lengths), max_tokens)
+    relayout = sampling.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
     cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged
-    new_slots = programs.make_new_slots(cfg, mesh, shapes, dtype)
-    advance = programs.make_advance(
+    new_slots = sampling.make_new_slots(cfg, mesh, shapes, dtype)
+    advance = sampling.make_advance(
         cfg,
         mesh,
         shapes,
@@ -288,7 +288,7 @@ def make_profile_writer(
         dtype=dtype,
     )
     refill = {
-        length: programs.make_refill(
+        length: sampling.make_refill(
             cfg,
             mesh,
             shapes,
@@ -424,7 +424,7 @@ def _letter_scorer(
     params_dtype: str,
     dtype: str,
 ) -> Callable[[Params, Sequence[str], Sequence[Sequence[str]]], np.ndarray]:
-    run = programs.make_letter_logits(
+    run = scoring.make_letter_logits(
         cfg,
         mesh,
         batch_size=shapes.batch_size,
@@ -462,7 +462,7 @@ def _likelihood_scorer(
     params_dtype: str,
     dtype: str,
 ) -> Callable[[Params, Sequence[str], Sequence[Sequence[str]]], np.ndarray]:
-    run = programs.make_completion_logprobs(
+    run = scoring.make_completion_logprobs(
         cfg,
         mesh,
         batch_size=shapes.batch_size,

@@ -33,9 +33,12 @@ from blue import (
     models,
     plan_report,
     programs,
+    sampling,
+    scoring,
     session,
     sources,
     train_profiler,
+    updates,
     watchdog,
 )
 from blue.errors import UserError
@@ -180,29 +183,29 @@ def make_parts(
     }
     micro = config.microbatch_size or B
     schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
-    chunk = programs.head_chunk(profiler, micro * G, mesh)
+    chunk = scoring.head_chunk(profiler, micro * G, mesh)
 
     def relayout() -> Program:
-        return programs.make_relayout(policy, mesh, **dtypes)
+        return sampling.make_relayout(policy, mesh, **dtypes)
 
     def prefill() -> Program:
-        return programs.make_prefill(
+        return sampling.make_prefill(
             profiler, mesh, dtype=config.dtype.compute, **prompts
         )
 
     def decode() -> Program:
-        return programs.make_decode(
+        return sampling.make_decode(
             profiler, mesh, top_k=config.top_k, top_p=config.top_p, end_ids=END,
             pad_id=PAD, dtype=config.dtype.compute, **group,
         )  # fmt: skip
 
     def reference() -> Program:
-        return programs.make_completion_logprobs(
+        return scoring.make_completion_logprobs(
             profiler, mesh, microbatch_size=config.microbatch_size, **dtypes, **group
         )
 
     def update() -> Program:
-        return programs.make_update(
+        return updates.make_update(
             policy, mesh, optimizer, schedule, microbatch_size=config.microbatch_size,
             clip_eps=config.clip_eps, kl_coef=config.kl_coef, remat=config.remat,
             **dtypes, **group,
@@ -243,7 +246,7 @@ def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part
     rows = users * (config.group_size + 1)
 
     def build() -> Program:
-        return programs.make_letter_logits(
+        return scoring.make_letter_logits(
             cfg, mesh, batch_size=rows, prompt_tokens=choice.max_prompt_tokens,
             letter_ids=tuple(range(choice.num_options)),
             params_dtype=config.dtype.params, dtype=config.dtype.compute,
@@ -264,12 +267,12 @@ def _encoder_parts(
     dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
 
     def embed(tokens: int) -> Callable[[], Program]:
-        return lambda: programs.make_embed(
+        return lambda: scoring.make_embed(
             cfg, mesh, batch_size=size, tokens=tokens, **dtypes
         )
 
     def update() -> Program:
-        return programs.make_encoder_update(
+        return updates.make_encoder_update(
             trained, mesh, optimizer, schedule, batch_size=stage.batch_size,
             query_tokens=stage.query_tokens, item_tokens=stage.item_tokens,
             similarity_temperature=stage.similarity_temperature, remat=config.remat,
@@ -310,7 +313,7 @@ def make_resident(
     trained = lora.split(programs.abstract_params(policy, mesh, config.dtype.params))[1]
     _, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
     state = programs.abstract_state(trained, optimizer, mesh)
-    copy = programs.abstract_decode_params(params, mesh, config.dtype.compute)
+    copy = sampling.abstract_decode_params(params, mesh, config.dtype.compute)
     texts = programs.abstract_params(encoder, mesh, config.dtype.params)
     own = config.encoder.kind == "own"
     return {

@@ -12,7 +12,7 @@ import logging
 import numpy as np
 from ml_collections import ConfigDict
 
-from blue import inference, programs, prompts, queries, session, sources
+from blue import inference, programs, prompts, queries, session, sources, updates
 from blue.data.examples import Split, batch_indices, history
 from blue.data.log import Log
 from blue.data.profiles import read_profiles
@@ -110,8 +110,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     schedule, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
     buckets = sorted({*(b for b in config.encoder.buckets if b < section.query_tokens)})
     buckets.append(section.query_tokens)
-    updates = {
-        length: programs.make_encoder_update(
+    steps = {
+        length: updates.make_encoder_update(
             model.cfg,
             mesh,
             optimizer,
@@ -159,7 +159,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             *inference.pad_left(item_rows, section.item_tokens, pad),
             targets,
         )
-        return updates[length], put(batch, by_batch(mesh))
+        return steps[length], put(batch, by_batch(mesh))
 
     session.train_supervised(
         config,

@@ -22,9 +22,12 @@ from blue import (
     preemption,
     programs,
     queries,
+    sampling,
+    scoring,
     session,
     sources,
     tracing,
+    updates,
     watch,
     watchdog,
 )
@@ -83,7 +86,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     views = config.rewards.embedding
     write_profiles = functools.partial(
         write,
-        relayout=programs.make_relayout(
+        relayout=sampling.make_relayout(
             policy.cfg,
             mesh,
             params_dtype=config.dtype.params,
@@ -179,7 +182,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         seen = score_profiles(reader, batch, written)
         watchdog.beat("update")
         update_started = time.monotonic()
-        update_batch = programs.UpdateBatch(
+        update_batch = updates.UpdateBatch(
             prompt=written.prompt,
             prompt_mask=written.prompt_mask,
             tokens=written.rollout.tokens,
@@ -262,7 +265,7 @@ def keep_scored(
     user_of: Int[np.ndarray, " n"],
     step: int,
     indices: Int[np.ndarray, " B"],
-    update_batch: programs.UpdateBatch,
+    update_batch: updates.UpdateBatch,
     seen: Experience,
 ) -> None:
     """Writes the batch of a skipped update: its arrays, rewards, and which training
@@ -328,7 +331,7 @@ def build_programs(
             "temperature": config.sampling_temperature,
             "dtype": config.dtype.compute,
         }
-        out.sample[bucket] = programs.make_sample(
+        out.sample[bucket] = sampling.make_sample(
             base.cfg,
             mesh,
             top_k=config.top_k,
@@ -337,14 +340,14 @@ def build_programs(
             pad_id=tokenizer.pad_id,
             **sizes,
         )
-        out.reference[bucket] = programs.make_completion_logprobs(
+        out.reference[bucket] = scoring.make_completion_logprobs(
             base.cfg,
             mesh,
             params_dtype=config.dtype.params,
             microbatch_size=config.microbatch_size,
             **sizes,
         )
-        out.update[bucket] = programs.make_update(
+        out.update[bucket] = updates.make_update(
             policy.cfg,
             mesh,
             optimizer,
@@ -383,7 +386,7 @@ def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program
         weights[name] = fields.weight
         arguments = dict(fields) if name == "embedding" else {}
         options[name] = {k: v for k, v in arguments.items() if k != "weight"}
-    return programs.make_rewards(mesh, inputs, weights=weights, options=options)
+    return scoring.make_rewards(mesh, inputs, weights=weights, options=options)
 
 
 def keep_best(

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue import inference, programs, prompts, queries, session, sources
+from blue import inference, programs, prompts, queries, session, sources, updates
 from blue.data.examples import Split, batch_indices, history
 from blue.data.log import Log
 from blue.errors import UserError
@@ -165,8 +165,8 @@ def run(config: ConfigDict, workdir: str) -> None:
             choice.max_option_tokens,
         ),
     }
-    updates = {
-        task: programs.make_sft_update(
+    steps = {
+        task: updates.make_sft_update(
             model.cfg,
             mesh,
             optimizer,
@@ -214,7 +214,7 @@ def run(config: ConfigDict, workdir: str) -> None:
                 rng=rng,
             )
         batch = to_batch(rows, goals, shapes[task], model.tokenizer.pad_id, mesh)
-        return updates[task], batch
+        return steps[task], batch
 
     session.train_supervised(
         config,

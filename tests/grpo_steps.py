@@ -13,7 +13,15 @@ import sys
 import jax
 import numpy as np
 
-from blue import distributed, inference, programs, train_profiler
+from blue import (
+    distributed,
+    inference,
+    programs,
+    sampling,
+    scoring,
+    train_profiler,
+    updates,
+)
 from blue.models import gemma3, qwen3
 from blue.optimizers import make_optimizer, make_schedule
 from blue.rewards import RewardInputs
@@ -42,21 +50,19 @@ def run():
         batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0,
         dtype="float32",
     )  # fmt: skip
-    relayout = programs.make_relayout(
+    relayout = sampling.make_relayout(
         cfg, mesh, params_dtype="float32", dtype="float32"
     )
-    sample = programs.make_sample(
+    sample = sampling.make_sample(
         cfg, mesh, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, **sizes
     )
-    score = programs.make_completion_logprobs(
-        cfg, mesh, params_dtype="float32", **sizes
-    )
-    embed = programs.make_embed(
+    score = scoring.make_completion_logprobs(cfg, mesh, params_dtype="float32", **sizes)
+    embed = scoring.make_embed(
         encoder_cfg, mesh, batch_size=B * G, tokens=C, params_dtype="float32",
         dtype="float32",
     )  # fmt: skip
     rewards = train_profiler.make_rewards(c, mesh, encoder_cfg.width)
-    update = programs.make_update(
+    update = updates.make_update(
         cfg, mesh, optimizer, schedule, microbatch_size=0, clip_eps=c.clip_eps,
         kl_coef=c.kl_coef, params_dtype="float32", remat="", **sizes,
     )  # fmt: skip
@@ -89,7 +95,7 @@ def run():
         vectors = to_host(embed(encoder, *put(left, by_batch(mesh))))
         inputs = reward_inputs(c, rng, vectors.reshape(B, G, -1))
         advantages, teaching, total, _ = rewards(put(inputs, by_batch(mesh)))
-        batch = programs.UpdateBatch(
+        batch = updates.UpdateBatch(
             prompt, prompt_mask, tokens, mask, logprobs, reference, advantages, teaching
         )
         state, info = update(state, {}, batch)

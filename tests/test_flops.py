@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blue import flops, losses, programs, watch
+from blue import flops, losses, sampling, updates, watch
 from blue.models import decoder, gemma3, qwen3
 from blue.models.decoder import GLOBAL, LOCAL, DecoderConfig, Lora
 from configs import base
@@ -67,7 +67,7 @@ def test_update_is_counted_as_xla_counts_it(cfg, remat):
 
 def test_decode_step_is_counted_as_xla_counts_it():
     def run(params, prompt_mask, kv, cache, tokens, slot):
-        model = programs.sampler_model(params, QWEN, group=G, length=C, dtype="float32")
+        model = sampling.sampler_model(params, QWEN, group=G, length=C, dtype="float32")
         hidden, state = model.step(tokens, slot, (prompt_mask, kv, cache))
         return model.logits(hidden), state
 
@@ -78,7 +78,7 @@ def test_decode_step_is_counted_as_xla_counts_it():
 
 
 def test_encoder_update_is_counted_as_xla_counts_it():
-    gradients = programs.contrastive_gradients(
+    gradients = updates.contrastive_gradients(
         QWEN, similarity_temperature=0.1, dtype="float32", remat="layers"
     )
     rows = 16

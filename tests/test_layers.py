@@ -21,7 +21,9 @@ LAYERS = [
     {"resume", "run_lock"},  # whether a run may go on
     {"inference", "queries", "report", "baselines"},
     {"panel"},  # what profiles are like
-    {"programs", "protocols", "summary"},  # jitted programs with shardings; ranks
+    {"updates"},  # jitted programs that learn
+    {"sampling", "scoring"},  # that write; that read
+    {"programs", "protocols", "summary"},  # what a jitted program is; ranks
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics"},
     {"health", "alarms"},  # what the numbers of a step say
     {"flops", "plan_report"},  # what programs cost, by formula and in words

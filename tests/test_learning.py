@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from blue import programs, sharding
+from blue import programs, sampling, scoring, sharding, updates
 from blue.advantages import group_advantages
 from blue.models import gemma3
 from blue.optimizers import make_optimizer, make_schedule
@@ -25,20 +25,20 @@ def test_reward_rises():
     base = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
     shapes = programs.abstract_params(cfg, mesh, "float32")
     state = programs.make_init_state(shapes, optimizer, mesh)(base)
-    relayout = programs.make_relayout(
+    relayout = sampling.make_relayout(
         cfg, mesh, params_dtype="float32", dtype="float32"
     )
     sizes = {
         "batch_size": B, "prompt_tokens": P, "group_size": G, "max_tokens": C,
         "temperature": 1.0, "dtype": "float32",
     }  # fmt: skip
-    sample = programs.make_sample(
+    sample = sampling.make_sample(
         cfg, mesh, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, **sizes
     )
-    reference = programs.make_completion_logprobs(
+    reference = scoring.make_completion_logprobs(
         cfg, mesh, params_dtype="float32", **sizes
     )
-    update = programs.make_update(
+    update = updates.make_update(
         cfg, mesh, optimizer, schedule, microbatch_size=0, clip_eps=0.2, kl_coef=0.01,
         params_dtype="float32", remat="", **sizes,
     )  # fmt: skip
@@ -59,7 +59,7 @@ def test_reward_rises():
         state, info = update(
             state,
             {},
-            programs.UpdateBatch(
+            updates.UpdateBatch(
                 prompt, mask, rollout.tokens, rollout.mask, rollout.logprobs, ref,
                 sharding.put(advantages, rows),
                 sharding.put(np.ones((B, G), bool), rows),

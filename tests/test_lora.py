@@ -19,10 +19,12 @@ from blue import (
     export,
     inference,
     programs,
+    sampling,
     session,
     sources,
     train_encoder,
     train_profiler,
+    updates,
     warm_start,
     writer,
 )
@@ -208,7 +210,7 @@ def make_optimizer_at(lr):
 
 def make_update(cfg, mesh, remat=""):
     schedule, optimizer = make_optimizer_at(1e-3)
-    update = programs.make_update(
+    update = updates.make_update(
         cfg, mesh, optimizer, schedule, batch_size=B, microbatch_size=0,
         prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0, clip_eps=0.2,
         kl_coef=0.05, params_dtype="float32", dtype="float32", remat=remat,
@@ -218,7 +220,7 @@ def make_update(cfg, mesh, remat=""):
 
 def grpo_batch(mesh):
     rng = np.random.default_rng(0)
-    host = programs.UpdateBatch(
+    host = updates.UpdateBatch(
         prompt=rng.integers(0, 64, (B, P)).astype(np.int32),
         prompt_mask=np.ones((B, P), bool),
         tokens=rng.integers(0, 64, (B, G, C)).astype(np.int32),
@@ -267,7 +269,7 @@ def test_the_sampler_gets_the_merged_model():
     kinds = {"params_dtype": "float32", "dtype": "bfloat16"}
     shapes = programs.abstract_params(GEMMA, mesh, "float32")
     params = put(params, jax.tree.map(lambda x: x.sharding, shapes))
-    got = programs.make_relayout(GEMMA, mesh, **kinds)(params)
+    got = sampling.make_relayout(GEMMA, mesh, **kinds)(params)
     want = lora.merge(to_host(params), GEMMA)
     near = lambda a, b: np.testing.assert_allclose(
         np.asarray(a, np.float32), np.asarray(b), rtol=2**-8, atol=1e-6
@@ -304,7 +306,7 @@ def test_adapters_learn_what_comes_next():
     state = programs.make_init_state(adapters.shapes_of(trained), optimizer, mesh)(
         trained
     )
-    update = programs.make_sft_update(
+    update = updates.make_sft_update(
         cfg, mesh, optimizer, schedule, batch_size=B, prompt_tokens=P, targets=1,
         target_tokens=2, params_dtype="float32", dtype="float32", remat="",
     )  # fmt: skip

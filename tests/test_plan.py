@@ -6,7 +6,7 @@ import json
 import jax
 import pytest
 
-from blue import chips, main, models, plan, programs
+from blue import chips, main, models, plan, programs, scoring
 from blue.errors import UserError
 from blue.sharding import make_mesh
 from configs import base, profiler_amazon_clothing_qwen3
@@ -119,7 +119,7 @@ def test_what_the_compiler_does_not_name_is_named_by_the_trace():
     assert plan.largest_of_message(message) == []
     mesh = make_mesh(1, 8, 1)
     with programs.described():
-        program = programs.make_completion_logprobs(
+        program = scoring.make_completion_logprobs(
             models.preset("tiny_gemma3"), mesh, batch_size=8, prompt_tokens=512,
             group_size=2, max_tokens=8, temperature=1.0, params_dtype="float32",
             dtype="float32",

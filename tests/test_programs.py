@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from blue import programs
+from blue import programs, sampling, scoring, updates
 from blue.models import gemma3, qwen3
 from blue.optimizers import make_optimizer, make_schedule
 from blue.sharding import AXES, by_batch, put, replicated, to_host
@@ -38,7 +38,7 @@ def make_run(cfg, mesh, micro=0):
     params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
     shapes = programs.abstract_params(cfg, mesh, "float32")
     state = programs.make_init_state(shapes, optimizer, mesh)(params)
-    update = programs.make_update(
+    update = updates.make_update(
         cfg, mesh, optimizer, schedule, batch_size=B, microbatch_size=micro,
         prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0, clip_eps=0.2,
         kl_coef=0.05, params_dtype="float32", dtype="float32", remat="layers",
@@ -50,7 +50,7 @@ def batch_on(mesh, seed=0):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, C + 1, (B, G))
     prompt_lengths = rng.integers(3, P + 1, B)
-    host = programs.UpdateBatch(
+    host = updates.UpdateBatch(
         prompt=rng.integers(0, 64, (B, P)).astype(np.int32),
         prompt_mask=np.arange(P)[None] >= P - prompt_lengths[:, None],
         tokens=rng.integers(0, 64, (B, G, C)).astype(np.int32),
@@ -107,7 +107,7 @@ def test_the_reference_pass_may_go_a_few_prompts_at_a_time():
     params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
     batch, found = batch_on(mesh), []
     for micro in (0, 4):
-        run = programs.make_completion_logprobs(
+        run = scoring.make_completion_logprobs(
             cfg, mesh, batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C,
             temperature=1.0, params_dtype="float32", dtype="float32",
             microbatch_size=micro,
@@ -164,15 +164,15 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
         params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
-        sample = programs.make_sample(
+        sample = sampling.make_sample(
             cfg, mesh, batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C,
             temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0,
             dtype="float32",
         )  # fmt: skip
-        embed = programs.make_embed(
+        embed = scoring.make_embed(
             cfg, mesh, batch_size=B, tokens=P, params_dtype="float32", dtype="float32"
         )
-        relayout = programs.make_relayout(
+        relayout = sampling.make_relayout(
             cfg, mesh, params_dtype="float32", dtype="float32"
         )
         batch = batch_on(mesh)
@@ -191,22 +191,22 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
 def test_continuous_batching_is_the_same_on_any_mesh():
     """Sixteen prompts through eight rows; keys and values split over all three axes."""
     cfg = small(gemma3.tiny_gemma3)
-    shapes = programs.SlotShapes(batch_size=B, prompt_tokens=P + 4, max_tokens=C)
+    shapes = sampling.SlotShapes(batch_size=B, prompt_tokens=P + 4, max_tokens=C)
     results = []
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
         params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
-        params = programs.make_relayout(
+        params = sampling.make_relayout(
             cfg, mesh, params_dtype="float32", dtype="float32"
         )(params)
-        refill = programs.make_refill(
+        refill = sampling.make_refill(
             cfg, mesh, shapes, refill_size=B, prompt_tokens=P, dtype="float32"
         )
-        advance = programs.make_advance(
+        advance = sampling.make_advance(
             cfg, mesh, shapes, temperature=1.0, end_ids=tuple(range(12)),
             dtype="float32",
         )  # fmt: skip
-        slots = programs.make_new_slots(cfg, mesh, shapes, "float32")()
+        slots = sampling.make_new_slots(cfg, mesh, shapes, "float32")()
         seeds, found = np.array([0, 1, 2], np.uint32), []
         rows = np.arange(B, dtype=np.int32)
         for seed in (0, 1):
@@ -238,7 +238,7 @@ def test_encoder_update_sees_the_whole_mesh_as_one_batch():
         params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
         shapes = programs.abstract_params(cfg, mesh, "float32")
         state = programs.make_init_state(shapes, optimizer, mesh)(params)
-        update = programs.make_encoder_update(
+        update = updates.make_encoder_update(
             cfg, mesh, optimizer, schedule, batch_size=B, query_tokens=P,
             item_tokens=P, similarity_temperature=0.07, params_dtype="float32",
             dtype="float32", remat="",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blue import losses, programs, rollout
+from blue import losses, rollout, sampling
 from blue.models import decoder, gemma3, qwen3
 from blue.models.decoder import DecoderConfig
 
@@ -19,7 +19,7 @@ def make_model(cfg, group, length, seed=0, sharpen=1.0):
     params = decoder.init_params(cfg, jax.random.key(seed))
     params["embed"] = params["embed"] * sharpen
     sizes = {"group": group, "length": length, "dtype": jnp.float32}
-    return params, programs.sampler_model(params, cfg, **sizes)
+    return params, sampling.sampler_model(params, cfg, **sizes)
 
 
 def prompts(cfg, B, P, seed=0):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from blue import programs, sharding
+from blue import programs, sampling, sharding
 from blue.models import gemma3
 
 
@@ -34,7 +34,7 @@ def test_large_parameters_of_the_real_model_are_split_everywhere():
 def test_decode_layout_uses_the_tensor_axis_alone():
     mesh = sharding.make_mesh(1, 4, 2)
     shapes = programs.abstract_params(gemma3.gemma3_4b(), mesh, "float32")
-    decode = programs.abstract_decode_params(shapes, mesh, "bfloat16")
+    decode = sampling.abstract_decode_params(shapes, mesh, "bfloat16")
     assert shapes["layers"]["q"].sharding.spec == PartitionSpec(
         None, "fsdp", "tensor", None
     )

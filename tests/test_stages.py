@@ -26,6 +26,7 @@ from blue import (
     preemption,
     programs,
     record,
+    sampling,
     session,
     sources,
     train_encoder,
@@ -443,7 +444,7 @@ def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatc
     """A sampler at another temperature than the trainer's."""
     c = make_config()
     c.stages = ("profiler",)
-    real = programs.make_sample
+    real = sampling.make_sample
     monkeypatch.setattr(
         programs, "make_sample", lambda *a, **k: real(*a, **k | {"temperature": 0.7})
     )

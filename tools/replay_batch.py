@@ -22,7 +22,16 @@ import optax
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
-from blue import adapters, bad_batches, programs, session, sharding, sources
+from blue import (
+    adapters,
+    bad_batches,
+    programs,
+    scoring,
+    session,
+    sharding,
+    sources,
+    updates,
+)
 from blue.errors import UserError
 from blue.models import lora
 from blue.optimizers import apply_gradients, non_finite_leaves
@@ -56,15 +65,15 @@ def read_config(run: str) -> ConfigDict:
 
 
 def profiler(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
-    batch = programs.UpdateBatch(*(kept[f] for f in programs.UpdateBatch._fields))
+    batch = updates.UpdateBatch(*(kept[f] for f in updates.UpdateBatch._fields))
     device = sharding.put(batch, sharding.by_batch(mesh))
     B, G, C = batch.tokens.shape
-    gradients = programs.grpo_gradients(
+    gradients = updates.grpo_gradients(
         model.cfg, mesh, batch_size=B, microbatch_size=config.microbatch_size,
         temperature=config.sampling_temperature, clip_eps=config.clip_eps,
         kl_coef=config.kl_coef, dtype=config.dtype.compute, remat=config.remat,
     )  # fmt: skip
-    logprobs = programs.make_completion_logprobs(
+    logprobs = scoring.make_completion_logprobs(
         model.cfg, mesh, batch_size=B, prompt_tokens=batch.prompt.shape[1],
         group_size=G, max_tokens=C, temperature=config.sampling_temperature,
         params_dtype=config.dtype.params, dtype=config.dtype.compute,
@@ -100,10 +109,10 @@ def profiler(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
 def warm_start(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     batch = tuple(kept[f"input_{n}"] for n in range(4))
     prompt, prompt_mask, tokens, mask = sharding.put(batch, sharding.by_batch(mesh))
-    gradients = programs.sft_gradients(
+    gradients = updates.sft_gradients(
         model.cfg, mesh, dtype=config.dtype.compute, remat=config.remat
     )
-    logprobs = programs.make_completion_logprobs(
+    logprobs = scoring.make_completion_logprobs(
         model.cfg, mesh, batch_size=len(batch[0]), prompt_tokens=prompt.shape[1],
         group_size=tokens.shape[1], max_tokens=tokens.shape[2], temperature=1.0,
         params_dtype=config.dtype.params, dtype=config.dtype.compute,
@@ -128,7 +137,7 @@ def encoder(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     device = sharding.put(
         tuple(kept[f"input_{n}"] for n in range(5)), sharding.by_batch(mesh)
     )
-    gradients = programs.contrastive_gradients(
+    gradients = updates.contrastive_gradients(
         model.cfg, similarity_temperature=section.similarity_temperature,
         dtype=config.dtype.compute, remat=config.remat,
     )  # fmt: skip
@@ -136,7 +145,7 @@ def encoder(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     def terms(params: Any) -> list[Term]:
         found = []
         for n, name in ((0, "vector of the user's text"), (2, "vector of the item")):
-            embed = programs.make_embed(
+            embed = scoring.make_embed(
                 model.cfg, mesh, batch_size=device[n].shape[0],
                 tokens=device[n].shape[1], params_dtype=config.dtype.params,
                 dtype=config.dtype.compute,

@@ -193,7 +193,7 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     from jax.sharding import Mesh
 
-    from blue import programs
+    from blue import programs, sampling, scoring, updates
     from blue.models import attention
     from blue.optimizers import make_optimizer, make_schedule
     from blue.sharding import AXES, by_batch, put
@@ -205,21 +205,21 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
     sizes: dict[str, Any] = {"batch_size": B, "group_size": G, "prompt_tokens": P}
     rate = make_schedule(1e-6, kind="constant", warmup_steps=0, num_steps=100)
     adam = make_optimizer(rate, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
-    relayout = programs.make_relayout(cfg, mesh, **dtypes)
+    relayout = sampling.make_relayout(cfg, mesh, **dtypes)
     sample = {
-        length: programs.make_sample(
+        length: sampling.make_sample(
             cfg, mesh, **sizes, max_tokens=length, temperature=1.0, top_k=0, top_p=1.0,
             end_ids=(-1,), pad_id=0, dtype="bfloat16",
         )
         for length in (C // 2, C)
     }  # fmt: skip
     sizes |= {"max_tokens": C, "temperature": 1.0}
-    reference = programs.make_completion_logprobs(cfg, mesh, **sizes, **dtypes)
-    update = programs.make_update(
+    reference = scoring.make_completion_logprobs(cfg, mesh, **sizes, **dtypes)
+    update = updates.make_update(
         cfg, mesh, adam, rate, **sizes, microbatch_size=args.microbatch, clip_eps=0.2,
         kl_coef=0.01, remat="layers", **dtypes,
     )  # fmt: skip
-    embed = programs.make_embed(
+    embed = scoring.make_embed(
         encoder_cfg, mesh, batch_size=args.texts, tokens=args.text_tokens,
         params_dtype="bfloat16", dtype="bfloat16",
     )  # fmt: skip
@@ -249,7 +249,7 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
 
     def learn(rollout: Any, ref: Any) -> Any:
         nonlocal state
-        batch = programs.UpdateBatch(
+        batch = updates.UpdateBatch(
             prompt, mask, rollout.tokens, rollout.mask, rollout.logprobs, ref,
             advantages, teaching,
         )  # fmt: skip
