@@ -45,7 +45,7 @@ from blue.errors import UserError
 from blue.models import hf, lora
 from blue.models.decoder import DecoderConfig
 from blue.programs import Program
-from blue.sharding import batch_shards, make_mesh
+from blue.sharding import batch_shards, dividing_fsdp, make_mesh
 
 logger = logging.getLogger("blue")
 GIB = 2**30
@@ -156,7 +156,9 @@ def make_plan(
         config, mesh, profiler
     )
     plan["step"] = make_step(plan["programs"], parts, config)
-    plan["advice"] = advice(plan["programs"], config, mesh)
+    params = programs.abstract_params(profiler, mesh, config.dtype.params)
+    better = dividing_fsdp(params, mesh)
+    plan["advice"] = advice(plan["programs"], config, mesh, dividing=better)
     return plan
 
 
@@ -499,8 +501,14 @@ def make_step(
     return {"seconds": seconds, "phases": phases, "tokens_per_s": tokens / seconds}
 
 
-def advice(found: Mapping[str, Any], config: ConfigDict, mesh: Mesh) -> list[str]:
-    """Settings that would help the programs that do not fit."""
+def advice(
+    found: Mapping[str, Any], config: ConfigDict, mesh: Mesh, *, dividing: int = 0
+) -> list[str]:
+    """Settings that would help the programs that do not fit, and one that always does
+    where the profiler's matrices are divided by `dividing` only, a part of fsdp."""
+    always = []
+    if 0 < dividing < mesh.shape["fsdp"]:
+        always.append(sources.about_fsdp(mesh, dividing))
     bad = [name for name, program in found.items() if not program["fits"]]
     lines = []
     if {"update", "encoder_update"} & set(bad) and config.remat != "layers":
@@ -534,4 +542,5 @@ def advice(found: Mapping[str, Any], config: ConfigDict, mesh: Mesh) -> list[str
         lines.append(
             f"train_encoder.batch_size below {config.train_encoder.batch_size}"
         )
-    return [*lines, "more chips: a larger plan.topology"] if bad else []
+    more = [*lines, "more chips: a larger plan.topology"] if bad else []
+    return [*always, *more]

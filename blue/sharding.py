@@ -5,6 +5,7 @@ mlp. Batches are split over data and fsdp.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -131,6 +132,19 @@ def _divide(
     return tuple(names) if len(names) > 1 else names[0] if names else None
 
 
+def dividing_fsdp(tree: Any, mesh: Mesh) -> int:
+    """The largest part of the mesh's `fsdp` that divides every matrix of params.
+
+    Less than `fsdp`: some lie whole on each device, with their gradients and moments.
+    """
+    size, sides = mesh.shape["fsdp"], []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        rule = RULES.get(str(getattr(path[-1], "key", "")), P())
+        by_dim = zip(reversed(rule), reversed(leaf.shape), strict=False)
+        sides += [dim for axis, dim in by_dim if axis == "fsdp"]
+    return math.gcd(size, *sides)
+
+
 # --- inside of a program. Left alone, the compiler may well move the activations of all
 # users to the weights; these say that weights come to the users.
 
@@ -165,25 +179,27 @@ def gather(tree: Any, dtype: Any) -> Any:
     def one(path: tuple, x: Any) -> Any:
         if x.ndim < 2:
             return x
+        cast = x.dtype != dtype
         x = x.astype(dtype)
         if mesh.empty:
             return x
         stored = _spec(path, x.shape, mesh, AXES)
-        return _gather(x, stored, _spec(path, x.shape, mesh, ("tensor",)))
+        return _gather(x, stored, _spec(path, x.shape, mesh, ("tensor",)), cast)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(x: Any, stored: P, used: P) -> Any:
-    # the barrier keeps the cast on this side of the wire
-    x = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(x, stored))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(x: Any, stored: P, used: P, cast: bool) -> Any:
+    if cast:  # the barrier keeps the cast on this side of the wire
+        x = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(x, stored))
+    # what was not cast may lie here whole already, as in the decode layout
     return jax.lax.with_sharding_constraint(x, used)
 
 
 _gather.defvjp(
-    lambda x, stored, used: (_gather(x, stored, used), None),
-    lambda stored, used, _, g: (jax.lax.with_sharding_constraint(g, stored),),
+    lambda x, stored, used, cast: (_gather(x, stored, used, cast), None),
+    lambda stored, used, cast, _, g: (jax.lax.with_sharding_constraint(g, stored),),
 )
 
 

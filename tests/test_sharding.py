@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from blue import programs, sampling, sharding
-from blue.models import gemma3
+from blue.models import decoder, gemma3
 
 
 def test_mesh_fills_in_what_is_left():
@@ -58,3 +58,23 @@ def test_to_the_devices_and_back():
     placed = sharding.put({"x": x}, sharding.by_batch(mesh))
     assert placed["x"].addressable_shards[0].data.shape == (2, 4)
     np.testing.assert_array_equal(sharding.to_host(placed)["x"], x)
+
+
+def test_the_part_of_fsdp_that_divides_a_model():
+    devices = jax.devices()[:1] * 256  # shapes need no more
+    split = sharding.Mesh(np.asarray(devices).reshape(1, 256, 1), sharding.AXES)
+    shapes = jax.eval_shape(
+        lambda key: decoder.init_params(gemma3.gemma3_1b(), key), jax.random.key(0)
+    )
+    assert sharding.dividing_fsdp(shapes, split) == 128  # its width is 9 * 128
+    assert sharding.dividing_fsdp(shapes, sharding.make_mesh(1, 8, 1)) == 8
+
+
+def test_weights_that_are_whole_are_not_split_to_be_gathered():
+    """As in the decode layout: a program of them moves none of them."""
+    mesh = sharding.make_mesh(1, 8, 1)
+    cfg = gemma3.tiny_gemma3()
+    prefill = sampling.make_prefill(
+        cfg, mesh, batch_size=8, prompt_tokens=16, dtype="float32"
+    )
+    assert "all-gather" not in prefill.compile().as_text()

@@ -43,7 +43,7 @@ def planned(name: str, topology: str, fields: dict[str, Any]) -> dict[str, Any]:
     config.update_from_flattened_dict(fields)
     plan.set_up(config)
     chip, devices = plan.topology(topology)
-    mesh = make_mesh(1, -1, 1, devices=devices)
+    mesh = make_mesh(**config.mesh, devices=devices)
     presets = (config.profiler.preset, config.encoder.preset)
     with programs.described():
         found = plan.make_plan(config, mesh, chip, *map(models.preset, presets))
@@ -165,6 +165,8 @@ def main() -> None:
         fields = {"batch_size": chips, "max_completion_tokens": 512}
         fields["encoder.batch_size"] = 4 * chips
         fields["train_encoder.batch_size"] = 8 * chips
+        if chips == 256:  # does not divide Gemma 3's width of 1152
+            fields |= {"mesh.data": 2, "mesh.fsdp": 128}
         keep(topology, planned("profiler_amazon_clothing", topology, fields))
     plot(found, arguments.out / "scaling.png")
 
