@@ -223,7 +223,7 @@ def encoder_update(
 
 
 def ranking(users: int, items: int, width: int) -> float:
-    """Cosines of users' queries with every item."""
+    """Products of users' queries with every item: cosines, sums of weights."""
     return 2.0 * users * items * width
 
 

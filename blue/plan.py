@@ -33,6 +33,7 @@ from blue import (
     models,
     plan_report,
     programs,
+    ranking,
     sampling,
     scoring,
     session,
@@ -49,6 +50,7 @@ from blue.sharding import batch_shards, dividing_fsdp, make_mesh
 
 logger = logging.getLogger("blue")
 GIB = 2**30
+OWN_ITEMS = 256  # of a user, which the ranking leaves out
 END, PAD = (1,), 0  # stand in for a tokenizer's ids: no shape depends on them
 
 
@@ -168,10 +170,7 @@ def make_plan(
 def make_parts(
     config: ConfigDict, mesh: Mesh, profiler: DecoderConfig, encoder: DecoderConfig
 ) -> dict[str, Part]:
-    """Every program of a GRPO step and of the encoder's stage, in their order.
-
-    Ranking the whole catalogue is no program: the host does it (protocols.py).
-    """
+    """Every program of a GRPO step, of the encoder's stage and of an evaluation."""
     B, G = config.batch_size, config.group_size
     P, C = max(config.prompt_buckets), config.max_completion_tokens
     dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
@@ -238,6 +237,7 @@ def make_parts(
         parts["choice"] = make_choice_part(config, mesh, profiler)
     if config.encoder.kind == "own":
         parts |= _encoder_parts(config, mesh, encoder, trained)
+    parts["ranking"] = _ranking_part(config, mesh, encoder.width)
     return parts
 
 
@@ -300,6 +300,15 @@ def _encoder_parts(
             (), "", 0,
         ),
     }  # fmt: skip
+
+
+def _ranking_part(config: ConfigDict, mesh: Mesh, width: int) -> Part:
+    """A slab of the catalogue ranked for some of an evaluation's queries."""
+    columns = 2  # of weights: drawn uniformly, and by popularity
+    sizes = ranking.slab_sizes(mesh, config.plan.num_items, width, columns)
+    sizes = sizes._replace(own=OWN_ITEMS)
+    work = flops.ranking(sizes.queries, sizes.slab, width + columns)
+    return Part(lambda: ranking.make_rank_slab(mesh, sizes), work, (), "", 0)
 
 
 def make_resident(

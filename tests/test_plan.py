@@ -35,7 +35,7 @@ def found():
 def test_every_program_of_a_step_is_there(found):
     assert list(found["programs"]) == [
         "relayout", "prefill", "decode_step", "reference", "update", "choice",
-        "encode", "encode_items", "encoder_update",
+        "encode", "encode_items", "encoder_update", "ranking",
     ]  # fmt: skip
     assert all(program["fits"] for program in found["programs"].values())
     assert found["advice"] == [] and found["chips"] == 8
