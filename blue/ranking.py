@@ -29,11 +29,11 @@ OVER_ALL = PartitionSpec(AXES)  # items, over every device
 class Found(NamedTuple):
     """Of one slab: what stands at or above each query's target, and the best items."""
 
-    above: Int[Array, " Q"]
-    tied: Bool[Array, " Q"]
-    weight_above: Float[Array, "Q W"]
-    best: Float[Array, "Q k"]
-    top: Int[Array, "Q k"]  # items; -1: none
+    above: Int[Array | np.ndarray, " Q"]
+    tied: Bool[Array | np.ndarray, " Q"]
+    weight_above: Float[Array | np.ndarray, "Q W"]
+    best: Float[Array | np.ndarray, "Q k"]
+    top: Int[Array | np.ndarray, "Q k"]  # items; -1: none
 
 
 class Sizes(NamedTuple):
@@ -112,7 +112,8 @@ def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
         start += jax.lax.axis_index(AXES) * per_device
 
         def one(carry: Found, part: tuple) -> tuple[Found, None]:
-            return _rank_block(carry, *part, query), None
+            items, weights, first = part
+            return _rank_block(carry, items, weights, first, query), None
 
         split = lambda a: a.reshape(per_device // block, block, *a.shape[1:])
         starts = start + block * jnp.arange(per_device // block)
@@ -203,9 +204,7 @@ def rank_all(
         for n, asked in enumerate(parts):
             found[n].append(program(*asked, *slab, number))
     together = [_over_slabs(to_host(slabs)) for slabs in found]
-    joined = Found(
-        *(np.concatenate(a)[:num_queries] for a in zip(*together, strict=True))
-    )
+    joined = Found(*map(np.concatenate, zip(*together, strict=True)))
     shaped = jax.tree.map(
         lambda a: a[:num_queries].reshape(num_methods, num_rows, *a.shape[1:]), joined
     )
@@ -241,10 +240,11 @@ def _over_slabs(slabs: list[Found]) -> Found:
     best = np.concatenate([s.best for s in slabs], axis=1)
     top = np.concatenate([s.top for s in slabs], axis=1)
     order = np.argsort(-best, axis=1, kind="stable")[:, :TOP]
+    over = lambda arrays: np.stack([*arrays])
     return Found(
-        np.sum([s.above for s in slabs], axis=0, dtype=np.int64),
-        np.any([s.tied for s in slabs], axis=0),
-        np.sum([s.weight_above for s in slabs], axis=0, dtype=np.float64),
+        over(s.above for s in slabs).astype(np.int64).sum(axis=0),
+        over(s.tied for s in slabs).any(axis=0),
+        over(s.weight_above for s in slabs).astype(np.float64).sum(axis=0),
         np.take_along_axis(best, order, axis=1),
         np.take_along_axis(top, order, axis=1).astype(np.int64),
     )
