@@ -243,7 +243,7 @@ def _over_slabs(slabs: list[Found]) -> Found:
     over = lambda arrays: np.stack([*arrays])
     return Found(
         over(s.above for s in slabs).astype(np.int64).sum(axis=0),
-        over(s.tied for s in slabs).any(axis=0),
+        np.asarray(over(s.tied for s in slabs).any(axis=0)),
         over(s.weight_above for s in slabs).astype(np.float64).sum(axis=0),
         np.take_along_axis(best, order, axis=1),
         np.take_along_axis(top, order, axis=1).astype(np.int64),
