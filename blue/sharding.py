@@ -21,6 +21,7 @@ from blue.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 
+TABLES = ("embed", "head")
 # last name of a parameter's path -> axes of its dimensions, but the stack of layers
 RULES: dict[str, P] = {
     # whole rows, so that bringing them together moves no single element
@@ -115,6 +116,8 @@ def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = AXES) -> A
 def _spec(path: tuple, shape: tuple[int, ...], mesh: Any, axes: tuple[str, ...]) -> P:
     names = [getattr(entry, "key", getattr(entry, "name", "")) for entry in path]
     rule = RULES.get(str(names[-1]) if names else "", P())
+    if names and names[-1] in TABLES and shape[0] % mesh.shape["fsdp"]:
+        rule = P("tensor", "fsdp")  # 151,669 words are divided by nothing
     by_dim = (None,) * (len(shape) - len(rule)) + tuple(rule) if rule else ()
     dims = zip(by_dim, shape, strict=False)
     return P(*(_divide(axis, size, mesh, axes) for axis, size in dims))
@@ -133,7 +136,7 @@ def _divide(
 
 
 def dividing_fsdp(tree: Any, mesh: Mesh) -> int:
-    """The largest part of the mesh's `fsdp` that divides every matrix of params.
+    """The largest part of the mesh's `fsdp` that divides every layer's matrices.
 
     Less than `fsdp`: some lie whole on each device, with their gradients and moments.
     """

@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from blue import programs, sampling, sharding
-from blue.models import decoder, gemma3
+from blue.models import decoder, gemma3, qwen3
 
 
 def test_mesh_fills_in_what_is_left():
@@ -50,6 +50,13 @@ def test_an_axis_that_does_not_divide_is_dropped():
     assert shapes["layers"]["k"].sharding.spec == PartitionSpec(
         None, "fsdp", None, None
     )
+
+
+def test_a_vocabulary_that_does_not_divide_is_split_by_columns():
+    mesh = sharding.make_mesh(1, 8, 1)
+    shapes = programs.abstract_params(qwen3.qwen3_embedding_0_6b(), mesh, "float32")
+    assert shapes["embed"].shape == (151_669, 1024)
+    assert shapes["embed"].sharding.spec == PartitionSpec("tensor", "fsdp")
 
 
 def test_to_the_devices_and_back():
