@@ -161,7 +161,17 @@ def make_plan(
     params = programs.abstract_params(profiler, mesh, config.dtype.params)
     better = dividing_fsdp(params, mesh)
     plan["advice"] = advice(plan["programs"], config, mesh, dividing=better)
-    return plan
+    return finite(plan)
+
+
+def finite(tree: Any) -> Any:
+    """Numbers that are none become None: JSON has neither NaN nor infinity."""
+    if isinstance(tree, Mapping):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    bad = isinstance(tree, float) and not math.isfinite(tree)
+    return None if bad else tree
 
 
 # --- the programs of a run

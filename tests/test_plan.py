@@ -86,6 +86,12 @@ def test_a_step_is_the_sum_of_its_calls(found):
     assert step["tokens_per_s"] == pytest.approx(8 * 4 * 12 / step["seconds"])
 
 
+def test_a_plan_is_json_that_anyone_reads():
+    made = plan.finite({"a": [1.0, float("inf")], "b": {"c": float("nan"), "d": "x"}})
+    assert made == {"a": [1.0, None], "b": {"c": None, "d": "x"}}
+    json.dumps(made, allow_nan=False)
+
+
 def test_what_does_not_fit_says_what_would_help():
     message = """RESOURCE_EXHAUSTED: Ran out of memory. Used 61.36G of 31.25G hbm.
 
