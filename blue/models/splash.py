@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
     splash_attention_mask,
+    splash_attention_mask_info,
 )
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
@@ -31,9 +32,6 @@ LANES = 128  # tiles are multiples of it, and blocks of tokens padded to one
 TILES = (512, 256, 128)  # queries and keys of a tile: the first that fits is taken
 FEW_KEYS = 512  # with fewer, dense scores are small, and so would be the tiles
 KEPT = "splash"  # what `jax.checkpoint` may keep for the backward kernels
-# Matrix products of a visited tile: scores and outputs; scores again, gradients of
-# weights, of queries; scores and gradients of weights again, of keys, of values.
-PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 
 
 def serves(head_size: int, query_tokens: int, key_tokens: int) -> bool:
@@ -82,19 +80,31 @@ def padded(tokens: int) -> int:
 
 @functools.cache
 def make_kernel(visible: Visible, heads: int, interpret: bool) -> Any:
-    """(q [N T H], k [K S H], v, SegmentIds) -> [N T H]; `interpret`: without a TPU."""
+    """(q [N T H], k [K S H], v, SegmentIds) -> [N T H]; `interpret`: without a TPU.
+
+    As `make_splash_mha` builds it, but its tables stay in numpy: they are made while a
+    program is traced, maybe for devices that are not there.
+    """
+    mask, T = splash_attention_mask.MultiHeadMask([visible] * heads), visible.tile
+    shards = {"head_shards": 1, "q_seq_shards": 1}
+    by_queries, _ = splash_attention_mask_info.process_mask(mask, (T, T), **shards)
+    by_keys, _ = splash_attention_mask_info.process_mask_dkv(mask, (T, T), **shards)
     names = ("q", "kv", "kv_compute")
     names += ("q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-    tiles = {f"block_{name}": visible.tile for name in names}
-    with jax.ensure_compile_time_eval():  # its tables are constants
-        return splash_attention_kernel.make_splash_mha(
-            splash_attention_mask.MultiHeadMask([visible] * heads),
-            block_sizes=splash_attention_kernel.BlockSizes(**tiles),
-            head_shards=1,
-            q_seq_shards=1,
-            residual_checkpoint_name=KEPT,
-            interpret=interpret,
-        )
+    tiles = {f"block_{name}": T for name in names}
+    return splash_attention_kernel.SplashAttentionKernel(
+        by_queries,
+        by_queries,
+        by_keys,
+        block_sizes=splash_attention_kernel.BlockSizes(**tiles),
+        is_mqa=False,
+        save_residuals=False,
+        mask_value=splash_attention_kernel.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
+        residual_checkpoint_name=KEPT,
+        mask_function=None,
+        interpret=interpret,
+    )
 
 
 def attention(
@@ -132,7 +142,9 @@ def attention(
             segments[:, visible.prompt :], segments
         )
         # the compiled text says nothing else of a kernel's work: see hlo.py
-        with jax.named_scope(f"flops_{product_flops(visible, q.shape)}"):
+        tiles = np.count_nonzero(kernel.fwd_mask_info.block_mask)
+        work = 2 * tiles * visible.tile**2 * (q.size // q.shape[2])
+        with jax.named_scope(f"flops_{work}"):  # of one product
             return jax.vmap(kernel)(q, k, v, ids)
 
     heads_first = lambda x: jnp.swapaxes(x, 1, 2)
@@ -143,25 +155,17 @@ def attention(
     return heads_first(out).reshape(B, G, -1, N, H)[:, :, :C]
 
 
-def product_flops(visible: Visible, q_shape: tuple[int, ...]) -> int:
-    """FLOPs of one matrix product over all tiles that a kernel visits."""
-    T = visible.tile
-    tiles = np.ndindex(*(n // T for n in visible.shape))
-    tile = lambda i, j: (slice(i * T, (i + 1) * T), slice(j * T, (j + 1) * T))
-    visited = sum(bool(visible[tile(i, j)].any()) for i, j in tiles)
-    return 2 * visited * T * T * (q_shape[0] * q_shape[1] * q_shape[3])
-
-
 def _by_device(kernel: Any, heads: int, kv_heads: int) -> Any:
     """The compiler cannot split a kernel: every device runs it on what it has."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return kernel
     parts = mesh.shape["tensor"]
+    split = kv_heads % parts == 0
     # one key head serves any part of the query heads
-    split = heads % parts == 0 and (kv_heads % parts == 0 or kv_heads == 1)
-    q = PartitionSpec(*BATCH, "tensor" if split else None)
-    kv = PartitionSpec(*BATCH, "tensor" if split and kv_heads > 1 else None)
+    split_q = heads % parts == 0 and (split or kv_heads == 1)
+    q = PartitionSpec(*BATCH, "tensor" if split_q else None)
+    kv = PartitionSpec(*BATCH, "tensor" if split else None)
     return jax.shard_map(
         kernel, in_specs=(q, kv, kv, BATCH), out_specs=q, check_vma=False
     )
