@@ -221,8 +221,8 @@ def update(
 ) -> float:
     """Forward, backward (twice the forward), what is computed again: the head's logits
     always, and what `remat` says ("layers", "attention" or ""). The same for any number
-    of micro-batches. The TPU's kernel makes 2 products of a tile forward and 7 backward,
-    of which 3 are computed again: scores twice, gradients of weights once.
+    of micro-batches. The TPU's kernel makes 2 products of a tile forward, 7 backward:
+    scores again, twice, and gradients of weights, once more than needed.
 
     With adapters (`cfg.lora`) the frozen matrices need no gradient.
     """

@@ -42,8 +42,8 @@ CALLED_LISTS = re.compile(
 OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 # models/splash.py says in the name of a kernel what one of its matrix products costs.
-# Of a tile it makes: scores and outputs; scores again, gradients of weights, of queries;
-# scores and gradients of weights again, gradients of keys, of values.
+# Of a tile it makes: scores and outputs; scores again, gradients of weights and of
+# queries; scores and gradients of weights again, gradients of keys and of values.
 KERNEL = re.compile(r"/flops_(\d+)/.*/splash_mha_(fwd|dq|dkv)_")
 KERNEL_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 # They name the computation that async-start has begun.
@@ -421,8 +421,8 @@ def product_flops(text: str) -> int | float:
     they run; a loop whose length the text does not tell counts as one turn.
 
     What `cost_analysis` would say of the same program without any loop, but for
-    elementwise work. Of kernels that are no HLO (custom calls) those of models/splash.py
-    count here, with the tiles that they visit, and none there.
+    elementwise work. Of kernels that are no HLO (custom calls) those of
+    models/splash.py count here, with the tiles that they visit, and none there.
     """
     module = parse(text)
     done: dict[str, int | float] = {}

@@ -3,8 +3,9 @@
 On TPUs splash (splash.py) does where blocks are long, on GPUs cuDNN's. Elsewhere
 attention is dense (decoder.py), which is also what tests compare the kernels with.
 
-Conditions for cuDNN are those of `jax.nn.dot_product_attention` with implementation="cudnn"
-(jax 0.10.2), checked here beforehand because it raises where it cannot.
+Conditions for cuDNN are those of `jax.nn.dot_product_attention` with
+implementation="cudnn" (jax 0.10.2), checked here beforehand because it raises where it
+cannot.
 """
 
 from typing import Any, Literal

@@ -214,9 +214,10 @@ def self_attention(cfg: DecoderConfig, mask: Bool[Array, "B T S"]) -> Attend:
     """Attention inside one block of tokens; keeps its keys and values."""
 
     def attend(q: Float[Array, "B T N H"], kv: KV) -> tuple[Array, KV]:
+        is_cudnn = _kernel(q, keys=kv.k.shape[1]) == "cudnn"
         out = jax.nn.dot_product_attention(
             q, kv.k, kv.v, mask=mask[:, None], scale=cfg.scale(),
-            implementation="cudnn" if _kernel(q, keys=kv.k.shape[1]) == "cudnn" else None,
+            implementation="cudnn" if is_cudnn else None,
         )  # fmt: skip
         return out, kv
 
