@@ -60,10 +60,15 @@ class Visible(splash_attention_mask.Mask):
     def __getitem__(self, tile: tuple[slice, slice]) -> np.ndarray:
         places = zip(tile, self.shape, strict=True)
         q, k = (np.arange(*s.indices(n), dtype=np.int32) for s, n in places)
-        q, own = q[:, None], k[None] - self.prompt  # own < 0: of the prompt
-        start = q - q % self.tokens  # of the query's completion
-        back = q - own - np.where(own < 0, start, 0)
-        visible = (back >= 0) & ((own < 0) | (own >= start))
+        own = k - self.prompt  # below 0: of the prompt
+        completion, q = np.divmod(q, self.tokens)
+        of = np.where(own < 0, -1, own // self.tokens)
+        k = np.where(own < 0, own, own % self.tokens)
+        visible = (of < 0)[None] | (of[None] == completion[:, None])
+        if not visible.any():
+            return visible  # as most tiles: another completion's
+        back = q[:, None] - k[None]
+        visible &= back >= 0
         return visible & (back < self.window) if self.window else visible
 
     @property
