@@ -195,6 +195,7 @@ def make_parts(
     micro = config.microbatch_size or B
     schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
     chunk = scoring.head_chunk(profiler, micro * G, mesh)
+    count = {"tiles": has_tiles(mesh)}
 
     def relayout() -> Program:
         return sampling.make_relayout(policy, mesh, **dtypes)
@@ -227,7 +228,7 @@ def make_parts(
             relayout, flops.relayout(), ("profiler",), "rollout", 1
         ),
         "prefill": Part(
-            prefill, flops.prefill(profiler, B, P),
+            prefill, flops.prefill(profiler, B, P, **count),
             ("decode_copy",), "rollout", 1,
         ),
         "decode_step": Part(
@@ -235,11 +236,14 @@ def make_parts(
             ("decode_copy",), "rollout", C, True,
         ),
         "reference": Part(
-            reference, flops.reference(profiler, B, G, P, C, chunk=chunk),
+            reference, flops.reference(profiler, B, G, P, C, chunk=chunk, **count),
             ("reference",), "reference", 1,
         ),
         "update": Part(
-            update, flops.update(policy, B, G, P, C, remat=config.remat, chunk=chunk),
+            update,
+            flops.update(
+                policy, B, G, P, C, remat=config.remat, chunk=chunk, **count
+            ),
             ("profiler", "optimizer"), "update", 1,
         ),
     }  # fmt: skip
@@ -264,7 +268,9 @@ def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part
             params_dtype=config.dtype.params, dtype=config.dtype.compute,
         )  # fmt: skip
 
-    work = flops.choice(cfg, rows, choice.max_prompt_tokens, choice.num_options)
+    work = flops.choice(
+        cfg, rows, choice.max_prompt_tokens, choice.num_options, tiles=has_tiles(mesh)
+    )
     reads = "profiler" if choice.reader == "policy" else "reference"
     return Part(build, work, (reads,), "choice", config.batch_size // users)
 
@@ -291,21 +297,22 @@ def _encoder_parts(
             **dtypes,
         )  # fmt: skip
 
+    count = {"tiles": has_tiles(mesh)}
     short = min(b for b in buckets if b >= min(stage.item_tokens, buckets[-1]))
     return {
         "encode": Part(
-            embed(buckets[-1]), flops.encode(cfg, size, buckets[-1]),
+            embed(buckets[-1]), flops.encode(cfg, size, buckets[-1], **count),
             ("encoder",), "encode", math.ceil(profiles / size),
         ),
         "encode_items": Part(
-            embed(short), flops.encode(cfg, size, short),
+            embed(short), flops.encode(cfg, size, short, **count),
             ("encoder",), "items", 0,
         ),
         "encoder_update": Part(
             update,
             flops.encoder_update(
                 trained, stage.batch_size, stage.query_tokens, stage.item_tokens,
-                remat=config.remat,
+                remat=config.remat, **count,
             ),
             (), "", 0,
         ),
@@ -319,6 +326,11 @@ def _ranking_part(config: ConfigDict, mesh: Mesh, width: int) -> Part:
     sizes = sizes._replace(own=OWN_ITEMS)
     work = flops.ranking(sizes.queries, sizes.slab, width + columns)
     return Part(lambda: ranking.make_rank_slab(mesh, sizes), work, (), "", 0)
+
+
+def has_tiles(mesh: Mesh) -> bool:
+    """Whether long blocks are for the kernel of models/splash.py."""
+    return mesh.devices.flat[0].platform == "tpu"
 
 
 def make_resident(

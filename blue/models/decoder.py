@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from blue.models import attention
+from blue.models import attention, splash
 from blue.sharding import gather, keep_rows
 
 Params = dict[str, Any]
@@ -214,13 +214,41 @@ def self_attention(cfg: DecoderConfig, mask: Bool[Array, "B T S"]) -> Attend:
     """Attention inside one block of tokens; keeps its keys and values."""
 
     def attend(q: Float[Array, "B T N H"], kv: KV) -> tuple[Array, KV]:
+        is_cudnn = _kernel(q, keys=kv.k.shape[1]) == "cudnn"
         out = jax.nn.dot_product_attention(
             q, kv.k, kv.v, mask=mask[:, None], scale=cfg.scale(),
-            implementation=attention.implementation_here(q, kv.k),
+            implementation="cudnn" if is_cudnn else None,
         )  # fmt: skip
         return out, kv
 
     return attend
+
+
+def _kernel(q: Float[Array, "*b T N H"], *, keys: int) -> str | None:
+    """What serves such queries, each over so many keys."""
+    return attention.implementation_here(
+        dtype=q.dtype,
+        head_size=q.shape[-1],
+        query_tokens=q.shape[-3],
+        key_tokens=keys,
+    )
+
+
+def _splash(
+    cfg: DecoderConfig,
+    kind: str,
+    q: Float[Array, "B G C N H"],
+    prompt: KV,
+    own: KV,
+    prompt_mask: Bool[Array, "B P"],
+    own_mask: Bool[Array, "B G C"],
+) -> Float[Array, "B G C N H"]:
+    """`group_attention` under the masks of `group_forward`, by a kernel of TPUs."""
+    return splash.attention(
+        q, (prompt.k, own.k), (prompt.v, own.v), (prompt_mask, own_mask),
+        scale=cfg.scale(), window=window_of(cfg, kind),
+        interpret=attention.platform_here() != "tpu",
+    )  # fmt: skip
 
 
 def group_attention(
@@ -369,8 +397,12 @@ def scan_layers(
 
     if remat:
         # Products with weights have no batch dimension, those of attention do.
-        kept_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        policy = kept_products if remat == "attention" else None
+        policies = jax.checkpoint_policies
+        saved = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable,
+            policies.save_only_these_names(splash.KEPT),
+        )
+        policy = saved if remat == "attention" else None
         step = jax.checkpoint(step, static_argnums=(2,), policy=policy)
     if count:
         split = lambda a: a[: count * period].reshape(count, period, *a.shape[1:])
@@ -411,7 +443,17 @@ def prompt_attention(cfg: DecoderConfig, kind: str, mask: Bool[Array, "B T"]) ->
     """Causal attention over right-aligned tokens, blind to padding."""
     positions = positions_of(mask)
     see = causal_mask(positions, positions, window=window_of(cfg, kind))
-    return self_attention(cfg, see & mask[:, None, :])
+    dense = self_attention(cfg, see & mask[:, None, :])
+
+    def attend(q: Array, kv: KV) -> tuple[Array, KV]:
+        if _kernel(q, keys=kv.k.shape[1]) != "splash":
+            return dense(q, kv)
+        nothing = KV(kv.k[:, :0], kv.v[:, :0])
+        alone = KV(kv.k[:, None], kv.v[:, None])  # one completion
+        masks = mask[:, :0], mask[:, None]
+        return _splash(cfg, kind, q[:, None], nothing, alone, *masks)[:, 0], kv
+
+    return attend
 
 
 def forward(
@@ -450,7 +492,7 @@ def group_forward(
     Equal, gradients included, to `forward` over the prompt tiled G times: the state at
     [b, g, c] has seen the prompt and completions[b, g, :c].
     """
-    B, G, C = completions.shape
+    (B, G, C), P = completions.shape, prompt.shape[1]
     inputs = completions[:, :, :-1]  # the last token predicts nothing
     at = positions_of(prompt_mask)
     own_at = jnp.arange(C - 1)
@@ -466,9 +508,13 @@ def group_forward(
 
         def attend_group(q: Array, kv: KV) -> tuple[Array, None]:
             groups = lambda a: a.reshape(B, G, C - 1, *a.shape[2:])
-            own = KV(groups(kv.k), groups(kv.v))
-            see = groups(see_prompt)
-            out = group_attention(cfg, groups(q), shared, own, see, see_own)
+            q_groups, own = groups(q), KV(groups(kv.k), groups(kv.v))
+            if _kernel(q_groups, keys=P + C - 1) == "splash":
+                real = jnp.ones((B, G, C - 1), bool)
+                out = _splash(cfg, kind, q_groups, shared, own, prompt_mask, real)
+            else:
+                see = groups(see_prompt)
+                out = group_attention(cfg, q_groups, shared, own, see, see_own)
             return out.reshape(q.shape), None
 
         y, _ = run_block(cfg, layer, kind, y, flat_at, attend_group)
