@@ -12,6 +12,7 @@ Letters as in models/decoder.py.
 from typing import NamedTuple
 
 from blue.models.decoder import DecoderConfig, window_of
+from blue.models.decoding import kept_slots
 
 
 class Parts(NamedTuple):
@@ -80,21 +81,35 @@ def _attend(
 
 
 def prefill(cfg: DecoderConfig, B: int, P: int, *, masked: bool = False) -> float:
-    """Prompts' keys and values. Of the last layer, too, everything is computed for all
-    positions, though one is used; its logits are the decode loop's."""
-    return trunk(cfg, B * P) + _attend(cfg, B, P, 0, masked)
+    """Prompts' keys and values, and the last position's hidden state. The last layer
+    has q, k and v of all positions, and the rest of one; its logits are the decode
+    loop's."""
+    others, heads = B * (P - 1), cfg.num_heads + 2 * cfg.num_kv_heads
+    unused = trunk(cfg, others) / cfg.num_layers
+    unused -= others * 2.0 * cfg.width * heads * cfg.head_size
+    window = window_of(cfg, cfg.kind(cfg.num_layers - 1))
+    unseen = visible_pairs(P - 1, 0, window) if masked else (P - 1) * P
+    unused += B * 4.0 * cfg.num_heads * cfg.head_size * unseen
+    return encode(cfg, B, P, masked=masked) - unused
 
 
 def decode_step(
     cfg: DecoderConfig, B: int, G: int, P: int, C: int, *, masked: bool = False
 ) -> float:
-    """One token for all B G completions, over caches of P and C; the mean of C steps
-    where only what is visible counts."""
+    """One token for all B G completions, over the caches, of which local layers keep a
+    window; the mean of C steps where only what is visible counts."""
     if masked:
         seen = B * G * masked_attention(cfg, C, P) / C
     else:
-        seen = attention(cfg, B * G, P + C)
+        pair = 4.0 * cfg.num_heads * cfg.head_size
+        seen = B * G * pair * (cached(cfg, P) + cached(cfg, C))
     return trunk(cfg, B * G) + seen + head(cfg, B * G)
+
+
+def cached(cfg: DecoderConfig, length: int) -> int:
+    """Slots that all layers together keep of so many tokens."""
+    kinds = (cfg.kind(n) for n in range(cfg.num_layers))
+    return sum(kept_slots(cfg, kind, length) for kind in kinds)
 
 
 def rollout(
@@ -194,14 +209,14 @@ def update(
 
 def encode(cfg: DecoderConfig, B: int, T: int, *, masked: bool = False) -> float:
     """Vectors of B texts of T tokens."""
-    return prefill(cfg, B, T, masked=masked)
+    return trunk(cfg, B * T) + _attend(cfg, B, T, 0, masked)
 
 
 def choice(
     cfg: DecoderConfig, B: int, T: int, letters: int, *, masked: bool = False
 ) -> float:
     """Logits of a few letters at the last of T tokens."""
-    return prefill(cfg, B, T, masked=masked) + 2.0 * B * cfg.width * letters
+    return encode(cfg, B, T, masked=masked) + 2.0 * B * cfg.width * letters
 
 
 def encoder_update(
@@ -245,5 +260,6 @@ def decode_bytes(
     untied embedding only the looked-up rows are read, which do not count.
     """
     weights = trunk(cfg, 1) / 2 + head(cfg, 1) / 2
-    caches = 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_size * B * (P + G * C)
+    slots = B * (cached(cfg, P) + G * cached(cfg, C))
+    caches = 2 * cfg.num_kv_heads * cfg.head_size * slots
     return itemsize * (weights + caches)
