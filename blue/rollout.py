@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-
 # Tokens a block of the vocabulary in `draw`: about the root of 262,144.
 BLOCK = 512
 # Decode steps from one look at whether all rows have ended to the next: on many chips
@@ -55,7 +54,7 @@ class Slots(NamedTuple):
     done: Bool[Array, " B"]  # ended, or never begun: free for another prompt
     example_ids: Int[Array, " B"]
     hidden: Float[Array, "B 1 D"]  # predicts the next token
-    state: Any  # of the model, with leading axis B; axis 1 of prompts right-aligned
+    state: Any  # of the model, with leading axis B; what is of prompts right-aligned
 
 
 def truncate_logits(
@@ -236,10 +235,8 @@ def refill(
     state = model.begin(kept)
 
     def put(old: Array, new: Array) -> Array:
-        if old.ndim > 1 and new.shape[1] < old.shape[1]:
-            missing = old.shape[1] - new.shape[1]
-            widths = [(0, 0), (missing, 0)] + [(0, 0)] * (new.ndim - 2)
-            new = jnp.pad(new, widths)
+        sizes = zip(old.shape[1:], new.shape[1:], strict=True)
+        new = jnp.pad(new, [(0, 0), *((room - size, 0) for room, size in sizes)])
         return old.at[rows].set(new.astype(old.dtype), mode="drop")
 
     fresh = new_slots(hidden, state, slots.tokens.shape[1])

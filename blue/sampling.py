@@ -44,8 +44,8 @@ def make_relayout(
         cast = lambda tree, to: jax.tree.map(lambda x: x.astype(to), tree)
         if cfg.lora:  # in float32, to be rounded once, to `dtype`
             params = lora.merge(cast(params, jnp.float32), cfg)
-        # stacks are gathered, not layers: of the shards of one layer, a few rows, the TPU
-        # compiler makes all-reduces, which send everything twice
+        # stacks are gathered, not layers: of the shards of one layer, a few rows, the
+        # TPU compiler makes all-reduces, which send everything twice
         return decoding.unstack_layers(gather(cast(params, dtype), dtype))
 
     args = (abstract_params(cfg, mesh, params_dtype),)
@@ -74,7 +74,7 @@ def sampler_model(params: Params, cfg: DecoderConfig, **sizes: Any) -> rollout.M
     def begin(kept: tuple[Array, Any]) -> Any:
         mask, kv = kept
         cache = decoding.init_cache(cfg, mask.shape[0], group, length, dtype)
-        return mask, kv, keep_kv(cache)
+        return mask, kv, keep_kv(cache, cfg.num_kv_heads)
 
     def step(tokens: Array, slot: Array, state: Any) -> tuple[Array, Any]:
         mask, kv, cache = state
@@ -128,7 +128,7 @@ def abstract_prefilled(
     B, P = batch_size, prompt_tokens
 
     def prefilled() -> Any:
-        kv = jax.tree.map(lambda a: a[:, 0], decoding.init_cache(cfg, B, 1, P, dtype))
+        kv = decoding.init_cache(cfg, B, 1, P, dtype)
         return jnp.zeros((B, cfg.width), dtype), (jnp.zeros((B, P), bool), kv)
 
     shapes = jax.eval_shape(prefilled)
@@ -218,7 +218,7 @@ class SlotShapes(NamedTuple):
 def _new_slots(cfg: DecoderConfig, shapes: SlotShapes, dtype: str) -> rollout.Slots:
     """Free slots, all zero, of the state that `sampler_model` keeps."""
     B, P, C = shapes
-    kv = jax.tree.map(lambda a: a[:, 0], decoding.init_cache(cfg, B, 1, P, dtype))
+    kv = decoding.init_cache(cfg, B, 1, P, dtype)
     cache = decoding.init_cache(cfg, B, 1, C, dtype)
     state = (jnp.zeros((B, P), bool), kv, cache)
     return rollout.new_slots(jnp.zeros((B, cfg.width), dtype), state, C)

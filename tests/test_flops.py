@@ -72,7 +72,7 @@ def test_decode_step_is_counted_as_xla_counts_it():
         hidden, state = model.step(tokens, slot, (prompt_mask, kv, cache))
         return model.logits(hidden), state
 
-    kv = [decoder.KV(*2 * (shape(B, P, 2, 32, dtype=jnp.float32),))]
+    kv = [decoding.Cache(*2 * (shape(B, 2, P, 32, dtype=jnp.float32),))]
     cache = jax.eval_shape(lambda: decoding.init_cache(QWEN, B, G, C))
     found = counted(run, params_of(QWEN), PROMPT[1], kv, cache, shape(B, G), shape())
     assert found == pytest.approx(flops.decode_step(QWEN, B, G, P, C), **CLOSE)

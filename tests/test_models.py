@@ -246,9 +246,8 @@ def test_decoding_with_the_cache_equals_teacher_forcing(cfg, starts):
     # [T] slots for all rows, or [T B]: those that wait or are done repeat a token
     slots = jnp.arange(length - 1)
     if starts:
-        slots = (
-            jnp.arange(length - 1 + max(starts))[:, None] - jnp.asarray(starts)[None]
-        )
+        turns = jnp.arange(length - 1 + max(starts))
+        slots = turns[:, None] - jnp.asarray(starts)[None]
         slots = jnp.clip(slots, 0, length - 2)
 
     @jit
@@ -257,7 +256,7 @@ def test_decoding_with_the_cache_equals_teacher_forcing(cfg, starts):
         last, kept = decoding.prefill(params, cfg, prompt, mask)
         cache = decoding.init_cache(cfg, len(LENGTHS), G, length)
         local = cfg.kind(0) == LOCAL
-        assert kept[0].k.shape[1] == (4 if local else P)
+        assert kept[0].k.shape[2] == (4 if local else P)
         assert cache[0].k.shape[2] == (4 if local else length)
 
         def step(cache, slot):

@@ -1,13 +1,18 @@
 """The sampler against the trainer, against the distribution, and its stopping rules."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
-from blue import losses, rollout, sampling
+from blue import hlo, losses, rollout, sampling
 from blue.models import decoder, decoding, gemma3, qwen3
 from blue.models.decoder import DecoderConfig
+from blue.sharding import AXES
 
 TINY = DecoderConfig(
     vocab_size=13, width=16, mlp_width=32, num_layers=2, num_heads=4, num_kv_heads=2,
@@ -49,8 +54,6 @@ def sample(cfg, model, prompt, mask, ids=None, key=0, **options):
 @pytest.mark.parametrize("family", [gemma3.tiny_gemma3, qwen3.tiny_qwen3])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampler_and_trainer_agree(family, temperature):
-    import dataclasses
-
     cfg = dataclasses.replace(family(), vocab_size=64, window=4)
     params, model = make_model(cfg, 3, 6, sharpen=2.0)
     prompt, mask = prompts(cfg, 4, 7)
@@ -218,14 +221,35 @@ def test_padding_more_changes_no_sample():
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_the_loop_copies_no_cache(kv_heads):
+    """Counted in the compiled text: nothing of a cache's size is copied or turned."""
+    cfg = dataclasses.replace(
+        TINY, num_layers=3, pattern=("local", "global"), window=6, num_kv_heads=kv_heads
+    )
+    mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
+    program = sampling.make_decode(
+        cfg, mesh, batch_size=5, prompt_tokens=14, group_size=3, max_tokens=10,
+        temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, dtype="float32",
+    )  # fmt: skip
+    caches = {5 * kv_heads * 8 * slots for slots in (6, 14, 3 * 6, 3 * 10)}
+    module = hlo.parse(program.compile().as_text())
+    loop = [ops for name, ops in module.computations.items() if name != module.entry]
+    copied, updated = [], 0
+    for op in (op for ops in loop for op in ops):
+        sizes = {math.prod(array.dims) for array in hlo.arrays(op.shape)}
+        if sizes & caches and op.opcode in ("copy", "transpose", "concatenate"):
+            copied.append((op.opcode, op.shape))
+        updated += bool(sizes & caches) and op.opcode == "dynamic-update-slice"
+    assert not copied and updated == 2 * 3
+
+
 # --- continuous batching
 
 
 @pytest.mark.parametrize("family", [gemma3.tiny_gemma3, qwen3.tiny_qwen3])
 def test_refilled_slots_hold_what_sample_gives(family):
     """Eight prompts through three rows, in the middle of each other's completions."""
-    import dataclasses
-
     cfg = dataclasses.replace(family(), vocab_size=64, window=4, num_layers=3)
     _, model = make_model(cfg, 1, 9)
     prompt, mask = prompts(cfg, 8, 7)

@@ -146,7 +146,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], attend: Attend
-    ) -> tuple[Float[Array, "B #T D"], Any]:
+    ) -> tuple[Float[Array, "B #T D"], Any]:  # noqa: F821
         cfg = self.cfg
         D, N, K, H = cfg.width, cfg.num_heads, cfg.num_kv_heads, cfg.head_size
         F, residual = cfg.mlp_width, (2 * cfg.num_layers) ** -0.5

@@ -1,7 +1,8 @@
 """The decoder's passes that write: a prompt's prefill, and one token at a time.
 
-`prefill` computes each prompt once and keeps its keys and values; `decode_step` adds one
-token to each of its G completions. Letters as in decoder.py.
+`prefill` computes each prompt once and keeps its keys and values; `decode_step` adds
+one token to each of its G completions. Letters as in decoder.py; Q = K·G, the key/value
+heads of a prompt's completions, those of one head side by side.
 
 What a step reads it reads once, and copies nothing:
 
@@ -10,12 +11,14 @@ What a step reads it reads once, and copies nothing:
 * The G completions of a prompt share its keys and values.
 * A local layer keeps what it can still see: of a prompt the last `window` slots, of a
   completion a ring of `window` slots in which token t overwrites token t - window.
-* The cache is a list of arrays, each updated in place.
+* The cache is a list of arrays, each updated in place. Heads come before slots, as the
+  products read them: in another order the compiler for CPUs transposes all of the cache
+  at every step, and updates a copy.
 """
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +40,15 @@ from blue.models.decoder import (
 )
 
 
+class Cache(NamedTuple):
+    """Keys and values of one layer: of prompts, then Q is K, or of completions."""
+
+    k: Float[Array, "B Q S H"]
+    v: Float[Array, "B Q S H"]
+
+
 def unstack_layers(params: Params) -> Params:
-    """The decode layout: "layers" is a tuple of dicts, one a layer, not one of stacks."""
+    """The decode layout: "layers" is a tuple of dicts, one a layer; no stacks."""
     count = jax.tree.leaves(params["layers"])[0].shape[0]
     return params | {"layers": tuple(layer_params(params, n) for n in range(count))}
 
@@ -51,17 +61,18 @@ def kept_slots(cfg: DecoderConfig, kind: str, length: int) -> int:
 
 def init_cache(
     cfg: DecoderConfig, batch: int, group: int, length: int, dtype: Any = jnp.float32
-) -> list[KV]:
-    """Empty keys and values of the completions, one pair a layer, [B G S K H].
+) -> list[Cache]:
+    """Empty keys and values of the completions, one pair a layer, [B Q S H].
 
     S: `kept_slots` of the layer's kind.
     """
+    heads = cfg.num_kv_heads * group
 
     def zeros(layer: int) -> Array:
         slots = kept_slots(cfg, cfg.kind(layer), length)
-        return jnp.zeros((batch, group, slots, cfg.num_kv_heads, cfg.head_size), dtype)
+        return jnp.zeros((batch, heads, slots, cfg.head_size), dtype)
 
-    return [KV(zeros(n), zeros(n)) for n in range(cfg.num_layers)]
+    return [Cache(zeros(n), zeros(n)) for n in range(cfg.num_layers)]
 
 
 def prefill(
@@ -71,7 +82,7 @@ def prefill(
     prompt_mask: Bool[Array, "B P"],
     *,
     dtype: Any = jnp.float32,
-) -> tuple[Float[Array, "B D"], list[KV]]:
+) -> tuple[Float[Array, "B D"], list[Cache]]:
     """Hidden state of each prompt's last token, and every layer's keys and values.
 
     params: in the decode layout. A local layer's keys and values are those of the last
@@ -82,13 +93,13 @@ def prefill(
     kinds = {cfg.kind(n) for n in range(cfg.num_layers)}
     attend = {kind: prompt_attention(cfg, kind, prompt_mask) for kind in kinds}
     x = embed_tokens(params, cfg, prompt, dtype)
-    kept: list[KV] = []
+    kept: list[Cache] = []
     for n, layer in enumerate(params["layers"]):
         kind = cfg.kind(n)
         here = _last_query(cfg, kind, prompt_mask) if n == last else attend[kind]
         x, kv = run_block(cfg, layer, kind, x, at, here)
-        slots = kept_slots(cfg, kind, P)
-        kept.append(KV(kv.k[:, P - slots :], kv.v[:, P - slots :]))
+        near = slice(P - kept_slots(cfg, kind, P), None)
+        kept.append(Cache(*(a[:, near].transpose(0, 2, 1, 3) for a in kv)))
     return final_norm(params, cfg, x)[:, 0], kept
 
 
@@ -103,39 +114,47 @@ def _last_query(cfg: DecoderConfig, kind: str, mask: Bool[Array, "B P"]) -> Any:
 def decode_attention(
     cfg: DecoderConfig,
     q: Float[Array, "B G N H"],
-    prompt: KV,
-    own: KV,
+    prompt: Cache,
+    own: Cache,
     see_prompt: Bool[Array, "B P"],
     see_own: Bool[Array, "#B S"],
 ) -> Float[Array, "B G N H"]:
     """One query a completion over [its prompt's keys, its own keys], in one softmax.
 
-    prompt: [B P K H], shared by the group; own: [B G S K H]. A query sees one key or
+    prompt: [B K P H], shared by the group; own: [B Q S H]. A query sees one key or
     more. What `decoder.group_attention` computes, without putting the two together.
     """
     B, G, N, H = q.shape
-    q = q.reshape(B, G, own.k.shape[-2], -1, H)  # [B G K R H]
+    K, Q = prompt.k.shape[1], own.k.shape[1]
+    q = q.reshape(B, G, K, N // K, H).transpose(0, 2, 1, 3, 4).reshape(B, Q, N // K, H)
     f32 = {"preferred_element_type": jnp.float32}
-    shared = jnp.einsum("BGKRH,BPKH->BKGRP", q, prompt.k, **f32) * cfg.scale()
-    single = jnp.einsum("BGKRH,BGSKH->BKGRS", q, own.k, **f32) * cfg.scale()
     least = jnp.finfo(jnp.float32).min
-    shared = jnp.where(see_prompt[:, None, None, None], shared, least)
-    single = jnp.where(see_own[:, None, None, None], single, least)
+
+    # M: the queries of a group that read the same keys, those of G completions
+    shared = jnp.einsum("BKMH,BKPH->BKMP", q.reshape(B, K, -1, H), prompt.k, **f32)
+    shared = jnp.where(see_prompt[:, None, None], shared * cfg.scale(), least)
+    shared = shared.reshape(B, Q, N // K, -1)
+    single = jnp.einsum("BQRH,BQSH->BQRS", q, own.k, **f32)
+    single = jnp.where(see_own[:, None, None], single * cfg.scale(), least)
     top = jnp.maximum(shared.max(-1, keepdims=True), single.max(-1, keepdims=True))
     shared, single = jnp.exp(shared - top), jnp.exp(single - top)
-    total = (shared.sum(-1) + single.sum(-1)).transpose(0, 2, 1, 3)  # [B G K R]
+    total = shared.sum(-1, keepdims=True) + single.sum(-1, keepdims=True)
     shared, single = shared.astype(q.dtype), single.astype(q.dtype)
-    out = jnp.einsum("BKGRP,BPKH->BGKRH", shared, prompt.v, **f32)
-    out = out + jnp.einsum("BKGRS,BGSKH->BGKRH", single, own.v, **f32)
-    return (out / total[..., None]).astype(q.dtype).reshape(B, G, N, H)
+
+    shared = shared.reshape(B, K, -1, prompt.k.shape[2])
+    out = jnp.einsum("BKMP,BKPH->BKMH", shared, prompt.v, **f32).reshape(q.shape)
+    out = out + jnp.einsum("BQRS,BQSH->BQRH", single, own.v, **f32)
+    out = (out / total).astype(q.dtype).reshape(B, K, G, N // K, H)
+    return out.transpose(0, 2, 1, 3, 4).reshape(B, G, N, H)
 
 
 def _write_slot(
-    cache: Float[Array, "B G S K H"], new: Float[Array, "B G K H"], slot: Array
-) -> Float[Array, "B G S K H"]:
+    cache: Float[Array, "B Q S H"], new: Float[Array, "B G K H"], slot: Array
+) -> Float[Array, "B Q S H"]:
     """The cache with one more token a row: at one slot, or at each prompt's own."""
-    new = new[:, :, None].astype(cache.dtype)
-    slot = slot % cache.shape[2]  # a ring, where it is shorter than the completions
+    B, Q, S, H = cache.shape
+    new = new.transpose(0, 2, 1, 3).reshape(B, Q, 1, H).astype(cache.dtype)
+    slot = slot % S  # a ring, where it is shorter than the completions
     write = jax.lax.dynamic_update_slice_in_dim
     if slot.ndim == 0:  # one slice: cheaper than the scatter of many
         return write(cache, new, slot, axis=2)
@@ -145,15 +164,15 @@ def _write_slot(
 def _attend_step(
     cfg: DecoderConfig,
     slot: Array,
-    prompt_kv: KV,
-    cache: KV,
+    prompt: Cache,
+    cache: Cache,
     see: tuple[Array, Array],
     q: Array,
     kv: KV,
-) -> tuple[Array, KV]:
+) -> tuple[Array, Cache]:
     """Attention of one new token a row; keeps the cache with its slot written."""
-    own = KV(_write_slot(cache.k, kv.k, slot), _write_slot(cache.v, kv.v, slot))
-    return decode_attention(cfg, q, prompt_kv, own, *see), own
+    own = Cache(_write_slot(cache.k, kv.k, slot), _write_slot(cache.v, kv.v, slot))
+    return decode_attention(cfg, q, prompt, own, *see), own
 
 
 def decode_step(
@@ -162,11 +181,11 @@ def decode_step(
     tokens: Int[Array, "B G"],
     slot: Int[Array, "*B"],
     prompt_mask: Bool[Array, "B P"],
-    prompt_kv: Sequence[KV],
-    cache: Sequence[KV],
+    prompt_kv: Sequence[Cache],
+    cache: Sequence[Cache],
     *,
     dtype: Any = jnp.float32,
-) -> tuple[Float[Array, "B G D"], list[KV]]:
+) -> tuple[Float[Array, "B G D"], list[Cache]]:
     """One more token of every completion.
 
     params: in the decode layout. slot: how many tokens of the completion came before:
@@ -180,7 +199,7 @@ def decode_step(
     def visible(kind: str) -> tuple[Array, Array]:
         """[B P] of the prompt's slots, [1 S] or [B S] of the completion's."""
         n, window = layer_of[kind], window_of(cfg, kind)
-        near = slice(at.shape[1] - prompt_kv[n].k.shape[1], None)
+        near = slice(at.shape[1] - prompt_kv[n].k.shape[2], None)
         back = causal_mask(position[:, None], at[:, near], window=window)[:, 0]
         # A ring holds nothing but what the window shows, once it is full.
         own = jnp.arange(cache[n].k.shape[2])[None] <= rows[:, None]
@@ -189,7 +208,7 @@ def decode_step(
     see = {kind: visible(kind) for kind in layer_of}
     x = embed_tokens(params, cfg, tokens, dtype)
     where = jnp.broadcast_to(position[:, None], tokens.shape)
-    new_cache: list[KV] = []
+    new_cache: list[Cache] = []
     for n, layer in enumerate(params["layers"]):
         kind = cfg.kind(n)
         attend = functools.partial(
