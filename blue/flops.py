@@ -11,11 +11,13 @@ of larger ones), and so are adapters' low-rank products.
 Letters as in models/decoder.py.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from blue.models import splash
 from blue.models.decoder import DecoderConfig, window_of
+from blue.models.decoding import kept_slots
 
 
 class Parts(NamedTuple):
@@ -116,21 +118,36 @@ def _attend(
 def prefill(
     cfg: DecoderConfig, B: int, P: int, *, masked: bool = False, tiles: bool = False
 ) -> float:
-    """Prompts' keys and values. Of the last layer, too, everything is computed for all
-    positions, though one is used; its logits are the decode loop's."""
-    return trunk(cfg, B * P) + sum(_attend(cfg, [(B, P, 0)], masked, tiles))
+    """Prompts' keys and values, and the last position's hidden state. The last layer
+    has q, k and v of all positions, and the rest of one; its logits are the decode
+    loop's."""
+    before = dataclasses.replace(cfg, num_layers=cfg.num_layers - 1)
+    heads = cfg.num_heads + 2 * cfg.num_kv_heads
+    own = 2.0 * cfg.width * (cfg.num_heads * cfg.head_size + 3 * cfg.mlp_width)
+    window = window_of(cfg, cfg.kind(cfg.num_layers - 1))
+    seen = min(P, window or P) if masked else P
+    last = P * 2.0 * cfg.width * heads * cfg.head_size
+    last += own + 4.0 * cfg.num_heads * cfg.head_size * seen
+    return encode(before, B, P, masked=masked, tiles=tiles) + B * last
 
 
 def decode_step(
     cfg: DecoderConfig, B: int, G: int, P: int, C: int, *, masked: bool = False
 ) -> float:
-    """One token for all B G completions, over caches of P and C; the mean of C steps
-    where only what is visible counts."""
+    """One token for all B G completions, over the caches, of which local layers keep a
+    window; the mean of C steps where only what is visible counts."""
     if masked:
         seen = B * G * masked_attention(cfg, C, P) / C
     else:
-        seen = attention(cfg, B * G, P + C)
+        pair = 4.0 * cfg.num_heads * cfg.head_size
+        seen = B * G * pair * (cached(cfg, P) + cached(cfg, C))
     return trunk(cfg, B * G) + seen + head(cfg, B * G)
+
+
+def cached(cfg: DecoderConfig, length: int) -> int:
+    """Slots that all layers together keep of so many tokens."""
+    kinds = (cfg.kind(n) for n in range(cfg.num_layers))
+    return sum(kept_slots(cfg, kind, length) for kind in kinds)
 
 
 def rollout(
@@ -238,7 +255,7 @@ def encode(
     cfg: DecoderConfig, B: int, T: int, *, masked: bool = False, tiles: bool = False
 ) -> float:
     """Vectors of B texts of T tokens."""
-    return prefill(cfg, B, T, masked=masked, tiles=tiles)
+    return trunk(cfg, B * T) + sum(_attend(cfg, [(B, T, 0)], masked, tiles))
 
 
 def choice(
@@ -251,9 +268,8 @@ def choice(
     tiles: bool = False,
 ) -> float:
     """Logits of a few letters at the last of T tokens."""
-    return (
-        prefill(cfg, B, T, masked=masked, tiles=tiles) + 2.0 * B * cfg.width * letters
-    )
+    hidden = encode(cfg, B, T, masked=masked, tiles=tiles)
+    return hidden + 2.0 * B * cfg.width * letters
 
 
 def encoder_update(
@@ -299,5 +315,6 @@ def decode_bytes(
     untied embedding only the looked-up rows are read, which do not count.
     """
     weights = trunk(cfg, 1) / 2 + head(cfg, 1) / 2
-    caches = 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_size * B * (P + G * C)
+    slots = B * (cached(cfg, P) + G * cached(cfg, C))
+    caches = 2 * cfg.num_kv_heads * cfg.head_size * slots
     return itemsize * (weights + caches)

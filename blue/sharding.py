@@ -162,12 +162,15 @@ def keep_rows(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, BATCH), tree)
 
 
-def keep_kv(tree: Any) -> Any:
-    """Keys and values [B ... K H] that stay where `kv_shardings` has them."""
+def keep_kv(tree: Any, num_kv_heads: int) -> Any:
+    """Keys and values [B Q S H], Q a multiple of the heads, that stay where
+    `kv_shardings` has those of one completion."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return tree
-    keep = lambda x: jax.lax.with_sharding_constraint(x, _kv_spec(x, mesh))
+    keep = lambda x: jax.lax.with_sharding_constraint(
+        x, _kv_spec(x, mesh, num_kv_heads)
+    )
     return jax.tree.map(keep, tree)
 
 
@@ -207,13 +210,14 @@ _gather.defvjp(
 
 
 def kv_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Rows over data and fsdp; heads of keys and values over tensor, as the weights."""
+    """Rows over data and fsdp; heads of keys and values [B K S H] over tensor, as the
+    weights."""
     return jax.tree.map(lambda x: NamedSharding(mesh, _kv_spec(x, mesh)), tree)
 
 
-def _kv_spec(x: Any, mesh: Any) -> P:
-    heads = x.ndim >= 4 and x.shape[-2] % mesh.shape["tensor"] == 0
-    return P(*BATCH, *((None,) * (x.ndim - 3) + ("tensor", None) if heads else ()))
+def _kv_spec(x: Any, mesh: Any, heads: int = 0) -> P:
+    split = x.ndim == 4 and (heads or x.shape[1]) % mesh.shape["tensor"] == 0
+    return P(*BATCH, "tensor") if split else BATCH
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blue import flops, losses, sampling, updates, watch
-from blue.models import decoder, gemma3, qwen3
+from blue.models import decoder, decoding, gemma3, qwen3
 from blue.models.decoder import GLOBAL, LOCAL, DecoderConfig, Lora
 from configs import base
 
@@ -51,7 +51,7 @@ def test_reference_and_prefill_are_counted_as_xla_counts_them():
     run = lambda p, *x: logprobs(p, GEMMA, *x)
     found = counted(run, params_of(GEMMA), *PROMPT, shape(B, G, C))
     assert found == pytest.approx(flops.reference(GEMMA, B, G, P, C), **CLOSE)
-    run = lambda p, *x: decoder.prefill(p, QWEN, *x)
+    run = lambda p, *x: decoding.prefill(decoding.unstack_layers(p), QWEN, *x)
     found = counted(run, params_of(QWEN), *PROMPT)
     assert found == pytest.approx(flops.prefill(QWEN, B, P), **CLOSE)
 
@@ -67,12 +67,13 @@ def test_update_is_counted_as_xla_counts_it(cfg, remat):
 
 def test_decode_step_is_counted_as_xla_counts_it():
     def run(params, prompt_mask, kv, cache, tokens, slot):
+        params = decoding.unstack_layers(params)
         model = sampling.sampler_model(params, QWEN, group=G, length=C, dtype="float32")
         hidden, state = model.step(tokens, slot, (prompt_mask, kv, cache))
         return model.logits(hidden), state
 
-    kv = [decoder.KV(*2 * (shape(B, P, 2, 32, dtype=jnp.float32),))]
-    cache = jax.eval_shape(lambda: decoder.init_cache(QWEN, B, G, C))
+    kv = [decoding.Cache(*2 * (shape(B, 2, P, 32, dtype=jnp.float32),))]
+    cache = jax.eval_shape(lambda: decoding.init_cache(QWEN, B, G, C))
     found = counted(run, params_of(QWEN), PROMPT[1], kv, cache, shape(B, G), shape())
     assert found == pytest.approx(flops.decode_step(QWEN, B, G, P, C), **CLOSE)
 
@@ -165,6 +166,11 @@ def test_small_programs_by_hand():
     caches = 2 * 2 * 32 * 3 * (10 + 2 * 4)
     weights = matrices / 2 + 512 * 128
     assert flops.decode_bytes(cfg, 3, 2, 10, 4) == 2 * (weights + caches)
+    local = dataclasses.replace(cfg, pattern=(LOCAL,), window=6)
+    caches = 2 * 2 * 32 * 3 * (6 + 2 * 4)
+    assert flops.decode_bytes(local, 3, 2, 10, 4) == 2 * (weights + caches)
+    saved = flops.decode_step(cfg, 3, 2, 10, 8) - flops.decode_step(local, 3, 2, 10, 8)
+    assert saved == 4 * 4 * 32 * 3 * 2 * (4 + 2)
 
 
 def test_matrices_are_all_parameters_but_vectors():
@@ -192,6 +198,9 @@ def test_flops_of_a_training_step_by_hand():
     matrices = 2 * (128 * 32 * (4 + 4 + 2 + 2) + 3 * 128 * 512)
     pair, head = 4 * 4 * 32, 2 * 128 * 512
     prompts = 3 * (10 * matrices + 10 * 10 * pair)
+    # of the prompts' only layer the rollout needs q, k and v, and the last position
+    unused = 3 * 9 * (matrices - 2 * 128 * 32 * (4 + 2 + 2) + 10 * pair)
     decode = 5 * 6 * (matrices + 18 * pair + head)
     layers = prompts + 6 * 7 * (matrices + 17 * pair)
-    assert found == prompts + decode + 5 * layers + (1 + 4) * 6 * 8 * head
+    rollout = prompts - unused + decode
+    assert found == rollout + 5 * layers + (1 + 4) * 6 * 8 * head
