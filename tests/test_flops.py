@@ -1,6 +1,7 @@
 """FLOPs by formula against XLA's count on the CPU, and against figures by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +151,25 @@ def test_ours_by_hand():
     in_all = 2048 * 2049 // 2 + 8 * (511 * 2048 + 511 * 512 // 2)
     in_band = (2048 * 512 - 512 * 511 // 2) + 8 * 511 * 512
     assert masked.attention == 4 * 1024 * (4 * in_all + 22 * in_band)
+
+
+def test_whole_tiles_by_hand():
+    """Of 512 x 512: 4 rows of a prompt, and one of each completion after them. Short
+    blocks stay dense, as on the chip."""
+    parts = flops.group_parts(CFG, 1, 8, 2048, 512, tiles=True)
+    local, all_keys = (1 + 2 + 2 + 2) + 8 * 2, (1 + 2 + 3 + 4) + 8 * 5
+    assert parts.kernels == 4 * 1024 * 512**2 * (22 * local + 4 * all_keys)
+    assert parts.attention == 0
+    rest = 3 * (parts.trunk + parts.head) + parts.head
+    update = functools.partial(flops.update, CFG, 1, 8, 2048, 512, tiles=True)
+    assert update(remat="attention") == rest + parts.kernels / 2 * (2 + 7)
+    again = update(remat="layers") - update(remat="attention")
+    assert again == parts.trunk + parts.kernels
+    assert flops.encode(CFG, 3, 128, tiles=True) == flops.encode(CFG, 3, 128)
+    # 600 keys of 640: 5 rows of 128
+    text = flops.encode(CFG, 1, 600, tiles=True) - flops.trunk(CFG, 600)
+    tiles = 22 * (1 + 2 + 3 + 4 + 5) + 4 * 15
+    assert text == 4 * 1024 * 128**2 * tiles
 
 
 def test_small_programs_by_hand():

@@ -96,7 +96,7 @@ def make_kernel(visible: Visible, heads: int, interpret: bool) -> Any:
     by_keys, _ = splash_attention_mask_info.process_mask_dkv(mask, (T, T), **shards)
     names = ("q", "kv", "kv_compute")
     names += ("q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-    tiles = {f"block_{name}": T for name in names}
+    tiles: dict[str, Any] = {f"block_{name}": T for name in names}
     return splash_attention_kernel.SplashAttentionKernel(
         by_queries,
         by_queries,
