@@ -58,3 +58,21 @@ def test_to_the_devices_and_back():
     placed = sharding.put({"x": x}, sharding.by_batch(mesh))
     assert placed["x"].addressable_shards[0].data.shape == (2, 4)
     np.testing.assert_array_equal(sharding.to_host(placed)["x"], x)
+
+
+def test_arrays_cross_by_the_doors_alone():
+    mesh = sharding.make_mesh(1, 8, 1)
+    ones, rows = np.ones(8, np.float32), sharding.by_batch(mesh)
+    args = (programs.rows(mesh, (8,), np.float32),)
+    double = programs.compile_program(lambda x: 2 * x, args, out_shardings=rows)
+    with sharding.only_by_doors():
+        on_devices = sharding.put(ones, rows)
+        assert sharding.to_host(double(on_devices)).sum() == 16
+        for hidden in (
+            lambda: double(ones),
+            lambda: on_devices * 2,
+            lambda: jax.numpy.asarray(ones),
+        ):
+            with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+                hidden()
+    assert sharding.to_host(double(ones)).sum() == 16  # outside nothing is guarded
