@@ -84,3 +84,21 @@ def test_weights_that_are_whole_are_not_split_to_be_gathered():
         cfg, mesh, batch_size=8, prompt_tokens=16, dtype="float32"
     )
     assert "all-gather" not in prefill.compile().as_text()
+
+
+def test_arrays_cross_by_the_doors_alone():
+    mesh = sharding.make_mesh(1, 8, 1)
+    ones, rows = np.ones(8, np.float32), sharding.by_batch(mesh)
+    args = (programs.rows(mesh, (8,), np.float32),)
+    double = programs.compile_program(lambda x: 2 * x, args, out_shardings=rows)
+    with sharding.only_by_doors():
+        on_devices = sharding.put(ones, rows)
+        assert sharding.to_host(double(on_devices)).sum() == 16
+        for hidden in (
+            lambda: double(ones),
+            lambda: on_devices * 2,
+            lambda: jax.numpy.asarray(ones),
+        ):
+            with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+                hidden()
+    assert sharding.to_host(double(ones)).sum() == 16  # outside nothing is guarded
