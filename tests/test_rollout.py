@@ -225,14 +225,14 @@ def test_padding_more_changes_no_sample():
 def test_the_loop_copies_no_cache(kv_heads):
     """Counted in the compiled text: nothing of a cache's size is copied or turned."""
     cfg = dataclasses.replace(
-        TINY, num_layers=3, pattern=("local", "global"), window=6, num_kv_heads=kv_heads
+        TINY, num_layers=3, pattern=("local", "global"), window=7, num_kv_heads=kv_heads
     )
     mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
     program = sampling.make_decode(
-        cfg, mesh, batch_size=5, prompt_tokens=14, group_size=3, max_tokens=10,
+        cfg, mesh, batch_size=5, prompt_tokens=15, group_size=3, max_tokens=11,
         temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, dtype="float32",
     )  # fmt: skip
-    caches = {5 * kv_heads * 8 * slots for slots in (6, 14, 3 * 6, 3 * 10)}
+    caches = {5 * kv_heads * 8 * slots for slots in (7, 15, 3 * 7, 3 * 11)}
     module = hlo.parse(program.compile().as_text())
     loop = [ops for name, ops in module.computations.items() if name != module.entry]
     copied, updated = [], 0
