@@ -678,8 +678,7 @@ def _embed_items(encoder: TextEncoder, log: Log, path: Path) -> None:
     begin = lambda first: encoder.start(log.texts[first : first + ITEMS_A_CALL])
     ready = begin(0)
     for part in told_slices(shape[0], ITEMS_A_CALL, name="items", unit="item"):
-        # the next ones are on their way before these are waited for
-        following = begin(part.stop) if part.stop < shape[0] else None
+        following = begin(part.stop)  # on their way before these are waited for
         found, ready = ready(), following
         if not np.isfinite(found).all():
             raise UserError(
