@@ -39,9 +39,7 @@ if __name__ == "__main__":
     )  # fmt: skip
     params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
     params = sampling.make_relayout(cfg, mesh, **ours.DTYPES)(params)
-    tokens, mask, ids = put(
-        ours.prompts(cfg, args.users, args.prompt), by_batch(mesh)
-    )
+    tokens, mask, ids = put(ours.prompts(cfg, args.users, args.prompt), by_batch(mesh))
     first, whole, prompt_only, rest = 0.0, [], [], []
     for number in range(args.reps + 1):
         seeds = put(np.array([number, 0, 0], np.uint32), replicated(mesh))

@@ -73,7 +73,7 @@ if __name__ == "__main__":
             with measure.Clock() as ref_logprob:
                 ref = reference(base, prompt, mask, out.tokens)
                 jax.block_until_ready(ref)
-            scores = [[measure.reward(row.tolist()) for row in rows] for rows in written]
+            scores = [[measure.reward(r.tolist()) for r in rows] for rows in written]
             scores = put(np.array(scores, np.float32), by_batch(mesh))
             with measure.Clock() as learning:
                 batch = updates.UpdateBatch(
