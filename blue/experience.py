@@ -4,13 +4,16 @@ Steps two to four of the algorithm: sample a group of profiles for every user, e
 them in both views, ask the reader, and turn rewards into advantages. Text crosses the
 host once; tokens, masks and log-probabilities stay on the devices for the update.
 
-It comes in two halves, `write` and `score`: an encoder that needs no device of ours
-embeds the profiles while the devices work on what is asked of them in between.
+It comes in three parts, `write`, `read` and `score`. Between the first two the caller
+asks the devices for the reference pass: they work on it while the host reads, and then
+on the encoder's texts, while the host makes the reader's.
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -38,6 +41,10 @@ from blue.tokenizer import Tokenizer
 
 Choose = Callable[[Params, list[str], list[list[str]]], np.ndarray]
 
+# Counting tokens leaves the interpreter free for other threads. Detokenising does not
+# and takes a tenth of the time: threads would not help it.
+_pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="texts")
+
 
 class Batch(NamedTuple):
     """B examples as a step needs them, on the host."""
@@ -56,15 +63,21 @@ class Batch(NamedTuple):
 
 
 class Written(NamedTuple):
-    """G profiles of every user of a batch, on their way through the encoder."""
+    """G profiles of every user of a batch: tokens, on the devices."""
 
-    prompt: jax.Array  # [B P], on the devices, as the next two
+    prompt: jax.Array  # [B P]
     prompt_mask: jax.Array
     rollout: Rollout
+    started: float  # time.monotonic()
+
+
+class Read(NamedTuple):
+    """The same as text, on its way through the encoder."""
+
     profiles: list[list[Profile]]
     mask: Bool[np.ndarray, "B G C"]
     vectors: Callable[[], Float[np.ndarray, "2 B G E"]]  # waits; both views
-    rollout_s: float
+    metrics: dict[str, float]
 
 
 class Experience(NamedTuple):
@@ -77,7 +90,7 @@ class Experience(NamedTuple):
     advantages: Float[np.ndarray, "B G"]
     total: Float[np.ndarray, "B G"]
     parts: dict[str, Float[np.ndarray, "B G"]]
-    times: dict[str, float]
+    metrics: dict[str, float]  # times, and the encoder's padding
 
 
 def make_batch(
@@ -144,13 +157,14 @@ def start_embedding(
     """
     pairs = [(b, p.text) for b, group in enumerate(profiles) for p in group]
     views = (
-        lambda b, text: queries.history_profile_query(
-            query_format, batch.histories[b], text
+        lambda pair: queries.history_profile_query(
+            query_format, batch.histories[pair[0]], pair[1]
         ),
-        lambda b, text: queries.profile_query(query_format, text),
+        lambda pair: queries.profile_query(query_format, pair[1]),
     )
     needed = [v for v, weight in enumerate(view_weights) if weight]
-    ready = encoder.start([views[v](*pair) for v in needed for pair in pairs])
+    texts = [text for v in needed for text in _pool.map(views[v], pairs)]
+    ready = encoder.start(texts)
     shape = len(profiles), len(profiles[0]), encoder.width
 
     def vectors() -> Float[np.ndarray, "2 B G E"]:
@@ -213,29 +227,43 @@ def write(
     *,
     relayout: programs.Program,
     sample: Mapping[int, Callable[..., Rollout]],
-    encoder: inference.TextEncoder,
-    query_format: queries.QueryFormat,
-    view_weights: tuple[float, float],
-    tokenizer: Tokenizer,
+    pad_id: int,
     seed: int,
     stage_id: int,
     mesh: Mesh,
 ) -> Written:
-    """Writes G profiles of every user of the batch and gives them to the encoder.
+    """Has the devices write G profiles of every user of the batch; waits for nothing.
 
     params: the profiler's. sample: the compiled sampler of each prompt bucket.
-    view_weights: of history + profile and of profile alone, in the embedding reward.
     """
     started = time.monotonic()
     length = inference.bucket_for(tuple(sample), max(len(p) for p in batch.prompts))
-    padded = inference.pad_left(batch.prompts, length, tokenizer.pad_id)
+    padded = inference.pad_left(batch.prompts, length, pad_id)
     prompt, prompt_mask, ids = put(
         (*padded, batch.ids.astype(np.int32)), by_batch(mesh)
     )
     seeds = put(np.array([seed, stage_id, step], np.uint32), replicated(mesh))
     rollout = sample[length](relayout(params), prompt, prompt_mask, ids, seeds)
-    tokens, mask = to_host((rollout.tokens, rollout.mask))
-    rollout_s = time.monotonic() - started
+    return Written(prompt, prompt_mask, rollout, started)
+
+
+def read(
+    written: Written,
+    batch: Batch,
+    *,
+    encoder: inference.TextEncoder,
+    query_format: queries.QueryFormat,
+    view_weights: tuple[float, float],
+    tokenizer: Tokenizer,
+) -> Read:
+    """Turns tokens into text and gives it to the encoder.
+
+    Waits for the sampling alone. view_weights: of history + profile and of profile
+    alone, in the embedding reward. tokenizer: the profiler's.
+    """
+    tokens, mask = to_host((written.rollout.tokens, written.rollout.mask))
+    sampled = time.monotonic()
+    before = dict(encoder.spent or {"slots": 0, "tokens": 0})
     profiles = [
         [inference.decode_profile(tokenizer, t, m) for t, m in zip(*group, strict=True)]
         for group in zip(tokens, mask, strict=True)
@@ -247,13 +275,22 @@ def write(
         query_format=query_format,
         view_weights=view_weights,
     )
-    return Written(prompt, prompt_mask, rollout, profiles, mask, vectors, rollout_s)
+    metrics = {
+        "time/rollout_s": sampled - written.started,
+        "time/text_s": time.monotonic() - sampled,
+    }
+    spent = encoder.spent or before
+    slots = spent["slots"] - before["slots"]
+    if slots:
+        used = spent["tokens"] - before["tokens"]
+        metrics["speed/encoder_padding"] = 1 - used / slots
+    return Read(profiles, mask, vectors, metrics)
 
 
 def score(
     reader: Params | None,
     batch: Batch,
-    written: Written,
+    texts: Read,
     *,
     rewards: programs.Program,
     choose: Choose,
@@ -268,11 +305,11 @@ def score(
     NaN and teaches nothing; an empty one is scored like any other.
     """
     started = time.monotonic()
-    profiles = written.profiles
+    profiles = texts.profiles
     ask = None if reader is None else functools.partial(choose, reader)
     choice_scores = ask_reader(profiles, batch, ask, titles)
     answered = time.monotonic()
-    vectors = written.vectors()
+    vectors = texts.vectors()
     embed_s = time.monotonic() - answered
     inputs = reward_inputs(
         profiles,
@@ -286,12 +323,11 @@ def score(
     host_advantages, host_total, host_parts = to_host((advantages, total, parts))
     if reader is None:
         host_parts.pop("choice")
-    times = {
-        "time/rollout_s": written.rollout_s,
+    metrics = texts.metrics | {
         "time/reward_s": time.monotonic() - started,
         "time/embed_s": embed_s,  # of it, spent waiting for the encoder
     }
     return Experience(
-        profiles, written.mask, advantages, teaching,
-        host_advantages, host_total, host_parts, times,
+        profiles, texts.mask, advantages, teaching,
+        host_advantages, host_total, host_parts, metrics,
     )  # fmt: skip

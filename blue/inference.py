@@ -5,13 +5,13 @@ by length, calls, and puts the answers back in order.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
-from blue import prompts, sampling, scoring
+from blue import flops, packing, prompts, sampling, scoring
 from blue.errors import UserError
 from blue.hub import Source
 from blue.models import lora
@@ -49,7 +49,7 @@ class TextEncoder(NamedTuple):
 
     embed: Embed  # texts -> unit vectors [n E] float32, in order
     # texts -> a function that waits for their vectors, NaN for those that have none;
-    # what works beside the devices has begun by then
+    # the encoder is at work by then
     start: Callable[[Sequence[str]], Callable[[], np.ndarray]]
     num_tokens: Callable[[str], int]  # of a text as the encoder reads it
     max_tokens: int  # longer texts lose their end
@@ -58,6 +58,7 @@ class TextEncoder(NamedTuple):
     fingerprint: str  # the same vectors for the same texts: keys them on disk
     query_prompt: str | None = None  # its own before queries; None: it does not say
     weights: int | None = None  # `fingerprint` of our own parameters
+    spent: Mapping[str, int] | None = None  # as in `Embedder`; None: it does not say
 
 
 def pad_left(
@@ -103,50 +104,79 @@ def decode_profile(
     return Profile(tokenizer.decode(known).strip(), len(ids), finished)
 
 
+class Embedder(NamedTuple):
+    """Texts -> vectors with our own encoder, whose parameters come first."""
+
+    # unit vectors [n E] float32, in the order of the texts
+    embed: Callable[[Params, Sequence[str]], np.ndarray]
+    # the same in two: all is on its way to the devices when it returns
+    start: Callable[[Params, Sequence[str]], Callable[[], np.ndarray]]
+    spent: dict[str, int]  # so far: "slots" that were computed, "tokens" in them
+
+
 def make_embedder(
     cfg: DecoderConfig,
     tokenizer: Tokenizer,
     mesh: Mesh,
     *,
-    buckets: Sequence[int],
+    lengths: Sequence[int],
+    max_tokens: int,
     batch_size: int,
     params_dtype: str,
     dtype: str,
-) -> Callable[[Params, Sequence[str]], np.ndarray]:
-    """(params, texts) -> unit vectors [n, E] float32, in the order of the texts.
+) -> Embedder:
+    """Compiles a program for each of `lengths`, slots of a row; a batch has
+    `batch_size` rows, and as many texts as they hold (packing.py).
 
-    Texts longer than the largest bucket lose their end; the pooling token stays.
+    Texts of more than `max_tokens` lose their end; the pooling token stays. Equal texts
+    are embedded once, so that their vectors are equal to the bit.
     """
     run = {
-        length: scoring.make_embed(
+        length: scoring.make_embed_packed(
             cfg,
             mesh,
             batch_size=batch_size,
             tokens=length,
+            texts=packing.texts_a_row(length),
             params_dtype=params_dtype,
             dtype=dtype,
         )
-        for length in buckets
+        for length in lengths
     }
-    limit = max(buckets)
+    spent = {"slots": 0, "tokens": 0}
 
-    def embed(params: Params, texts: Sequence[str]) -> np.ndarray:
-        encoded = tokenizer.pooled_batch(list(texts))
-        encoded = [e if len(e) <= limit else e[: limit - 1] + e[-1:] for e in encoded]
-        out = np.zeros((len(texts), cfg.width), np.float32)
-        by_bucket: dict[int, list[int]] = {length: [] for length in buckets}
-        for i, ids in enumerate(encoded):
-            by_bucket[bucket_for(buckets, len(ids))].append(i)
-        for length, members in by_bucket.items():
-            for start in range(0, len(members), batch_size):
-                part = members[start : start + batch_size]
-                ids = [encoded[i] for i in part]
-                ids += [encoded[part[0]]] * (batch_size - len(part))
-                batch = put(pad_left(ids, length, tokenizer.pad_id), by_batch(mesh))
-                out[part] = to_host(run[length](params, *batch))[: len(part)]
-        return out
+    def start(params: Params, texts: Sequence[str]) -> Callable[[], np.ndarray]:
+        place: dict[tuple[int, ...], int] = {}
+        of_text = np.zeros(len(texts), np.int64)
+        for n, ids in enumerate(tokenizer.pooled_batch(texts)):
+            ids = ids if len(ids) <= max_tokens else ids[: max_tokens - 1] + ids[-1:]
+            of_text[n] = place.setdefault(tuple(ids), len(place))
+        batches = packing.pack(
+            list(place),
+            lengths=lengths,
+            rows=batch_size,
+            cost=lambda length: flops.encode(cfg, batch_size, length, masked=True),
+            pad_id=tokenizer.pad_id,
+        )
+        waiting = []
+        for rows in batches:
+            length = rows.tokens.shape[1]
+            on_devices = put(tuple(rows[:5]), by_batch(mesh))
+            waiting.append((rows.text, run[length](params, *on_devices)))
+            spent["slots"] += rows.tokens.size
+            spent["tokens"] += rows.used
 
-    return embed
+        def vectors() -> np.ndarray:
+            out = np.zeros((len(place), cfg.width), np.float32)
+            for text, found in waiting:
+                known = text >= 0
+                out[text[known]] = to_host(found)[known]
+            return out[of_text]
+
+        return vectors
+
+    embed = lambda params, texts: start(params, texts)()
+    return Embedder(embed, start, spent)
 
 
 def make_generator(

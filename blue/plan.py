@@ -31,6 +31,7 @@ from blue import (
     flops,
     hlo,
     models,
+    packing,
     plan_report,
     programs,
     sampling,
@@ -263,13 +264,16 @@ def _encoder_parts(
     size, buckets = config.encoder.batch_size, sources.encoder_buckets(config)
     stage = config.train_encoder
     profiles = 2 * config.batch_size * config.group_size  # both views
+    # as if all were as long as may be, and none began like another
+    rows = math.ceil(profiles / (buckets[-1] // config.encoder.max_tokens))
     schedule, optimizer = session.optimizer_of(config, stage, b2=config.adam_b2)
     dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
 
     def embed(tokens: int) -> Callable[[], Program]:
-        return lambda: scoring.make_embed(
-            cfg, mesh, batch_size=size, tokens=tokens, **dtypes
-        )
+        return lambda: scoring.make_embed_packed(
+            cfg, mesh, batch_size=size, tokens=tokens,
+            texts=packing.texts_a_row(tokens), **dtypes,
+        )  # fmt: skip
 
     def update() -> Program:
         return updates.make_encoder_update(
@@ -283,7 +287,7 @@ def _encoder_parts(
     return {
         "encode": Part(
             embed(buckets[-1]), flops.encode(cfg, size, buckets[-1]),
-            ("encoder",), "encode", math.ceil(profiles / size),
+            ("encoder",), "encode", math.ceil(rows / size),
         ),
         "encode_items": Part(
             embed(short), flops.encode(cfg, size, short),

@@ -41,7 +41,7 @@ from blue.optimizers import (
     make_schedule,
     non_finite_leaves,
 )
-from blue.sharding import to_host
+from blue.sharding import only_by_doors, to_host
 from blue.writer import Writer, has_lines, last_lines
 
 logger = logging.getLogger("blue")
@@ -292,11 +292,12 @@ def train_supervised(
     for step in tracing.steps(steps, config.profile_steps, folder):
         started = time.monotonic()
         watchdog.beat("data", step=step)
-        update, batch = next_step(step)
-        data_s = time.monotonic() - started
-        watchdog.beat("update")
-        state, info = update(state, frozen, *batch)
-        info = {key: float(value) for key, value in to_host(info).items()}
+        with only_by_doors():
+            update, batch = next_step(step)
+            data_s = time.monotonic() - started
+            watchdog.beat("update")
+            state, info = update(state, frozen, *batch)
+            info = {key: float(value) for key, value in to_host(info).items()}
         arrays = {f"input_{n}": array for n, array in enumerate(batch)}
         keep = functools.partial(keep_batch, workdir, run.stage, step, arrays)
         stop_if_not_finite(info, step, config.max_nonfinite, keep)

@@ -208,7 +208,10 @@ def by_batch(mesh: Mesh) -> NamedSharding:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Host arrays -> device arrays. Every host holds the whole array (it is small)."""
+    """Host arrays -> device arrays. Every host holds the whole array (it is small).
+
+    With `to_host` the one door to the devices in `only_by_doors`.
+    """
 
     def one(x: Any, sharding: NamedSharding) -> jax.Array:
         x = np.asarray(x)
@@ -216,9 +219,10 @@ def put(tree: Any, shardings: Any) -> Any:
             return jax.device_put(x, sharding)
         return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
 
-    if isinstance(shardings, NamedSharding):
-        return jax.tree.map(lambda x: one(x, shardings), tree)
-    return jax.tree.map(one, tree, shardings)
+    with jax.transfer_guard("allow"):
+        if isinstance(shardings, NamedSharding):
+            return jax.tree.map(lambda x: one(x, shardings), tree)
+        return jax.tree.map(one, tree, shardings)
 
 
 def to_host(tree: Any) -> Any:
@@ -234,7 +238,18 @@ def to_host(tree: Any) -> Any:
             x = x.addressable_data(0)
         return np.asarray(x)
 
-    return jax.tree.map(one, tree)
+    with jax.transfer_guard("allow"):
+        return jax.tree.map(one, tree)
+
+
+def only_by_doors() -> Any:
+    """A context in which arrays cross to the devices by `put` and back by `to_host`.
+
+    Anything else raises: a host array as a program's argument, say, or an operation
+    outside of programs. In this thread alone. On the CPU, whose memory is the host's,
+    the way back is not guarded.
+    """
+    return jax.transfer_guard("disallow")
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

@@ -60,7 +60,7 @@ logger = logging.getLogger("blue")
 
 TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
 OWN_PROMPT = "@encoder"  # prompts.instruction that takes the checkpoint's own
-ITEMS_A_CALL = 2048  # of the encoder, for the item table: bounds the memory
+ITEMS_A_CALL = 4096  # of the encoder, for the item table: bounds the memory
 
 
 # --- data
@@ -491,9 +491,8 @@ def fresh_adapters(section: ConfigDict) -> Lora | None:
 
 
 def encoder_buckets(config: ConfigDict) -> tuple[int, ...]:
-    """Padded lengths of the encoder's texts, ascending; the last is the limit."""
-    limit = config.encoder.max_tokens
-    return (*(b for b in config.encoder.buckets if b < limit), limit)
+    """Lengths of the encoder's rows, ascending; a text of `encoder.max_tokens` fits."""
+    return tuple(sorted({*config.encoder.buckets, config.encoder.max_tokens}))
 
 
 def load_text_encoder(
@@ -536,16 +535,16 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         encoder.cfg,
         encoder.tokenizer,
         mesh,
-        buckets=encoder_buckets(config),
+        lengths=encoder_buckets(config),
+        max_tokens=max_tokens,
         batch_size=config.encoder.batch_size,
         params_dtype=config.dtype.params,
         dtype=config.dtype.compute,
     )
-    embed = functools.partial(run, encoder.params)
     weights, tokenizer = fingerprint(encoder.params), encoder.tokenizer.fingerprint
     return TextEncoder(
-        embed=embed,
-        start=lambda texts: lambda: embed(texts),  # the devices are its own
+        embed=functools.partial(run.embed, encoder.params),
+        start=functools.partial(run.start, encoder.params),
         num_tokens=_counter(encoder),
         max_tokens=max_tokens,
         width=encoder.cfg.width,
@@ -554,6 +553,7 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         f"{config.dtype.compute} {max_tokens}",
         query_prompt=_query_prompt(encoder),
         weights=weights,
+        spent=run.spent,
     )
 
 
@@ -658,8 +658,12 @@ def _embed_items(encoder: TextEncoder, log: Log, path: Path) -> None:
     if writes:
         path.parent.mkdir(parents=True, exist_ok=True)
         vectors = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+    begin = lambda first: encoder.start(log.texts[first : first + ITEMS_A_CALL])
+    ready = begin(0)
     for part in told_slices(shape[0], ITEMS_A_CALL, name="items", unit="item"):
-        found = encoder.embed(log.texts[part])
+        # the next ones are on their way before these are waited for
+        following = begin(part.stop) if part.stop < shape[0] else None
+        found, ready = ready(), following
         if not np.isfinite(found).all():
             raise UserError(
                 f"encoder {encoder.name}: the vectors of items are not finite; its "

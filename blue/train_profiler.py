@@ -35,14 +35,14 @@ from blue.checkpoints import Checkpoints
 from blue.data.examples import Examples, batch_indices
 from blue.data.log import Log
 from blue.errors import UserError
-from blue.experience import Experience, make_batch, score, write
+from blue.experience import Experience, make_batch, read, score, write
 from blue.inference import Embed, Model
 from blue.models import lora
 from blue.models.decoder import Params
 from blue.optimizers import TrainState
 from blue.rewards import RewardInputs
 from blue.rollout import Rollout
-from blue.sharding import make_mesh, to_host
+from blue.sharding import make_mesh, only_by_doors, to_host
 from blue.writer import Writer
 
 logger = logging.getLogger("blue")
@@ -93,13 +93,17 @@ def run(config: ConfigDict, workdir: str) -> None:
             dtype=config.dtype.compute,
         ),
         sample=run_on.sample,
+        pad_id=base.tokenizer.pad_id,
+        seed=config.seed,
+        stage_id=sources.stage_id(STAGE),
+        mesh=mesh,
+    )
+    read_profiles = functools.partial(
+        read,
         encoder=encoder,
         query_format=query_format,
         view_weights=(views.history_profile, views.profile),
         tokenizer=base.tokenizer,
-        seed=config.seed,
-        stage_id=sources.stage_id(STAGE),
-        mesh=mesh,
     )
     frozen_reader = config.rewards.choice.reader == "reference"
     score_profiles = functools.partial(
@@ -171,29 +175,32 @@ def run(config: ConfigDict, workdir: str) -> None:
         watchdog.beat("data", step=step)
         batch = batch_of(examples.train, indices, step=step)
         data_s = time.monotonic() - started
-        reader = reader_of(state) if ask else None
-        watchdog.beat("rollout")
-        written = write_profiles(params_of(state), batch, step)
-        bucket = written.prompt.shape[1]
-        ref_logprobs = run_on.reference[bucket](
-            base.params, written.prompt, written.prompt_mask, written.rollout.tokens
-        )
-        watchdog.beat("reward")
-        seen = score_profiles(reader, batch, written)
-        watchdog.beat("update")
-        update_started = time.monotonic()
-        update_batch = updates.UpdateBatch(
-            prompt=written.prompt,
-            prompt_mask=written.prompt_mask,
-            tokens=written.rollout.tokens,
-            mask=written.rollout.mask,
-            sampler_logprobs=written.rollout.logprobs,
-            ref_logprobs=ref_logprobs,
-            advantages=seen.device_advantages,
-            teaching=seen.device_teaching,
-        )
-        state, info = run_on.update[bucket](state, frozen, update_batch)
-        info = {key: float(value) for key, value in to_host(info).items()}
+        with only_by_doors():
+            reader = reader_of(state) if ask else None
+            watchdog.beat("rollout")
+            written = write_profiles(params_of(state), batch, step)
+            bucket = written.prompt.shape[1]
+            # asked for before the host reads: the devices are not idle meanwhile
+            ref_logprobs = run_on.reference[bucket](
+                base.params, written.prompt, written.prompt_mask, written.rollout.tokens
+            )
+            texts = read_profiles(written, batch)
+            watchdog.beat("reward")
+            seen = score_profiles(reader, batch, texts)
+            watchdog.beat("update")
+            update_started = time.monotonic()
+            update_batch = updates.UpdateBatch(
+                prompt=written.prompt,
+                prompt_mask=written.prompt_mask,
+                tokens=written.rollout.tokens,
+                mask=written.rollout.mask,
+                sampler_logprobs=written.rollout.logprobs,
+                ref_logprobs=ref_logprobs,
+                advantages=seen.device_advantages,
+                teaching=seen.device_teaching,
+            )
+            state, info = run_on.update[bucket](state, frozen, update_batch)
+            info = {key: float(value) for key, value in to_host(info).items()}
         keep = functools.partial(keep_batch, step, indices, update_batch, seen)
         session.stop_if_not_finite(info, step, config.max_nonfinite, keep)
         if step == first_step:
@@ -214,12 +221,14 @@ def run(config: ConfigDict, workdir: str) -> None:
             keep_best(checkpoints, done, state, note, metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
             # the same few held-out users every time, through the same programs
-            written = write_profiles(params_of(state), watched, step)
+            texts = read_profiles(
+                write_profiles(params_of(state), watched, step), watched
+            )
             watch.show_samples(
                 writer,
                 step,
                 watched,
-                score_profiles(reader_of(state), watched, written),
+                score_profiles(reader_of(state), watched, texts),
                 log.titles,
                 prompts=[base.tokenizer.decode(p) for p in watched.prompts],
                 count=min(config.log.sample_users, config.batch_size),

@@ -69,7 +69,7 @@ def step_metrics(
         ),
         compiles=programs.compiles["count"],
     )
-    return metrics | seen.times | {"time/step_s": step_s}
+    return metrics | seen.metrics | {"time/step_s": step_s}
 
 
 def profile_metrics(

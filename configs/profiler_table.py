@@ -49,8 +49,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.prompts.instruction = ""
     c.tokenizer.vocab_size = 4096
     c.profiler.preset, c.encoder.preset = "tiny_gemma3", "tiny_qwen3"
-    c.encoder.max_tokens, c.encoder.buckets = 160, (32, 64, 160)
-    c.encoder.batch_size = 128
+    c.encoder.max_tokens, c.encoder.buckets = 160, (32, 64, 160, 320)
+    c.encoder.batch_size = 16
     c.remat = ""
     # Twelve titles of 15 tokens; of longer ones the newest that fit.
     c.max_prompt_tokens, c.prompt_buckets = 192, (96, 192)

@@ -93,9 +93,9 @@ def test_sentence_transformers_gives_the_same_vectors(preset, tmp_path):
     assert library.max_seq_length == 64
     mesh = make_mesh(1, -1, 1)
     embed = inference.make_embedder(
-        model.cfg, model.tokenizer, mesh, buckets=(64,), batch_size=8,
-        params_dtype="float32", dtype="float32",
-    )  # fmt: skip
+        model.cfg, model.tokenizer, mesh, lengths=(64, 256), max_tokens=64,
+        batch_size=8, params_dtype="float32", dtype="float32",
+    ).embed  # fmt: skip
     texts = [*WORDS, "", "garden " * 8, "quiet red " * 90]
     for name, prefix in (("query", "Instruct: Find it\nQuery:"), ("document", "")):
         theirs = library.encode(texts, prompt_name=name)

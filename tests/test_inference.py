@@ -39,9 +39,9 @@ def make(family, tokenizer, mesh):
 def test_embedder_keeps_order_pads_and_cuts_before_the_pooling_token(tokenizer, mesh):
     cfg, params = make(qwen3.tiny_qwen3, tokenizer, mesh)
     embed = inference.make_embedder(
-        cfg, tokenizer, mesh, buckets=(4, 12), batch_size=8, params_dtype="float32",
-        dtype="float32",
-    )  # fmt: skip
+        cfg, tokenizer, mesh, lengths=(4, 8, 32), max_tokens=12, batch_size=8,
+        params_dtype="float32", dtype="float32",
+    ).embed  # fmt: skip
     texts = ["red tent", " ".join(WORDS), "blue", "river stone apple bread", *LINES[:9]]
     got = embed(params, texts)
     for text, vector in zip(texts, got, strict=True):

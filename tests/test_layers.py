@@ -25,6 +25,7 @@ LAYERS = [
     {"sampling", "scoring"},  # that write; that read
     {"programs", "protocols", "summary"},  # what a jitted program is; ranks
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics"},
+    {"packing"},  # texts -> rows
     {"health", "alarms"},  # what the numbers of a step say
     {"flops", "plan_report"},  # what programs cost, by formula and in words
     {"models", "data", "tokenizer"},

@@ -1,7 +1,8 @@
 """The encoder: a decoder's hidden state at the last token, of unit length.
 
 Qwen3-Embedding, https://arxiv.org/abs/2506.05176: the text ends with an end token whose
-final hidden state is the embedding.
+final hidden state is the embedding. `embed` reads one text a row; `embed_packed` many,
+and what they begin with alike once: the same vectors, with less padding.
 """
 
 from typing import Any
@@ -9,7 +10,18 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from blue.models.decoder import DecoderConfig, Params, forward
+from blue.models.decoder import (
+    DecoderConfig,
+    Params,
+    causal_mask,
+    embed_tokens,
+    final_norm,
+    forward,
+    run_block,
+    scan_layers,
+    self_attention,
+    window_of,
+)
 
 
 def embed(
@@ -23,6 +35,43 @@ def embed(
 ) -> Float[Array, "B E"]:
     """Unit vectors (float32) of right-aligned texts that end with the pooling token."""
     hidden = forward(params, cfg, tokens, mask, dtype=dtype, remat=remat)[:, -1]
+    return unit(hidden)
+
+
+def embed_packed(
+    params: Params,
+    cfg: DecoderConfig,
+    tokens: Int[Array, "R T"],
+    segment: Int[Array, "R T"],
+    parent: Int[Array, "R T"],
+    position: Int[Array, "R T"],
+    ends: Int[Array, "R S"],
+    *,
+    dtype: Any = jnp.float32,
+) -> Float[Array, "R S E"]:
+    """Unit vectors (float32) of the tokens at `ends`, in rows as packing.py fills them.
+
+    A token sees those up to itself in its row that are of its segment or of its parent,
+    at the positions that they have in its text: what `embed` of the text alone sees.
+    """
+    order = jnp.arange(tokens.shape[1])[None]
+    keys = segment[:, None, :]
+    related = (keys == segment[:, :, None]) | (keys == parent[:, :, None])
+    see = related & causal_mask(order, order, window=0)
+
+    def body(x: Array, layer: Params, kind: str) -> tuple[Array, None]:
+        near = causal_mask(position, position, window=window_of(cfg, kind))
+        attend = self_attention(cfg, see & near)
+        return run_block(cfg, layer, kind, x, position, attend)[0], None
+
+    x = embed_tokens(params, cfg, tokens, dtype)
+    x, _ = scan_layers(params, cfg, x, body, dtype=dtype, remat="")
+    hidden = jnp.take_along_axis(x, ends[:, :, None], axis=1)
+    return unit(final_norm(params, cfg, hidden))
+
+
+def unit(hidden: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
+    """Vectors of length one, in float32."""
     hidden = hidden.astype(jnp.float32)
     length = jnp.sqrt(jnp.sum(hidden * hidden, axis=-1, keepdims=True))
     return hidden / jnp.maximum(length, 1e-12)

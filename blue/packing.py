@@ -1,0 +1,198 @@
+"""Texts of many lengths -> rows of few, with little room lost between them.
+
+A row holds several texts one after the other, and what texts begin with alike, such as
+the recent items of a user before each of G profiles, lies in a row once. Which token
+sees which is in `Rows`; whoever computes attention by it gets what each text alone
+would give. All of it is on token ids, so it is exact for every tokenizer.
+"""
+
+import bisect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+LEAST_SHARED = 8  # tokens; fewer are not worth a segment of their own
+MOST_TOGETHER = 32  # texts of one beginning that are looked at for a row
+
+
+class Rows(NamedTuple):
+    """R rows of T slots. A token sees those before it in its row whose `segment` is its
+    own or its `parent`."""
+
+    tokens: Int[np.ndarray, "R T"]
+    segment: Int[np.ndarray, "R T"]  # -1: padding
+    parent: Int[np.ndarray, "R T"]  # the beginning that it goes on from; else its own
+    position: Int[np.ndarray, "R T"]  # in its text
+    ends: Int[np.ndarray, "R S"]  # slot of the last token of each text
+    text: Int[np.ndarray, "R S"]  # its number; -1: no more texts
+    used: int  # slots with a token
+
+
+class _Texts(NamedTuple):
+    """Texts in order of length, and their families."""
+
+    ids: list[Sequence[int]]
+    number: list[int]  # among those that were given
+    length: list[int]  # ascending
+    family: list[int]
+    shared: list[int]  # tokens that a family begins with
+    members: list[list[int]]  # of a family, by length, longest first
+
+
+class _Plan(NamedTuple):
+    """One batch: of each row its groups, the first text of a group whole, the others
+    from where their family's beginning ends."""
+
+    length: int
+    rows: list[list[list[int]]]
+    text_tokens: int  # beginnings counted with each text
+    left: list[int]  # what is left without them
+
+
+def texts_a_row(length: int) -> int:
+    """S: most texts in a row of so many slots."""
+    return max(16, length // 16)
+
+
+def pack(
+    texts: Sequence[Sequence[int]],
+    *,
+    lengths: Sequence[int],
+    rows: int,
+    cost: Callable[[int], float],
+    pad_id: int,
+) -> Iterator[Rows]:
+    """Batches of `rows` rows, all of one of `lengths`, that hold each text once.
+
+    texts: token ids, no two alike, none longer than the longest row. lengths:
+    ascending. cost: of a batch by the length of its rows; the next batch is the one
+    that costs least a token.
+    """
+    known = _in_families(texts)
+    left, sharing = list(range(len(texts) + 1)), any(known.shared)
+    while (longest := _longest(left, len(texts) - 1)) >= 0:
+        best, least = None, math.inf
+        for length in lengths:
+            full = cost(length) / (rows * length)  # where nothing is shared, at best
+            if length < known.length[longest] or not sharing and full >= least:
+                continue
+            plan = _plan(known, left, length, rows)
+            if cost(length) / plan.text_tokens < least:
+                best, least = plan, cost(length) / plan.text_tokens
+        assert best, "a text is longer than the longest row"
+        left = best.left
+        yield _fill(known, best, rows, pad_id)
+
+
+def _in_families(texts: Sequence[Sequence[int]]) -> _Texts:
+    """Neighbours in the order of their tokens are a family as long as one more member
+    saves more than the shorter beginning costs."""
+    family, shared, sizes = [0] * len(texts), [0], [0]
+    before: Sequence[int] = ()
+    for now in sorted(range(len(texts)), key=lambda n: tuple(texts[n])):
+        size, same = sizes[-1], _common(before, texts[now])
+        kept = same if size == 1 else min(shared[-1], same)
+        worth = kept >= LEAST_SHARED and kept * size >= shared[-1] * (size - 1)
+        if size and not (worth and size < MOST_TOGETHER):
+            shared.append(0)
+            sizes.append(0)
+            kept = 0
+        family[now] = len(sizes) - 1
+        sizes[-1] += 1
+        shared[-1] = kept
+        before = texts[now]
+    number = sorted(range(len(texts)), key=lambda n: len(texts[n]))
+    members: list[list[int]] = [[] for _ in sizes]
+    for place in reversed(range(len(number))):
+        members[family[number[place]]].append(place)
+    return _Texts(
+        [texts[n] for n in number],
+        number,
+        [len(texts[n]) for n in number],
+        [family[n] for n in number],
+        shared,
+        members,
+    )
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike; the last of each is its own."""
+    most = min(len(a), len(b)) - 1
+    return next((n for n in range(most) if a[n] != b[n]), max(most, 0))
+
+
+def _longest(left: list[int], place: int) -> int:
+    """The longest text that is left among the first `place` + 1; -1: none.
+
+    left[n + 1] is n + 1 for a text that is left, else less: union-find.
+    """
+    n = place + 1
+    while left[n] != n:
+        left[n] = left[left[n]]
+        n = left[n]
+    return n - 1
+
+
+def _plan(known: _Texts, left: list[int], length: int, rows: int) -> _Plan:
+    """Fills row after row with the longest text that fits and, after it, with others
+    of its family."""
+    out, left = _Plan(length, [], 0, left.copy()), left.copy()
+    most, total = texts_a_row(length), 0
+    for _ in range(rows):
+        space, count, groups = length, 0, []
+        while count < most:
+            fitting = bisect.bisect_right(known.length, space) - 1
+            first = _longest(left, fitting)
+            if first < 0:
+                break
+            of = known.family[first]
+            begun = known.shared[of]
+            group = []
+            for place in [first, *(known.members[of] if begun else ())]:
+                size = known.length[place] - (begun if group else 0)
+                if left[place + 1] == place + 1 and size <= space and count < most:
+                    group.append(place)
+                    left[place + 1] = place
+                    space, count = space - size, count + 1
+                    total += known.length[place]
+            groups.append(group)
+        if not groups:
+            break
+        out.rows.append(groups)
+    return out._replace(text_tokens=total, left=left)
+
+
+def _fill(known: _Texts, plan: _Plan, rows: int, pad_id: int) -> Rows:
+    """The arrays of a plan."""
+    shape, most = (rows, plan.length), texts_a_row(plan.length)
+    tokens = np.full(shape, pad_id, np.int32)
+    segment, parent = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
+    position = np.zeros(shape, np.int32)
+    ends = np.zeros((rows, most), np.int32)
+    text = np.full((rows, most), -1, np.int32)
+    used = 0
+    for r, groups in enumerate(plan.rows):
+        slot = segments = count = 0
+        for group in groups:
+            begun = known.shared[known.family[group[0]]] if len(group) > 1 else 0
+            beginning = segments
+            parts = [(None, 0, begun)] if begun else []
+            parts += [(place, begun, known.length[place]) for place in group]
+            for place, start, end in parts:
+                here = slice(slot, slot + end - start)
+                tokens[r, here] = known.ids[group[0] if place is None else place][
+                    start:end
+                ]
+                segment[r, here] = segments
+                parent[r, here] = beginning if start else segments
+                position[r, here] = np.arange(start, end)
+                slot, segments = here.stop, segments + 1
+                if place is not None:
+                    ends[r, count] = slot - 1
+                    text[r, count] = known.number[place]
+                    count += 1
+        used += slot
+    return Rows(tokens, segment, parent, position, ends, text, used)
