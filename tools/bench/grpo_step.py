@@ -5,7 +5,8 @@
 A random Gemma 3 in float32 on one core: `--g` completions of `--new` tokens for each of
 `--users` new prompts, their reward on the host (the sum of the ids, modulo 97),
 log-probabilities of the starting model, and an update with the KL to it, nothing
-recomputed. The stage's own programs. Generation includes the copy to the decode layout.
+recomputed. The stage's own programs, a user at a time where gradients add up, as
+`microbatch_size=1` has it. Generation includes the copy to the decode layout.
 Peers at the same work: tools/bench/peers/tunix_grpo_step.py and trl_grpo_step.py.
 """
 
@@ -24,6 +25,7 @@ if __name__ == "__main__":
         prompt=(256, "tokens of a prompt"),
         new=(64, "tokens of a completion"),
         steps=(4, "measured steps; one more compiles"),
+        micro=(1, "users a forward pass of the update and the reference; 0: all"),
     )
 
     import jax
@@ -43,11 +45,11 @@ if __name__ == "__main__":
             cfg, mesh, **sizes, temperature=1.0, top_k=0, top_p=1.0, end_ids=(-1,),
             pad_id=measure.PAD, dtype="float32",
         )  # fmt: skip
-        sizes |= {"temperature": 1.0, **ours.DTYPES}
+        sizes |= {"temperature": 1.0, "microbatch_size": args.micro, **ours.DTYPES}
         reference = scoring.make_completion_logprobs(cfg, mesh, **sizes)
         update = updates.make_update(
-            cfg, mesh, optimizer, schedule, **sizes, microbatch_size=0, clip_eps=0.2,
-            kl_coef=0.01, remat="",
+            cfg, mesh, optimizer, schedule, **sizes, clip_eps=0.2, kl_coef=0.01,
+            remat="",
         )  # fmt: skip
         rewards = programs.rows(mesh, (B, G), np.float32)
         judge = programs.compile_program(
