@@ -54,7 +54,7 @@ def curve(
                 for h, p in zip(known, written, strict=True)
             ]
         vectors = queries.embed_texts(embed, texts)
-        ranker = protocols.Ranker(tuple(texts), protocols.cosine(vectors, item_table))
+        ranker = protocols.by_cosine(tuple(texts), vectors, item_table)
         rows = np.arange(len(cohort.rows))
         ranks, _ = protocols.rank_candidates(ranker, rows, cohort.candidates)
         values = {

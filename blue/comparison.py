@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from jaxtyping import Float
 
-from blue import baselines, metrics, protocols, queries
+from blue import baselines, metrics, protocols, queries, ranking
 from blue.cohort import Cohort, partner_rows
 from blue.data.examples import Examples, history
 from blue.data.log import Log
@@ -110,10 +111,11 @@ def rankers_of_space(
             style = vectors[name].mean(axis=0)
             centred[f"{name}_centred"] = protocols.unit(vectors[name] - style)
     raw |= vectors
-    of_centred = protocols.cosine(np.stack([*centred.values()]), table, centre=centre)
     return [
-        Ranker(tuple(raw), protocols.cosine(np.stack([*raw.values()]), table)),
-        Ranker(tuple(centred), of_centred),
+        protocols.by_cosine([*raw], np.stack([*raw.values()]), table),
+        protocols.by_cosine(
+            [*centred], np.stack([*centred.values()]), table, centre=centre
+        ),
     ]
 
 
@@ -180,7 +182,12 @@ def rank_drawn(
 
 
 def rank_catalogue(
-    examples: Examples, cohort: Cohort, rankers: Sequence[Ranker], *, num: int
+    examples: Examples,
+    cohort: Cohort,
+    rankers: Sequence[Ranker],
+    mesh: Mesh,
+    *,
+    num: int,
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
     """ "full" and the expected protocols in one pass, and what each method recommends.
 
@@ -208,7 +215,10 @@ def rank_catalogue(
     full, uniform, popularity = ranked.values()
     recommended = {}
     for ranker in rankers:
-        found = protocols.rank_all(ranker, targets, weights)
+        if ranker.cosines:
+            found = ranking.rank_all(ranker, targets, weights, mesh)
+        else:
+            found = protocols.rank_all(ranker, targets, weights)
         for name, ranks, tied, shares, top in zip(ranker.names, *found, strict=True):
             full.values[name] = metrics.ranking_metrics(ranks)
             full.ties[name] = float(tied.mean())
@@ -226,6 +236,7 @@ def rank(
     drawn: Mapping[str, Candidates],
     rankers: Sequence[Ranker],
     names: Sequence[str],
+    mesh: Mesh,
     *,
     num: int,
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
@@ -236,7 +247,7 @@ def rank(
     ranked: dict[str, Ranked] = {}
     recommended: dict[str, dict[str, float]] = {}
     if set(names) - set(DRAWN):
-        ranked, recommended = rank_catalogue(examples, cohort, rankers, num=num)
+        ranked, recommended = rank_catalogue(examples, cohort, rankers, mesh, num=num)
     for name, candidates in drawn.items():
         ranked[name] = rank_drawn(cohort, candidates, rankers)
     kept = {}

@@ -46,7 +46,6 @@ from blue.data.log import Log
 from blue.data.profiles import read_profiles
 from blue.errors import UserError
 from blue.inference import Embed, Profile
-from blue.protocols import Ranker
 from blue.queries import PromptFormat, QueryFormat
 from blue.writer import write_curves
 
@@ -116,7 +115,7 @@ def validation_ndcg(
         "alone": [queries.profile_query(query_format, p) for p in written],
     }
     vectors = queries.embed_texts(embed, views)
-    ranker = Ranker(tuple(views), protocols.cosine(vectors, item_table))
+    ranker = protocols.by_cosine(tuple(views), vectors, item_table)
     rows = np.arange(len(cohort.rows))
     ranks, _ = protocols.rank_candidates(ranker, rows, cohort.candidates)
     both, alone = (metrics.ranking_metrics(of_view) for of_view in ranks)
@@ -267,6 +266,7 @@ def compare(
         drawn,
         [*without, *rankers_of(space)],
         section.protocols,
+        mesh,
         num=num,
     )
     if not ranked:
@@ -287,7 +287,7 @@ def compare(
         second = open_space(config, section.transfer, log, workdir, mesh)
         names = [name for name in section.protocols if name in TRANSFERRED]
         ranked, _ = comparison.rank(
-            examples, cohort, drawn, rankers_of(second), names, num=num
+            examples, cohort, drawn, rankers_of(second), names, mesh, num=num
         )
         found = summary.summarise(ranked, others=others, **settings)
         result["transfer"] = {"encoder": second.name, **found}

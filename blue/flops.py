@@ -1,17 +1,23 @@
 """FLOPs of every program by formula: 2 a multiply-add, the whole machine's, one run.
 
 Counted as XLA counts matrix products: attention over whole padded squares, as dense
-attention computes them. With `masked=True` only what a query may see counts (causal
-and window masks, no padding): the least that any kernel must do. Norms, softmax, RoPE
+attention computes them. With `tiles=True` blocks that are long enough are those of the
+TPU's kernel (models/splash.py), which computes whole tiles of which a query may see
+something. With `masked=True` only what a query may see counts (causal and window
+masks, no padding): the least that any kernel must do. Norms, softmax, RoPE
 and the optimizer are left out (1 to 3% of a model as small as those of the tests, less
 of larger ones), and so are adapters' low-rank products.
 
 Letters as in models/decoder.py.
 """
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from blue.models import splash
 from blue.models.decoder import DecoderConfig, window_of
+from blue.models.decoding import kept_slots
 
 
 class Parts(NamedTuple):
@@ -20,6 +26,7 @@ class Parts(NamedTuple):
     trunk: float  # products with the layers' matrices
     attention: float  # queries with keys, weights with values
     head: float
+    kernels: float = 0.0  # attention by the TPU's kernel
 
 
 # --- the pieces
@@ -43,15 +50,22 @@ def attention(cfg: DecoderConfig, queries: int, keys: int) -> float:
     return 4.0 * cfg.num_layers * cfg.num_heads * cfg.head_size * queries * keys
 
 
-def masked_attention(cfg: DecoderConfig, queries: int, before: int = 0) -> float:
+def masked_attention(
+    cfg: DecoderConfig,
+    queries: int,
+    before: int = 0,
+    pairs: Callable[[int, int, int], int] | None = None,
+) -> float:
     """All layers' attention of one block of tokens, over what its masks let through.
 
     The block has `before` tokens before it. A query sees itself, all before it, or
-    in a local layer those less than the window back.
+    in a local layer those less than the window back. pairs: `visible_pairs`, or
+    `tile_pairs`.
     """
+    count = pairs or visible_pairs
     pair = 4.0 * cfg.num_heads * cfg.head_size
     kinds = [cfg.kind(n) for n in range(cfg.num_layers)]
-    by_kind = {k: visible_pairs(queries, before, window_of(cfg, k)) for k in set(kinds)}
+    by_kind = {k: count(queries, before, window_of(cfg, k)) for k in set(kinds)}
     return pair * sum(by_kind[kind] for kind in kinds)
 
 
@@ -63,38 +77,77 @@ def visible_pairs(queries: int, before: int, window: int) -> int:
     return ramp + (last - full) * window
 
 
+def tile_pairs(queries: int, before: int, window: int) -> int:
+    """`visible_pairs` in whole tiles: those of padded blocks that a window, or the
+    diagonal, so much as touches."""
+    before, queries = splash.padded(before), splash.padded(queries)
+    T = splash.Visible(before, 1, queries, window).tile
+    tiles = 0
+    for first in range(before, before + queries, T):  # query of a row of tiles
+        oldest = max(0, first - window + 1) if window else 0
+        tiles += first // T - oldest // T + 1
+    return tiles * T * T
+
+
 def head(cfg: DecoderConfig, positions: int) -> float:
     """Logits of so many positions."""
     return 2.0 * positions * cfg.width * cfg.vocab_size
 
 
 def _attend(
-    cfg: DecoderConfig, rows: int, queries: int, before: int, masked: bool
-) -> float:
-    if masked:
-        return rows * masked_attention(cfg, queries, before)
-    return attention(cfg, rows * queries, before + queries)
+    cfg: DecoderConfig,
+    blocks: Sequence[tuple[int, int, int]],
+    masked: bool,
+    tiles: bool,
+) -> tuple[float, float]:
+    """Attention of blocks (rows, queries, tokens before them): XLA's, the kernel's."""
+    dense = kernels = 0.0
+    for rows, queries, before in blocks:
+        if masked:
+            dense += rows * masked_attention(cfg, queries, before)
+        elif tiles and splash.serves(cfg.head_size, queries, before + queries):
+            kernels += rows * masked_attention(cfg, queries, before, tile_pairs)
+        else:
+            dense += attention(cfg, rows * queries, before + queries)
+    return dense, kernels
 
 
 # --- programs
 
 
-def prefill(cfg: DecoderConfig, B: int, P: int, *, masked: bool = False) -> float:
-    """Prompts' keys and values. Of the last layer, too, everything is computed for all
-    positions, though one is used; its logits are the decode loop's."""
-    return trunk(cfg, B * P) + _attend(cfg, B, P, 0, masked)
+def prefill(
+    cfg: DecoderConfig, B: int, P: int, *, masked: bool = False, tiles: bool = False
+) -> float:
+    """Prompts' keys and values, and the last position's hidden state. The last layer
+    has q, k and v of all positions, and the rest of one; its logits are the decode
+    loop's."""
+    before = dataclasses.replace(cfg, num_layers=cfg.num_layers - 1)
+    heads = cfg.num_heads + 2 * cfg.num_kv_heads
+    own = 2.0 * cfg.width * (cfg.num_heads * cfg.head_size + 3 * cfg.mlp_width)
+    window = window_of(cfg, cfg.kind(cfg.num_layers - 1))
+    seen = min(P, window or P) if masked else P
+    last = P * 2.0 * cfg.width * heads * cfg.head_size
+    last += own + 4.0 * cfg.num_heads * cfg.head_size * seen
+    return encode(before, B, P, masked=masked, tiles=tiles) + B * last
 
 
 def decode_step(
     cfg: DecoderConfig, B: int, G: int, P: int, C: int, *, masked: bool = False
 ) -> float:
-    """One token for all B G completions, over caches of P and C; the mean of C steps
-    where only what is visible counts."""
+    """One token for all B G completions, over the caches, of which local layers keep a
+    window; the mean of C steps where only what is visible counts."""
     if masked:
         seen = B * G * masked_attention(cfg, C, P) / C
     else:
-        seen = attention(cfg, B * G, P + C)
+        pair = 4.0 * cfg.num_heads * cfg.head_size
+        seen = B * G * pair * (cached(cfg, P) + cached(cfg, C))
     return trunk(cfg, B * G) + seen + head(cfg, B * G)
+
+
+def cached(cfg: DecoderConfig, length: int) -> int:
+    """Slots that all layers together keep of so many tokens."""
+    kinds = (cfg.kind(n) for n in range(cfg.num_layers))
+    return sum(kept_slots(cfg, kind, length) for kind in kinds)
 
 
 def rollout(
@@ -106,10 +159,11 @@ def rollout(
     *,
     steps: int = 0,
     masked: bool = False,
+    tiles: bool = False,
 ) -> float:
     """Prefill, and `steps` decode steps (0: C)."""
     one = decode_step(cfg, B, G, P, C, masked=masked)
-    return prefill(cfg, B, P, masked=masked) + (steps or C) * one
+    return prefill(cfg, B, P, masked=masked, tiles=tiles) + (steps or C) * one
 
 
 def group_parts(
@@ -121,6 +175,7 @@ def group_parts(
     *,
     chunk: int = 0,
     masked: bool = False,
+    tiles: bool = False,
 ) -> Parts:
     """`decoder.group_forward` with log-probabilities.
 
@@ -131,14 +186,13 @@ def group_parts(
     """
     positions = -(-C // min(chunk, C)) * min(chunk, C) if chunk else C
     own = B * G * (C - 1)
-    if masked:
-        completions = B * G * masked_attention(cfg, C - 1, P)
-    else:
-        completions = attention(cfg, own, P + C - 1)
+    blocks = [(B, P, 0), (B * G, C - 1, P)]
+    dense, kernels = _attend(cfg, blocks, masked, tiles)
     return Parts(
         trunk=trunk(cfg, B * P + own),
-        attention=_attend(cfg, B, P, 0, masked) + completions,
+        attention=dense,
         head=head(cfg, B * G * positions),
+        kernels=kernels,
     )
 
 
@@ -151,20 +205,23 @@ def reference(
     *,
     chunk: int = 0,
     masked: bool = False,
+    tiles: bool = False,
 ) -> float:
     """Log-probabilities of completions: the reference pass."""
-    return sum(group_parts(cfg, B, G, P, C, chunk=chunk, masked=masked))
+    return sum(group_parts(cfg, B, G, P, C, chunk=chunk, masked=masked, tiles=tiles))
 
 
 def recomputed(cfg: DecoderConfig, parts: Parts, tokens: int, remat: str) -> float:
     """What a backward pass over recomputed layers computes again.
 
-    With "attention" that alone. With "layers" all of a layer but `down`, whose result
-    no gradient needs, unless a norm follows it.
+    With "attention" that alone, but none by the kernel, whose results are kept. With
+    "layers" all of a layer but `down`, whose result no gradient needs, unless a norm
+    follows it.
     """
     if remat != "layers":
         return parts.attention if remat else 0.0
-    return parts.trunk + parts.attention - (0 if cfg.post_norms else down(cfg, tokens))
+    attended = parts.attention + parts.kernels
+    return parts.trunk + attended - (0 if cfg.post_norms else down(cfg, tokens))
 
 
 def update(
@@ -177,31 +234,42 @@ def update(
     remat: str,
     chunk: int = 0,
     masked: bool = False,
+    tiles: bool = False,
 ) -> float:
     """Forward, backward (twice the forward), what is computed again: the head's logits
     always, and what `remat` says ("layers", "attention" or ""). The same for any number
-    of micro-batches.
+    of micro-batches. The TPU's kernel makes 2 products of a tile forward, 7 backward:
+    scores again, twice, and gradients of weights, once more than needed.
 
     With adapters (`cfg.lora`) the frozen matrices need no gradient.
     """
-    parts = group_parts(cfg, B, G, P, C, chunk=chunk, masked=masked)
-    total = 3 * sum(parts) + parts.head
+    parts = group_parts(cfg, B, G, P, C, chunk=chunk, masked=masked, tiles=tiles)
+    total = 3 * sum(parts) + parts.head + 3 / 2 * parts.kernels
     if cfg.lora:
         total -= parts.trunk + parts.head
     total += recomputed(cfg, parts, B * P + B * G * (C - 1), remat)
     return total
 
 
-def encode(cfg: DecoderConfig, B: int, T: int, *, masked: bool = False) -> float:
+def encode(
+    cfg: DecoderConfig, B: int, T: int, *, masked: bool = False, tiles: bool = False
+) -> float:
     """Vectors of B texts of T tokens."""
-    return prefill(cfg, B, T, masked=masked)
+    return trunk(cfg, B * T) + sum(_attend(cfg, [(B, T, 0)], masked, tiles))
 
 
 def choice(
-    cfg: DecoderConfig, B: int, T: int, letters: int, *, masked: bool = False
+    cfg: DecoderConfig,
+    B: int,
+    T: int,
+    letters: int,
+    *,
+    masked: bool = False,
+    tiles: bool = False,
 ) -> float:
     """Logits of a few letters at the last of T tokens."""
-    return prefill(cfg, B, T, masked=masked) + 2.0 * B * cfg.width * letters
+    hidden = encode(cfg, B, T, masked=masked, tiles=tiles)
+    return hidden + 2.0 * B * cfg.width * letters
 
 
 def encoder_update(
@@ -212,18 +280,20 @@ def encoder_update(
     *,
     remat: str,
     masked: bool = False,
+    tiles: bool = False,
 ) -> float:
     """Contrastive update: B queries and B items, all with all."""
     total = 3 * 2.0 * B * B * cfg.width
     for T in (query_tokens, item_tokens):
-        parts = Parts(trunk(cfg, B * T), _attend(cfg, B, T, 0, masked), 0.0)
-        total += 3 * sum(parts) - (parts.trunk if cfg.lora else 0)
+        dense, kernels = _attend(cfg, [(B, T, 0)], masked, tiles)
+        parts = Parts(trunk(cfg, B * T), dense, 0.0, kernels)
+        total += 3 * sum(parts) + 3 / 2 * kernels - (parts.trunk if cfg.lora else 0)
         total += recomputed(cfg, parts, B * T, remat)
     return total
 
 
 def ranking(users: int, items: int, width: int) -> float:
-    """Cosines of users' queries with every item."""
+    """Products of users' queries with every item: cosines, sums of weights."""
     return 2.0 * users * items * width
 
 
@@ -245,5 +315,6 @@ def decode_bytes(
     untied embedding only the looked-up rows are read, which do not count.
     """
     weights = trunk(cfg, 1) / 2 + head(cfg, 1) / 2
-    caches = 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_size * B * (P + G * C)
+    slots = B * (cached(cfg, P) + G * cached(cfg, C))
+    caches = 2 * cfg.num_kv_heads * cfg.head_size * slots
     return itemsize * (weights + caches)

@@ -41,6 +41,11 @@ CALLED_LISTS = re.compile(
 )
 OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# models/splash.py says in the name of a kernel what one of its matrix products costs.
+# Of a tile it makes: scores and outputs; scores again, gradients of weights and of
+# queries; scores and gradients of weights again, gradients of keys and of values.
+KERNEL = re.compile(r"/flops_(\d+)/.*/splash_mha_(fwd|dq|dkv)_")
+KERNEL_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 # They name the computation that async-start has begun.
 SECOND_PARTS = {"async-update", "async-done"}
 # Instructions whose result is another's memory, or nobody's.
@@ -95,6 +100,7 @@ def parse(text: str) -> Module:
     """The computations of a module's text. Raises ValueError if it has no entry."""
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", []
+    text = re.sub(r'\n(?="|}})', " ", text)  # a kernel's metadata is several lines
     for line in text.splitlines():
         if not line.startswith(" "):
             found = COMPUTATION.match(line)
@@ -383,7 +389,11 @@ def _valid_positions(window: Mapping[str, str], dim: int, n: int, out: int) -> i
 def _product(
     instruction: Instruction, siblings: Mapping[str, Instruction]
 ) -> int | float:
-    """FLOPs of one dot or convolution, as XLA counts them; 0 for anything else."""
+    """FLOPs of one dot or convolution, as XLA counts them, or of a kernel that tells;
+    0 for anything else."""
+    if instruction.opcode == "custom-call":
+        found = KERNEL.search(_op_name(instruction))
+        return int(found[1]) * KERNEL_PRODUCTS[found[2]] if found else 0
     if instruction.opcode not in ("dot", "convolution"):
         return 0
     left = arrays(siblings[_operands(instruction)[0]].shape)[0].dims
@@ -411,7 +421,8 @@ def product_flops(text: str) -> int | float:
     they run; a loop whose length the text does not tell counts as one turn.
 
     What `cost_analysis` would say of the same program without any loop, but for
-    elementwise work; kernels that are no HLO (custom calls) count nothing in either.
+    elementwise work. Of kernels that are no HLO (custom calls) those of
+    models/splash.py count here, with the tiles that they visit, and none there.
     """
     module = parse(text)
     done: dict[str, int | float] = {}

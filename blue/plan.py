@@ -34,6 +34,7 @@ from blue import (
     packing,
     plan_report,
     programs,
+    ranking,
     sampling,
     scoring,
     session,
@@ -46,10 +47,11 @@ from blue.errors import UserError
 from blue.models import hf, lora
 from blue.models.decoder import DecoderConfig
 from blue.programs import Program
-from blue.sharding import batch_shards, make_mesh
+from blue.sharding import batch_shards, dividing_fsdp, make_mesh
 
 logger = logging.getLogger("blue")
 GIB = 2**30
+OWN_ITEMS = 256  # of a user, which the ranking leaves out
 END, PAD = (1,), 0  # stand in for a tokenizer's ids: no shape depends on them
 
 
@@ -157,8 +159,20 @@ def make_plan(
         config, mesh, profiler
     )
     plan["step"] = make_step(plan["programs"], parts, config)
-    plan["advice"] = advice(plan["programs"], config, mesh)
-    return plan
+    params = programs.abstract_params(profiler, mesh, config.dtype.params)
+    better = dividing_fsdp(params, mesh)
+    plan["advice"] = advice(plan["programs"], config, mesh, dividing=better)
+    return finite(plan)
+
+
+def finite(tree: Any) -> Any:
+    """Numbers that are none become None: JSON has neither NaN nor infinity."""
+    if isinstance(tree, Mapping):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    bad = isinstance(tree, float) and not math.isfinite(tree)
+    return None if bad else tree
 
 
 # --- the programs of a run
@@ -167,10 +181,7 @@ def make_plan(
 def make_parts(
     config: ConfigDict, mesh: Mesh, profiler: DecoderConfig, encoder: DecoderConfig
 ) -> dict[str, Part]:
-    """Every program of a GRPO step and of the encoder's stage, in their order.
-
-    Ranking the whole catalogue is no program: the host does it (protocols.py).
-    """
+    """Every program of a GRPO step, of the encoder's stage and of an evaluation."""
     B, G = config.batch_size, config.group_size
     P, C = max(config.prompt_buckets), config.max_completion_tokens
     dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
@@ -185,6 +196,7 @@ def make_parts(
     micro = config.microbatch_size or B
     schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
     chunk = scoring.head_chunk(profiler, micro * G, mesh)
+    count = {"tiles": has_tiles(mesh)}
 
     def relayout() -> Program:
         return sampling.make_relayout(policy, mesh, **dtypes)
@@ -217,7 +229,7 @@ def make_parts(
             relayout, flops.relayout(), ("profiler",), "rollout", 1
         ),
         "prefill": Part(
-            prefill, flops.prefill(profiler, B, P),
+            prefill, flops.prefill(profiler, B, P, **count),
             ("decode_copy",), "rollout", 1,
         ),
         "decode_step": Part(
@@ -225,11 +237,14 @@ def make_parts(
             ("decode_copy",), "rollout", C, True,
         ),
         "reference": Part(
-            reference, flops.reference(profiler, B, G, P, C, chunk=chunk),
+            reference, flops.reference(profiler, B, G, P, C, chunk=chunk, **count),
             ("reference",), "reference", 1,
         ),
         "update": Part(
-            update, flops.update(policy, B, G, P, C, remat=config.remat, chunk=chunk),
+            update,
+            flops.update(
+                policy, B, G, P, C, remat=config.remat, chunk=chunk, **count
+            ),
             ("profiler", "optimizer"), "update", 1,
         ),
     }  # fmt: skip
@@ -237,6 +252,7 @@ def make_parts(
         parts["choice"] = make_choice_part(config, mesh, profiler)
     if config.encoder.kind == "own":
         parts |= _encoder_parts(config, mesh, encoder, trained)
+    parts["ranking"] = _ranking_part(config, mesh, encoder.width)
     return parts
 
 
@@ -253,7 +269,9 @@ def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part
             params_dtype=config.dtype.params, dtype=config.dtype.compute,
         )  # fmt: skip
 
-    work = flops.choice(cfg, rows, choice.max_prompt_tokens, choice.num_options)
+    work = flops.choice(
+        cfg, rows, choice.max_prompt_tokens, choice.num_options, tiles=has_tiles(mesh)
+    )
     reads = "profiler" if choice.reader == "policy" else "reference"
     return Part(build, work, (reads,), "choice", config.batch_size // users)
 
@@ -283,6 +301,7 @@ def _encoder_parts(
             **dtypes,
         )  # fmt: skip
 
+    count = {"tiles": has_tiles(mesh)}
     short = min(b for b in buckets if b >= min(stage.item_tokens, buckets[-1]))
     return {
         "encode": Part(
@@ -297,11 +316,25 @@ def _encoder_parts(
             update,
             flops.encoder_update(
                 trained, stage.batch_size, stage.query_tokens, stage.item_tokens,
-                remat=config.remat,
+                remat=config.remat, **count,
             ),
             (), "", 0,
         ),
     }  # fmt: skip
+
+
+def _ranking_part(config: ConfigDict, mesh: Mesh, width: int) -> Part:
+    """A slab of the catalogue ranked for some of an evaluation's queries."""
+    columns = 2  # of weights: drawn uniformly, and by popularity
+    sizes = ranking.slab_sizes(mesh, config.plan.num_items, width, columns)
+    sizes = sizes._replace(own=OWN_ITEMS)
+    work = flops.ranking(sizes.queries, sizes.slab, width + columns)
+    return Part(lambda: ranking.make_rank_slab(mesh, sizes), work, (), "", 0)
+
+
+def has_tiles(mesh: Mesh) -> bool:
+    """Whether long blocks are for the kernel of models/splash.py."""
+    return mesh.devices.flat[0].platform == "tpu"
 
 
 def make_resident(
@@ -503,8 +536,14 @@ def make_step(
     return {"seconds": seconds, "phases": phases, "tokens_per_s": tokens / seconds}
 
 
-def advice(found: Mapping[str, Any], config: ConfigDict, mesh: Mesh) -> list[str]:
-    """Settings that would help the programs that do not fit."""
+def advice(
+    found: Mapping[str, Any], config: ConfigDict, mesh: Mesh, *, dividing: int = 0
+) -> list[str]:
+    """Settings that would help the programs that do not fit, and one that always does
+    where the profiler's matrices are divided by `dividing` only, a part of fsdp."""
+    always = []
+    if 0 < dividing < mesh.shape["fsdp"]:
+        always.append(sources.about_fsdp(mesh, dividing))
     bad = [name for name, program in found.items() if not program["fits"]]
     lines = []
     if {"update", "encoder_update"} & set(bad) and config.remat != "layers":
@@ -538,4 +577,5 @@ def advice(found: Mapping[str, Any], config: ConfigDict, mesh: Mesh) -> list[str
         lines.append(
             f"train_encoder.batch_size below {config.train_encoder.batch_size}"
         )
-    return [*lines, "more chips: a larger plan.topology"] if bad else []
+    more = [*lines, "more chips: a larger plan.topology"] if bad else []
+    return [*always, *more]

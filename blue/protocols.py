@@ -31,34 +31,49 @@ _ROWS = 64  # rows scored at a time
 Score = Callable[[np.ndarray, "slice | np.ndarray"], np.ndarray]
 
 
+class Cosines(NamedTuple):
+    """Methods whose scores are products of a row's vector with an item's."""
+
+    queries: Float[np.ndarray, "R U E"]  # of unit length
+    table: Float[np.ndarray, "items E"]
+    centre: Float[np.ndarray, " E"] | None  # see `item_vectors`
+
+
 class Ranker(NamedTuple):
     """R methods that are scored together."""
 
     names: tuple[str, ...]
     score: Score
+    cosines: Cosines | None = None  # what `score` does, where it does only that
 
 
-def cosine(
-    vectors: Float[np.ndarray, "R U E"],
+def by_cosine(
+    names: Sequence[str],
+    queries: Float[np.ndarray, "R U E"],
     table: Float[np.ndarray, "items E"],
     *,
     centre: Float[np.ndarray, " E"] | None = None,
-) -> Score:
-    """Cosine of each row's R query vectors (of unit length) with items of `table`.
-
-    With `centre`, it is subtracted from the items, which become unit vectors again.
-    """
+) -> Ranker:
+    """Cosine of each row's R query vectors (of unit length) with items of `table`."""
 
     def score(rows: np.ndarray, items: slice | np.ndarray) -> np.ndarray:
-        found = np.asarray(table[items], np.float32)  # [n E] or [r n E]
-        if centre is not None:
-            found = unit(found - centre.astype(np.float32))
+        found = item_vectors(table, items, centre)  # [n E] or [r n E]
         if isinstance(items, slice):
-            return vectors[:, rows] @ found.T
-        by_row = vectors[:, rows].swapaxes(0, 1) @ found.swapaxes(1, 2)  # [r R n]
+            return queries[:, rows] @ found.T
+        by_row = queries[:, rows].swapaxes(0, 1) @ found.swapaxes(1, 2)  # [r R n]
         return by_row.swapaxes(0, 1)
 
-    return score
+    return Ranker(tuple(names), score, Cosines(queries, table, centre))
+
+
+def item_vectors(
+    table: Float[np.ndarray, "items E"],
+    items: slice | np.ndarray,
+    centre: Float[np.ndarray, " E"] | None,
+) -> Float[np.ndarray, "*n E"]:
+    """Rows of the table; with `centre`, less it and at unit length again."""
+    found = np.asarray(table[items], np.float32)
+    return found if centre is None else unit(found - centre.astype(np.float32))
 
 
 def unit(vectors: Float[np.ndarray, "*n E"]) -> Float[np.ndarray, "*n E"]:
@@ -251,13 +266,7 @@ def rank_all(
     num_items, num_weights = weights.shape
     num_rows, num_methods = len(targets.items), len(ranker.names)
     shape = (num_methods, num_rows)
-    at_target = np.concatenate(
-        [
-            ranker.score(part, targets.items[part, None])
-            for part in _parts(num_rows, _ROWS)
-        ],
-        axis=1,
-    )  # [R U 1]
+    at_target = score_targets(ranker, targets)[..., None]
     above, tied = np.zeros(shape, np.int64), np.zeros(shape, bool)
     weight_above = np.zeros((*shape, num_weights))
     best = np.full((*shape, TOP), -np.inf)
@@ -282,12 +291,29 @@ def rank_all(
                 best[method, part], top[method, part] = _merge_top(
                     best[method, part], top[method, part], scores[method], start
                 )
+    shares = shares_above(weight_above, targets, weights)
+    return FullRanks(1 + above, tied, shares, top)
+
+
+def score_targets(ranker: Ranker, targets: Targets) -> Float[np.ndarray, "R U"]:
+    """The scores of the targets themselves."""
+    parts = _parts(len(targets.items), _ROWS)
+    scores = [ranker.score(part, targets.items[part, None]) for part in parts]
+    return np.concatenate(scores, axis=1)[..., 0]
+
+
+def shares_above(
+    weight_above: Float[np.ndarray, "R U W"],
+    targets: Targets,
+    weights: Float[np.ndarray, "items W"],
+) -> Float[np.ndarray, "R U W"]:
+    """Of the weight that may stand against each target, what stands at or above it."""
     pairs = zip(targets.own, targets.same_title, strict=True)
     barred = np.stack(
         [weights[o].sum(axis=0) + weights[m].sum(axis=0) for o, m in pairs]
     )
     shares = weight_above / np.maximum(weights.sum(axis=0) - barred, 1e-12)
-    return FullRanks(1 + above, tied, np.clip(shares, 0.0, 1.0), top)
+    return np.clip(shares, 0.0, 1.0)
 
 
 def _parts(num: int, size: int) -> list[np.ndarray]:

@@ -16,6 +16,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+# Tokens a block of the vocabulary in `draw`: about the root of 262,144.
+BLOCK = 512
+# Decode steps from one look at whether all rows have ended to the next: on many chips
+# that look is a message among all of them.
+CHECK_EVERY = 8
+
 
 class Rollout(NamedTuple):
     """The record of one sampling pass."""
@@ -48,7 +54,7 @@ class Slots(NamedTuple):
     done: Bool[Array, " B"]  # ended, or never begun: free for another prompt
     example_ids: Int[Array, " B"]
     hidden: Float[Array, "B 1 D"]  # predicts the next token
-    state: Any  # of the model, with leading axis B; axis 1 of prompts right-aligned
+    state: Any  # of the model, with leading axis B; what is of prompts right-aligned
 
 
 def truncate_logits(
@@ -71,6 +77,37 @@ def truncate_logits(
     return logits
 
 
+def draw(
+    logits: Float[Array, "*b V"], uniforms: Float[Array, "*b 2"], *, block: int
+) -> tuple[Int[Array, "*b"], Float[Array, "*b"]]:
+    """One token a row with probability softmax(logits), and its log-probability.
+
+    p(token) = p(its block) p(token | its block): one uniform number chooses among the
+    blocks of `block` tokens, the other inside of the block. Two numbers a row in place
+    of V, and one pass over the logits.
+    """
+    missing = -logits.shape[-1] % block
+    widths = [(0, 0)] * (logits.ndim - 1) + [(0, missing)]
+    blocks = jnp.pad(logits, widths, constant_values=-jnp.inf)
+    blocks = blocks.reshape(*logits.shape[:-1], -1, block)
+    top = logits.max(axis=-1)
+    masses = jnp.exp(blocks - top[..., None, None]).sum(axis=-1)
+    chosen = _pick(masses, uniforms[..., 0])
+    inside = jnp.take_along_axis(blocks, chosen[..., None, None], axis=-2)[..., 0, :]
+    place = _pick(jnp.exp(inside - top[..., None]), uniforms[..., 1])
+    logit = jnp.take_along_axis(inside, place[..., None], axis=-1)[..., 0]
+    logprob = logit - top - jnp.log(masses.sum(axis=-1))
+    return chosen * block + place, logprob
+
+
+def _pick(mass: Float[Array, "*b n"], uniform: Float[Array, "*b"]) -> Int[Array, "*b"]:
+    """An index with probability in proportion to its mass: where the sum of masses
+    passes `uniform` [0, 1) of all. Never one of mass 0, however sums are rounded."""
+    below = jnp.where(mass > 0, jnp.cumsum(mass, axis=-1), 0.0)
+    goal = uniform[..., None] * below.max(axis=-1, keepdims=True)
+    return jnp.argmax(below > goal, axis=-1).astype(jnp.int32)
+
+
 def sample_tokens(
     logits: Float[Array, "B G V"],
     keys: Any,
@@ -85,13 +122,12 @@ def sample_tokens(
     untempered distribution).
     """
     if temperature == 0.0:
-        tokens = jnp.argmax(logits, axis=-1)
-    else:
-        logits = truncate_logits(logits / temperature, top_k=top_k, top_p=top_p)
-        tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
-    logprobs = jax.nn.log_softmax(logits, axis=-1)
-    chosen = jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
-    return tokens.astype(jnp.int32), chosen
+        tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+        return tokens, chosen - jax.nn.logsumexp(logits, axis=-1)
+    logits = truncate_logits(logits / temperature, top_k=top_k, top_p=top_p)
+    uniforms = jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (2,))))(keys)
+    return draw(logits, uniforms, block=BLOCK)
 
 
 def _row_keys(key: Any, example_ids: Int[Array, " B"], group_size: int) -> Any:
@@ -120,7 +156,7 @@ def sample(
 
     hidden, kept: of `model.prefill`. A row stops at any of `end_ids` and keeps it, so
     it has one token or more: an empty completion is an end token alone, one at the
-    limit has none. The loop ends when all rows have.
+    limit has none. The loop ends less than `CHECK_EVERY` steps after all rows have.
     """
     B, G = hidden.shape[0], group_size
     row_keys = _row_keys(key, example_ids, G)
@@ -135,11 +171,11 @@ def sample(
     )
 
     def unfinished(carry: tuple) -> Array:
-        t, _, _, done, _ = carry
-        return (t < max_tokens) & ~jnp.all(done)
+        t, all_done, *_ = carry
+        return (t < max_tokens) & ~all_done
 
     def one_token(carry: tuple) -> tuple:
-        t, hidden, state, done, record = carry
+        t, _, hidden, state, done, record = carry
         tokens, logprobs = sample_tokens(
             model.logits(hidden),
             fold_position(row_keys, t),
@@ -158,10 +194,12 @@ def sample(
         )
         done = done | jnp.isin(tokens, ends)
         hidden, state = model.step(tokens, t, state)
-        return t + 1, hidden, state, done, record
+        look = (t + 1) % CHECK_EVERY == 0
+        all_done = jax.lax.cond(look, jnp.all, lambda _: jnp.bool_(False), done)
+        return t + 1, all_done, hidden, state, done, record
 
     done = jnp.zeros((B, G), bool)
-    start = (jnp.int32(0), hidden, state, done, record)
+    start = (jnp.int32(0), jnp.bool_(False), hidden, state, done, record)
     return jax.lax.while_loop(unfinished, one_token, start)[-1]
 
 
@@ -197,10 +235,8 @@ def refill(
     state = model.begin(kept)
 
     def put(old: Array, new: Array) -> Array:
-        if old.ndim > 1 and new.shape[1] < old.shape[1]:
-            missing = old.shape[1] - new.shape[1]
-            widths = [(0, 0), (missing, 0)] + [(0, 0)] * (new.ndim - 2)
-            new = jnp.pad(new, widths)
+        sizes = zip(old.shape[1:], new.shape[1:], strict=True)
+        new = jnp.pad(new, [(0, 0), *((room - size, 0) for room, size in sizes)])
         return old.at[rows].set(new.astype(old.dtype), mode="drop")
 
     fresh = new_slots(hidden, state, slots.tokens.shape[1])
@@ -221,7 +257,8 @@ def advance(
 ) -> tuple[Slots, Int[Array, ""]]:
     """Decodes until at least `num_free` of the B rows are done; and how many steps.
 
-    The tokens are those of `sample` with `group_size` 1 at the same key.
+    The tokens are those of `sample` with `group_size` 1 at the same key. Every step
+    looks whether it is the last: rows that wait for a prompt cost more than the look.
     """
     max_tokens = slots.tokens.shape[1]
     row_keys = _row_keys(key, slots.example_ids, 1)[:, 0]

@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt32
 
 from blue import rollout
-from blue.models import decoder, lora
+from blue.models import decoder, decoding, lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.programs import Program, abstract_params, compile_program, rows, shardings_of
 from blue.sharding import (
     abstract,
     by_batch,
+    gather,
     keep_kv,
     kv_shardings,
     param_shardings,
@@ -33,7 +34,8 @@ def make_relayout(
 ) -> Program:
     """(params) -> a copy in the decode layout and dtype: once a step, never a token.
 
-    Adapters are merged, so that sampling knows the plain model alone.
+    Each layer's arrays are its own there, whole but for `tensor`. Adapters are merged,
+    so that sampling knows the plain model alone.
     """
     plain = abstract_params(lora.without(cfg), mesh, params_dtype)
     out = shardings_of(abstract_decode_params(plain, mesh, dtype))
@@ -42,7 +44,9 @@ def make_relayout(
         cast = lambda tree, to: jax.tree.map(lambda x: x.astype(to), tree)
         if cfg.lora:  # in float32, to be rounded once, to `dtype`
             params = lora.merge(cast(params, jnp.float32), cfg)
-        return cast(params, dtype)
+        # stacks are gathered, not layers: of the shards of one layer, a few rows, the
+        # TPU compiler makes all-reduces, which send everything twice
+        return decoding.unstack_layers(cast(gather(params, dtype), dtype))
 
     args = (abstract_params(cfg, mesh, params_dtype),)
     return compile_program(run, args, out_shardings=out)
@@ -51,29 +55,31 @@ def make_relayout(
 def abstract_decode_params(params: Params, mesh: Mesh, dtype: str) -> Params:
     """Shapes and shardings of what `make_relayout` returns, for a plain model."""
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-    shapes = jax.tree.map(cast, params)
+    shapes = jax.eval_shape(decoding.unstack_layers, jax.tree.map(cast, params))
     return abstract(shapes, param_shardings(shapes, mesh, axes=("tensor",)))
 
 
 def sampler_model(params: Params, cfg: DecoderConfig, **sizes: Any) -> rollout.Model:
-    """A decoder as the functions that `rollout.sample` takes."""
-    layers = [decoder.layer_params(params, n) for n in range(cfg.num_layers)]
+    """A decoder as the functions that `rollout.sample` takes.
+
+    params: in the decode layout.
+    """
     group, length, dtype = sizes["group"], sizes["length"], sizes["dtype"]
     head = decoder.head(params)
 
     def prefill(prompt: Array, mask: Array) -> tuple[Array, Any]:
-        hidden, kv = decoder.prefill(params, cfg, prompt, mask, dtype=dtype)
+        hidden, kv = decoding.prefill(params, cfg, prompt, mask, dtype=dtype)
         return hidden, (mask, kv)
 
     def begin(kept: tuple[Array, Any]) -> Any:
         mask, kv = kept
-        cache = decoder.init_cache(cfg, mask.shape[0], group, length, dtype)
-        return mask, kv, keep_kv(cache)
+        cache = decoding.init_cache(cfg, mask.shape[0], group, length, dtype)
+        return mask, kv, keep_kv(cache, cfg.num_kv_heads)
 
     def step(tokens: Array, slot: Array, state: Any) -> tuple[Array, Any]:
         mask, kv, cache = state
-        hidden, cache = decoder.decode_step(
-            params, layers, cfg, tokens, slot, mask, kv, cache, dtype=dtype
+        hidden, cache = decoding.decode_step(
+            params, cfg, tokens, slot, mask, kv, cache, dtype=dtype
         )
         return hidden, (mask, kv, cache)
 
@@ -122,7 +128,7 @@ def abstract_prefilled(
     B, P = batch_size, prompt_tokens
 
     def prefilled() -> Any:
-        kv = jax.tree.map(lambda a: a[:, 0], decoder.init_cache(cfg, B, 1, P, dtype))
+        kv = decoding.init_cache(cfg, B, 1, P, dtype)
         return jnp.zeros((B, cfg.width), dtype), (jnp.zeros((B, P), bool), kv)
 
     shapes = jax.eval_shape(prefilled)
@@ -212,8 +218,8 @@ class SlotShapes(NamedTuple):
 def _new_slots(cfg: DecoderConfig, shapes: SlotShapes, dtype: str) -> rollout.Slots:
     """Free slots, all zero, of the state that `sampler_model` keeps."""
     B, P, C = shapes
-    kv = jax.tree.map(lambda a: a[:, 0], decoder.init_cache(cfg, B, 1, P, dtype))
-    cache = decoder.init_cache(cfg, B, 1, C, dtype)
+    kv = decoding.init_cache(cfg, B, 1, P, dtype)
+    cache = decoding.init_cache(cfg, B, 1, C, dtype)
     state = (jnp.zeros((B, P), bool), kv, cache)
     return rollout.new_slots(jnp.zeros((B, cfg.width), dtype), state, C)
 

@@ -5,6 +5,7 @@ mlp. Batches are split over data and fsdp.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from blue.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 
+TABLES = ("embed", "head")
 # last name of a parameter's path -> axes of its dimensions, but the stack of layers
 RULES: dict[str, P] = {
     # whole rows, so that bringing them together moves no single element
@@ -114,6 +116,8 @@ def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = AXES) -> A
 def _spec(path: tuple, shape: tuple[int, ...], mesh: Any, axes: tuple[str, ...]) -> P:
     names = [getattr(entry, "key", getattr(entry, "name", "")) for entry in path]
     rule = RULES.get(str(names[-1]) if names else "", P())
+    if names and names[-1] in TABLES and shape[0] % mesh.shape["fsdp"]:
+        rule = P("tensor", "fsdp")  # 151,669 words are divided by nothing
     by_dim = (None,) * (len(shape) - len(rule)) + tuple(rule) if rule else ()
     dims = zip(by_dim, shape, strict=False)
     return P(*(_divide(axis, size, mesh, axes) for axis, size in dims))
@@ -131,6 +135,19 @@ def _divide(
     return tuple(names) if len(names) > 1 else names[0] if names else None
 
 
+def dividing_fsdp(tree: Any, mesh: Mesh) -> int:
+    """The largest part of the mesh's `fsdp` that divides every layer's matrices.
+
+    Less than `fsdp`: some lie whole on each device, with their gradients and moments.
+    """
+    size, sides = mesh.shape["fsdp"], []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        rule = RULES.get(str(getattr(path[-1], "key", "")), P())
+        by_dim = zip(reversed(rule), reversed(leaf.shape), strict=False)
+        sides += [dim for axis, dim in by_dim if axis == "fsdp"]
+    return math.gcd(size, *sides)
+
+
 # --- inside of a program. Left alone, the compiler may well move the activations of all
 # users to the weights; these say that weights come to the users.
 
@@ -145,12 +162,15 @@ def keep_rows(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, BATCH), tree)
 
 
-def keep_kv(tree: Any) -> Any:
-    """Keys and values [B ... K H] that stay where `kv_shardings` has them."""
+def keep_kv(tree: Any, num_kv_heads: int) -> Any:
+    """Keys and values [B Q S H], Q a multiple of the heads, that stay where
+    `kv_shardings` has those of one completion."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return tree
-    keep = lambda x: jax.lax.with_sharding_constraint(x, _kv_spec(x, mesh))
+    keep = lambda x: jax.lax.with_sharding_constraint(
+        x, _kv_spec(x, mesh, num_kv_heads)
+    )
     return jax.tree.map(keep, tree)
 
 
@@ -165,36 +185,39 @@ def gather(tree: Any, dtype: Any) -> Any:
     def one(path: tuple, x: Any) -> Any:
         if x.ndim < 2:
             return x
+        cast = x.dtype != dtype
         x = x.astype(dtype)
         if mesh.empty:
             return x
         stored = _spec(path, x.shape, mesh, AXES)
-        return _gather(x, stored, _spec(path, x.shape, mesh, ("tensor",)))
+        return _gather(x, stored, _spec(path, x.shape, mesh, ("tensor",)), cast)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(x: Any, stored: P, used: P) -> Any:
-    # the barrier keeps the cast on this side of the wire
-    x = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(x, stored))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(x: Any, stored: P, used: P, cast: bool) -> Any:
+    if cast:  # the barrier keeps the cast on this side of the wire
+        x = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(x, stored))
+    # what was not cast may lie here whole already, as in the decode layout
     return jax.lax.with_sharding_constraint(x, used)
 
 
 _gather.defvjp(
-    lambda x, stored, used: (_gather(x, stored, used), None),
-    lambda stored, used, _, g: (jax.lax.with_sharding_constraint(g, stored),),
+    lambda x, stored, used, cast: (_gather(x, stored, used, cast), None),
+    lambda stored, used, cast, _, g: (jax.lax.with_sharding_constraint(g, stored),),
 )
 
 
 def kv_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Rows over data and fsdp; heads of keys and values over tensor, as the weights."""
+    """Rows over data and fsdp; heads of keys and values [B K S H] over tensor, as the
+    weights."""
     return jax.tree.map(lambda x: NamedSharding(mesh, _kv_spec(x, mesh)), tree)
 
 
-def _kv_spec(x: Any, mesh: Any) -> P:
-    heads = x.ndim >= 4 and x.shape[-2] % mesh.shape["tensor"] == 0
-    return P(*BATCH, *((None,) * (x.ndim - 3) + ("tensor", None) if heads else ()))
+def _kv_spec(x: Any, mesh: Any, heads: int = 0) -> P:
+    split = x.ndim == 4 and (heads or x.shape[1]) % mesh.shape["tensor"] == 0
+    return P(*BATCH, "tensor") if split else BATCH
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

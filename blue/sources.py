@@ -51,7 +51,7 @@ from blue.hub import Source
 from blue.inference import Model, Profile, TextEncoder
 from blue.models import hf, sentence_layout
 from blue.models.decoder import DecoderConfig, Lora
-from blue.sharding import batch_shards, put, replicated, to_host
+from blue.sharding import batch_shards, dividing_fsdp, put, replicated, to_host
 from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from blue.writer import told_slices
 
@@ -319,12 +319,14 @@ def _load_role(
     if directory:
         cfg = hf.read_config(directory)  # before anything large is read
         _check_vocabulary(cfg, tokenizer, section.checkpoint)
+        _tell_of_fsdp(cfg, mesh, dtype)
         cfg, params = hf.load(directory, mesh, dtype=dtype, head=role == "profiler")
         return Model(cfg, params, tokenizer, section.checkpoint, source=source)
     cfg = models.preset(section.preset)
     if not section.tokenizer:  # random weights: the head fits the trained tokenizer
         cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
     _check_vocabulary(cfg, tokenizer, section.preset)
+    _tell_of_fsdp(cfg, mesh, dtype)
     for stage in stages:
         checkpoints = stage_checkpoints(config, workdir, stage)
         if checkpoints.finished() and checkpoints.best():
@@ -621,6 +623,21 @@ def make_choice_scorer(
     """(profiles, options of each) -> scores [n, options], of this reader."""
     score = make_choice(config, reader, mesh, batch_size=config.evaluate.batch_size)
     return functools.partial(score, reader.params)
+
+
+def _tell_of_fsdp(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> None:
+    dividing = dividing_fsdp(programs.abstract_params(cfg, mesh, dtype), mesh)
+    if dividing < mesh.shape["fsdp"]:
+        logger.warning("%s", about_fsdp(mesh, dividing))
+
+
+def about_fsdp(mesh: Mesh, dividing: int) -> str:
+    """What to do where only a part of `fsdp` divides a model's matrices."""
+    data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
+    return (
+        f"mesh.data={data * fsdp // dividing} mesh.fsdp={dividing} splits every matrix;"
+        f" mesh.fsdp={fsdp} does not divide some, which lie whole on each device"
+    )
 
 
 def check_divides(batch_size: int, field: str, mesh: Mesh) -> None:

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float
@@ -97,6 +98,7 @@ def flops_per_step(
         "G": config.group_size,
         "P": prompt_tokens,
         "C": config.max_completion_tokens,
+        "tiles": jax.default_backend() == "tpu",
     }
     return (
         flops.rollout(cfg, **sizes, steps=decode_steps)

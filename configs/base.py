@@ -121,8 +121,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.encoder.lora.alpha = 32.0
     c.encoder.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")
     c.encoder.max_tokens = 512  # longer texts lose their oldest items, then their end
-    c.encoder.buckets = (64, 128, 256, 512, 1024)  # tokens of a row, which holds texts
-    #   side by side; ascending, the last takes max_tokens or more
+    c.encoder.buckets = (32, 64, 128, 256, 512, 1024)  # tokens of a row, which holds
+    #   texts side by side; ascending, the last takes max_tokens or more
     c.encoder.batch_size = 64  # rows a call of the encoder, global; texts if kind is
     #   not own
     c.dtype = ConfigDict()

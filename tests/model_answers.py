@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from blue.models import decoder, encoder, hf
+from blue.models import decoder, decoding, encoder, hf
 from blue.models.decoder import DecoderConfig, Params
 from blue.sharding import AXES
 
@@ -29,16 +29,16 @@ def greedy(
     params: Params, cfg: DecoderConfig, tokens: Any, mask: Any, *, new_tokens: int
 ) -> Any:
     """The likeliest completions [B C], decoded with the cache."""
-    layers = [decoder.layer_params(params, n) for n in range(cfg.num_layers)]
+    params = decoding.unstack_layers(params)
     best = lambda hidden: jnp.argmax(hidden @ decoder.head(params).T, axis=-1)
-    hidden, kept = decoder.prefill(params, cfg, tokens, mask)
-    cache = decoder.init_cache(cfg, tokens.shape[0], 1, new_tokens)
+    hidden, kept = decoding.prefill(params, cfg, tokens, mask)
+    cache = decoding.init_cache(cfg, tokens.shape[0], 1, new_tokens)
 
     token, chosen = best(hidden)[:, None], []  # [B 1]: a group of one
     for slot in jnp.arange(new_tokens):
         chosen.append(token)
-        hidden, cache = decoder.decode_step(
-            params, layers, cfg, token, slot, mask, kept, cache
+        hidden, cache = decoding.decode_step(
+            params, cfg, token, slot, mask, kept, cache
         )
         token = best(hidden)
     return jnp.concatenate(chosen, axis=1)

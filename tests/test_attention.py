@@ -1,13 +1,18 @@
 import dataclasses
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from blue.models import attention, decoder, gemma3, qwen3
+from blue import flops, hlo, plan
+from blue.models import attention, decoder, gemma3, qwen3, splash
 from blue.models.attention import attention_implementation
+from blue.models.decoder import GLOBAL, LOCAL
+from blue.sharding import abstract, by_batch, make_mesh, param_shardings
 
 CARD = {"platform": "cuda", "compute_capability": (9, 0), "num_devices": 1}
 SHAPE = {"dtype": "bfloat16", "head_size": 256, "query_tokens": 2048}
@@ -20,7 +25,12 @@ SHAPE["key_tokens"] = 2048
         ({}, "cudnn"),
         ({"dtype": "float16"}, "cudnn"),
         ({"dtype": "float32"}, None),
-        ({"platform": "tpu"}, None),
+        ({"platform": "tpu"}, "splash"),
+        ({"platform": "tpu", "num_devices": 64, "dtype": "float32"}, "splash"),
+        ({"platform": "tpu", "query_tokens": 511, "key_tokens": 2559}, "splash"),
+        ({"platform": "tpu", "query_tokens": 64}, None),  # a tile less than half full
+        ({"platform": "tpu", "query_tokens": 256, "key_tokens": 256}, None),
+        ({"platform": "tpu", "head_size": 64}, None),
         ({"platform": "gpu"}, None),  # AMD
         ({"compute_capability": (8, 0)}, None),  # Gemma's heads on an A100
         ({"compute_capability": (8, 0), "head_size": 128}, "cudnn"),
@@ -33,7 +43,7 @@ SHAPE["key_tokens"] = 2048
         ({"num_devices": 2}, None),
     ],
 )
-def test_cudnn_serves_where_it_can(change, chosen):
+def test_kernels_serve_where_they_can(change, chosen):
     arguments = CARD | SHAPE | change
     assert attention_implementation(**arguments) == chosen
 
@@ -45,8 +55,7 @@ def test_the_heads_of_the_presets_are_served_on_hopper(preset):
 
 
 def test_a_cpu_keeps_the_kernel_of_xla():
-    q = jnp.zeros((1, 2, 2, 8), jnp.bfloat16)
-    assert attention.implementation_here(q, q) is None
+    assert attention.implementation_here(**SHAPE) is None
 
 
 def test_forward_and_backward_are_lowered_to_cudnn_for_a_gpu(monkeypatch):
@@ -70,11 +79,165 @@ def test_forward_and_backward_are_lowered_to_cudnn_for_a_gpu(monkeypatch):
         return set(re.findall(r"@(__cudnn\$\w+)", text))
 
     assert not calls()
-    on_a_card = lambda q, k: attention_implementation(
-        **CARD, dtype=q.dtype, head_size=q.shape[-1], query_tokens=q.shape[1],
-        key_tokens=k.shape[1],
-    )  # fmt: skip
+    on_a_card = functools.partial(attention_implementation, **CARD)
     monkeypatch.setattr(attention, "implementation_here", on_a_card)
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
     forward = "__cudnn$fmhaScaleBiasSoftmax"
     assert calls() == {forward, f"{forward}Backward"}
+
+
+# --- splash, the kernel of TPUs
+
+
+@pytest.mark.parametrize("window", [0, 1, 40, 128, 700])
+@pytest.mark.parametrize("P, G, C", [(256, 2, 128), (128, 3, 256), (0, 1, 384)])
+def test_a_static_mask_is_that_of_the_positions(P, G, C, window):
+    """And so are the kernel's tiles; flops.py has a formula of its own for them."""
+    at = P + jnp.arange(C)
+    own = np.kron(np.eye(G), decoder.causal_mask(at, at, window=window)).astype(bool)
+    prompt = decoder.causal_mask(at, jnp.arange(P), window=window)
+    wanted = np.concatenate([np.tile(prompt, (G, 1)), own], axis=1)
+    visible = splash.Visible(P, G, C, window)
+    assert visible.shape == wanted.shape
+    np.testing.assert_array_equal(visible[slice(None), slice(None)], wanted)
+    np.testing.assert_array_equal(visible[64:100, 32:300], wanted[64:100, 32:300])
+    T = visible.tile
+    tiles = wanted.reshape(G * C // T, T, -1, T).any(axis=(1, 3))
+    kernel = splash.make_kernel(visible, 1, interpret=True)
+    assert np.count_nonzero(kernel.fwd_mask_info.block_mask) == tiles.sum()
+    assert G * flops.tile_pairs(C, P, window) == tiles.sum() * T * T
+
+
+def test_gradients_of_splash_are_those_of_dense_attention():
+    """One key head; completions longer than the window, a prompt that is shorter, and
+    one that is all padding; nothing of whole tiles."""
+    B, G, P, C, N, K, H, window = 3, 2, 150, 71, 2, 1, 8, 48
+    cfg = dataclasses.replace(
+        gemma3.tiny_gemma3(), num_heads=N, num_kv_heads=K, head_size=H, window=window
+    )
+    mask = jnp.arange(P)[None] >= P - jnp.asarray([150, 30, 0])[:, None]
+    normal = lambda n, *shape: jax.random.normal(jax.random.key(n), shape)
+    q, weights = normal(0, B, G, C, N, H), normal(1, B, G, C, N, H)
+    prompt = decoder.KV(normal(2, B, P, K, H), normal(3, B, P, K, H))
+    own = decoder.KV(normal(4, B, G, C, K, H), normal(5, B, G, C, K, H))
+    at = P + jnp.arange(C)
+    see = decoder.causal_mask(at, jnp.arange(P), window=window)
+    see = jnp.broadcast_to((see[None] & mask[:, None])[:, None], (B, G, C, P))
+    see_own = decoder.causal_mask(at, at, window=window)[None, None]
+
+    def dense(q, prompt, own):
+        return decoder.group_attention(cfg, q, prompt, own, see, see_own)
+
+    def by_kernel(q, prompt, own):
+        pairs = (prompt.k, own.k), (prompt.v, own.v), (mask, jnp.ones((B, G, C), bool))
+        return splash.attention(
+            q, *pairs, scale=cfg.scale(), window=window, interpret=True
+        )
+
+    def run(attend):
+        loss = lambda *x: (lambda y: ((y * weights).sum(), y))(attend(*x))
+        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, prompt, own)
+
+    assert_close(run(by_kernel), run(dense))
+
+
+def assert_close(found, wanted):
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+GEMMA = dataclasses.replace(
+    gemma3.tiny_gemma3(), num_layers=1, num_kv_heads=1, pattern=(LOCAL,), window=48,
+    width=32, mlp_width=32, vocab_size=64,
+)  # fmt: skip
+QWEN = dataclasses.replace(
+    qwen3.tiny_qwen3(), num_layers=1, width=32, mlp_width=32, vocab_size=64
+)
+
+
+@pytest.mark.parametrize(
+    "cfg, shape, real, mesh, gradients",
+    [
+        (QWEN, (4, 2, 130, 66), (130, 1, 40, 128), (1, 4, 2), False),
+        pytest.param(
+            GEMMA, (2, 2, 150, 71), (150, 30), None, True, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            QWEN, (4, 2, 130, 66), (130, 1, 40, 128), (1, 4, 2), True,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            GEMMA, (1, 3, 520, 129), (260,), None, True, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            dataclasses.replace(GEMMA, num_layers=3, pattern=(LOCAL, GLOBAL, LOCAL)),
+            (4, 2, 64, 300), (64, 3, 10, 64), (2, 2, 2), True, marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_a_model_is_the_same_with_splash(
+    cfg, shape, real, mesh, gradients, monkeypatch
+):
+    """A prompt and its completions; on a mesh the kernels go over rows and heads, and
+    what they need for the backward pass is kept."""
+    B, G, P, C = shape
+    params = decoder.init_params(cfg, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 3)
+    prompt = jax.random.randint(keys[0], (B, P), 0, cfg.vocab_size)
+    tokens = jax.random.randint(keys[1], (B, G, C), 0, cfg.vocab_size)
+    mask = jnp.arange(P)[None] >= P - jnp.asarray(real)[:, None]
+    weights = jax.random.normal(keys[2], (B, G, C, cfg.width))
+
+    def loss(params, remat):
+        hidden = decoder.group_forward(params, cfg, prompt, mask, tokens, remat=remat)
+        return (hidden * weights).sum(), hidden
+
+    def run(params, remat):
+        f = jax.grad(loss, has_aux=True) if gradients else loss
+        return jax.jit(lambda p: f(p, remat))(params)
+
+    wanted = run(params, "")
+    monkeypatch.setattr(attention, "implementation_here", lambda **_: "splash")
+    if mesh:
+        mesh = make_mesh(*mesh)
+        params = jax.device_put(params, param_shardings(params, mesh))
+        with jax.set_mesh(mesh):
+            assert_close(run(params, "attention"), wanted)
+    else:
+        assert_close(run(params, ""), wanted)
+
+
+@pytest.mark.slow
+def test_the_tpu_compiler_takes_the_kernels(monkeypatch):
+    """No [queries, keys] array of the prompt lies in main memory; the FLOPs counted in
+    the text are those of the formula, with every kernel once."""
+    pytest.importorskip("libtpu", reason="needs the extra `tpu`")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    cfg = dataclasses.replace(
+        qwen3.tiny_qwen3(), num_layers=2, pattern=(LOCAL, GLOBAL), window=256,
+        head_size=128, width=256, mlp_width=512,
+    )  # fmt: skip
+    B, G, P, C = 4, 2, 1024, 256
+    mesh = make_mesh(1, 2, 2, devices=plan.topology("v6e:2x2")[1])
+    shapes = jax.eval_shape(lambda: decoder.init_params(cfg, jax.random.key(0)))
+
+    def loss(params, prompt, mask, tokens):
+        hidden = decoder.group_forward(
+            params, cfg, prompt, mask, tokens, dtype=jnp.bfloat16, remat="attention"
+        )
+        return hidden.astype(jnp.float32).sum()
+
+    with jax.set_mesh(mesh):
+        rows = lambda shape, dtype: jax.ShapeDtypeStruct(
+            shape, dtype, sharding=by_batch(mesh)
+        )
+        args = rows((B, P), jnp.int32), rows((B, P), bool), rows((B, G, C), jnp.int32)
+        params = abstract(shapes, param_shardings(shapes, mesh))
+        lowered = jax.jit(jax.grad(loss)).lower(params, *args)
+        text = str(lowered.compile().as_text())
+    parts = flops.group_parts(cfg, B, G, P, C, tiles=True)
+    assert parts.attention == 0
+    wanted = 3 * parts.trunk + 9 / 2 * parts.kernels
+    assert 4 * hlo.product_flops(text) == pytest.approx(wanted, rel=0.05)
+    assert not re.search(r"f32\[[\d,]*1024,1024\]", text)
+    assert max(hlo.biggest_buffers(text), key=lambda b: b.bytes).bytes < P * P * 4

@@ -1,6 +1,7 @@
 """FLOPs by formula against XLA's count on the CPU, and against figures by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from blue import flops, losses, sampling, updates, watch
-from blue.models import decoder, gemma3, qwen3
+from blue.models import decoder, decoding, gemma3, qwen3
 from blue.models.decoder import GLOBAL, LOCAL, DecoderConfig, Lora
 from configs import base
 
@@ -51,7 +52,7 @@ def test_reference_and_prefill_are_counted_as_xla_counts_them():
     run = lambda p, *x: logprobs(p, GEMMA, *x)
     found = counted(run, params_of(GEMMA), *PROMPT, shape(B, G, C))
     assert found == pytest.approx(flops.reference(GEMMA, B, G, P, C), **CLOSE)
-    run = lambda p, *x: decoder.prefill(p, QWEN, *x)
+    run = lambda p, *x: decoding.prefill(decoding.unstack_layers(p), QWEN, *x)
     found = counted(run, params_of(QWEN), *PROMPT)
     assert found == pytest.approx(flops.prefill(QWEN, B, P), **CLOSE)
 
@@ -67,12 +68,13 @@ def test_update_is_counted_as_xla_counts_it(cfg, remat):
 
 def test_decode_step_is_counted_as_xla_counts_it():
     def run(params, prompt_mask, kv, cache, tokens, slot):
+        params = decoding.unstack_layers(params)
         model = sampling.sampler_model(params, QWEN, group=G, length=C, dtype="float32")
         hidden, state = model.step(tokens, slot, (prompt_mask, kv, cache))
         return model.logits(hidden), state
 
-    kv = [decoder.KV(*2 * (shape(B, P, 2, 32, dtype=jnp.float32),))]
-    cache = jax.eval_shape(lambda: decoder.init_cache(QWEN, B, G, C))
+    kv = [decoding.Cache(*2 * (shape(B, 2, P, 32, dtype=jnp.float32),))]
+    cache = jax.eval_shape(lambda: decoding.init_cache(QWEN, B, G, C))
     found = counted(run, params_of(QWEN), PROMPT[1], kv, cache, shape(B, G), shape())
     assert found == pytest.approx(flops.decode_step(QWEN, B, G, P, C), **CLOSE)
 
@@ -151,6 +153,25 @@ def test_ours_by_hand():
     assert masked.attention == 4 * 1024 * (4 * in_all + 22 * in_band)
 
 
+def test_whole_tiles_by_hand():
+    """Of 512 x 512: 4 rows of a prompt, and one of each completion after them. Short
+    blocks stay dense, as on the chip."""
+    parts = flops.group_parts(CFG, 1, 8, 2048, 512, tiles=True)
+    local, all_keys = (1 + 2 + 2 + 2) + 8 * 2, (1 + 2 + 3 + 4) + 8 * 5
+    assert parts.kernels == 4 * 1024 * 512**2 * (22 * local + 4 * all_keys)
+    assert parts.attention == 0
+    rest = 3 * (parts.trunk + parts.head) + parts.head
+    update = functools.partial(flops.update, CFG, 1, 8, 2048, 512, tiles=True)
+    assert update(remat="attention") == rest + parts.kernels / 2 * (2 + 7)
+    again = update(remat="layers") - update(remat="attention")
+    assert again == parts.trunk + parts.kernels
+    assert flops.encode(CFG, 3, 128, tiles=True) == flops.encode(CFG, 3, 128)
+    # 600 keys of 640: 5 rows of 128
+    text = flops.encode(CFG, 1, 600, tiles=True) - flops.trunk(CFG, 600)
+    tiles = 22 * (1 + 2 + 3 + 4 + 5) + 4 * 15
+    assert text == 4 * 1024 * 128**2 * tiles
+
+
 def test_small_programs_by_hand():
     cfg = dataclasses.replace(QWEN, window=0)
     matrices = 2 * (128 * 32 * (4 + 4 + 2 + 2) + 3 * 128 * 512)
@@ -165,6 +186,11 @@ def test_small_programs_by_hand():
     caches = 2 * 2 * 32 * 3 * (10 + 2 * 4)
     weights = matrices / 2 + 512 * 128
     assert flops.decode_bytes(cfg, 3, 2, 10, 4) == 2 * (weights + caches)
+    local = dataclasses.replace(cfg, pattern=(LOCAL,), window=6)
+    caches = 2 * 2 * 32 * 3 * (6 + 2 * 4)
+    assert flops.decode_bytes(local, 3, 2, 10, 4) == 2 * (weights + caches)
+    saved = flops.decode_step(cfg, 3, 2, 10, 8) - flops.decode_step(local, 3, 2, 10, 8)
+    assert saved == 4 * 4 * 32 * 3 * 2 * (4 + 2)
 
 
 def test_matrices_are_all_parameters_but_vectors():
@@ -192,6 +218,9 @@ def test_flops_of_a_training_step_by_hand():
     matrices = 2 * (128 * 32 * (4 + 4 + 2 + 2) + 3 * 128 * 512)
     pair, head = 4 * 4 * 32, 2 * 128 * 512
     prompts = 3 * (10 * matrices + 10 * 10 * pair)
+    # of the prompts' only layer the rollout needs q, k and v, and the last position
+    unused = 3 * 9 * (matrices - 2 * 128 * 32 * (4 + 2 + 2) + 10 * pair)
     decode = 5 * 6 * (matrices + 18 * pair + head)
     layers = prompts + 6 * 7 * (matrices + 17 * pair)
-    assert found == prompts + decode + 5 * layers + (1 + 4) * 6 * 8 * head
+    rollout = prompts - unused + decode
+    assert found == rollout + 5 * layers + (1 + 4) * 6 * 8 * head

@@ -208,6 +208,27 @@ def test_products_in_loops_count_as_often_as_they_run(cpu_text):
     assert hlo.product_flops(tpu("scan")) == 6 * 4 * 2 * 8 * 512 * 512
 
 
+KERNELS = """HloModule kernels
+
+ENTRY %main (q: bf16[4,512,256]) -> bf16[4,512,256] {
+  %q = bf16[4,512,256]{2,1,0} parameter(0)
+  %own = bf16[4,512,256]{2,1,0} custom-call(%q), custom_call_target="Sharding"
+  %f = (bf16[4,512,256], f32[4,512,128]) custom-call(%own), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/jvp()/flops_1000/vmap(s)/splash_mha_fwd_segmented_residuals/pallas_call"}
+  %o = bf16[4,512,256] get-tuple-element(%f), index=0, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/jvp()/flops_1000/vmap(s)/splash_mha_fwd_segmented_residuals/pallas_call"}
+  ROOT %dq = bf16[4,512,256] custom-call(%o), metadata={op_name="jit(f)/transpose(jvp())/flops_1000/vmap(s)/splash_mha_dq_segmented_no_residuals/pallas_call"}
+}
+"""  # noqa: E501
+
+
+def test_kernels_tell_what_they_multiply():
+    """Text as the TPU compiler writes it: their metadata goes over several lines"""
+    assert hlo.product_flops(KERNELS) == (2 + 3) * 1000
+
+
 def test_products_as_the_tpu_compiler_writes_them():
     """Its convolutions have batches and heads as holes and padding of a window"""
     B, G, P, C, D, F, N, K, R, H = 2, 4, 256, 128, 256, 1024, 4, 2, 2, 16

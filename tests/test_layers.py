@@ -22,7 +22,7 @@ LAYERS = [
     {"inference", "queries", "report", "baselines"},
     {"panel"},  # what profiles are like
     {"updates"},  # jitted programs that learn
-    {"sampling", "scoring"},  # that write; that read
+    {"sampling", "scoring", "ranking"},  # that write; that read; that rank
     {"programs", "protocols", "summary"},  # what a jitted program is; ranks
     {"prompts", "rollout", "rewards", "advantages", "losses", "metrics"},
     {"packing"},  # texts -> rows

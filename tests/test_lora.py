@@ -29,7 +29,7 @@ from blue import (
     writer,
 )
 from blue.errors import UserError
-from blue.models import decoder, gemma3, lora, qwen3
+from blue.models import decoder, decoding, gemma3, lora, qwen3
 from blue.models.decoder import GLOBAL, LOCAL, Lora
 from blue.optimizers import make_optimizer, make_schedule
 from blue.sharding import AXES, by_batch, make_mesh, put, to_host
@@ -270,7 +270,7 @@ def test_the_sampler_gets_the_merged_model():
     shapes = programs.abstract_params(GEMMA, mesh, "float32")
     params = put(params, jax.tree.map(lambda x: x.sharding, shapes))
     got = sampling.make_relayout(GEMMA, mesh, **kinds)(params)
-    want = lora.merge(to_host(params), GEMMA)
+    want = decoding.unstack_layers(lora.merge(to_host(params), GEMMA))
     near = lambda a, b: np.testing.assert_allclose(
         np.asarray(a, np.float32), np.asarray(b), rtol=2**-8, atol=1e-6
     )

@@ -35,7 +35,7 @@ def found():
 def test_every_program_of_a_step_is_there(found):
     assert list(found["programs"]) == [
         "relayout", "prefill", "decode_step", "reference", "update", "choice",
-        "encode", "encode_items", "encoder_update",
+        "encode", "encode_items", "encoder_update", "ranking",
     ]  # fmt: skip
     assert all(program["fits"] for program in found["programs"].values())
     assert found["advice"] == [] and found["chips"] == 8
@@ -84,6 +84,12 @@ def test_a_step_is_the_sum_of_its_calls(found):
     assert step["seconds"] == pytest.approx(sum(step["phases"].values()))
     assert "items" not in step["phases"]  # once a run
     assert step["tokens_per_s"] == pytest.approx(8 * 4 * 12 / step["seconds"])
+
+
+def test_a_plan_is_json_that_anyone_reads():
+    made = plan.finite({"a": [1.0, float("inf")], "b": {"c": float("nan"), "d": "x"}})
+    assert made == {"a": [1.0, None], "b": {"c": None, "d": "x"}}
+    json.dumps(made, allow_nan=False)
 
 
 def test_what_does_not_fit_says_what_would_help():

@@ -125,7 +125,7 @@ def test_candidates_are_fixed_by_their_file(tmp_path):
 
 def test_ranks_of_candidates_by_loop():
     examples, vectors, table = random_world(num_rows=70)
-    ranker = protocols.Ranker(("a", "b"), protocols.cosine(vectors, table))
+    ranker = protocols.by_cosine(("a", "b"), vectors, table)
     rng = np.random.default_rng(1)
     rows = np.sort(rng.choice(70, 66, replace=False))  # more than are scored at a time
     candidates = rng.integers(60, size=(66, 12))
@@ -142,7 +142,7 @@ def test_a_collapsed_encoder_ranks_last_not_first():
     one = protocols.unit(rng.normal(size=64))
     table = (one + rng.normal(size=(50, 64)) * 1e-9).astype(np.float32)
     vectors = np.broadcast_to(one, (1, 20, 64))
-    ranker = protocols.Ranker(("blue",), protocols.cosine(vectors, table))
+    ranker = protocols.by_cosine(("blue",), vectors, table)
     candidates = rng.integers(50, size=(20, 30))
     ranks, tied = protocols.rank_candidates(ranker, np.arange(20), candidates)
     assert ranks.tolist() == [[30] * 20] and tied.all()
@@ -152,7 +152,8 @@ def test_centred_cosine_by_hand():
     table = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], np.float32)
     centre = np.array([0.0, 1.0], np.float32)
     query = protocols.unit(np.array([[[1.0, 1.0]]]))
-    scores = protocols.cosine(query, table, centre=centre)(np.arange(1), slice(0, 3))
+    ranker = protocols.by_cosine(["a"], query, table, centre=centre)
+    scores = ranker.score(np.arange(1), slice(0, 3))
     # item 1 becomes zero, item 0 (1, -1) / sqrt 2, item 2 (.6, -.2) / sqrt .4
     np.testing.assert_allclose(scores[0, 0], [0.0, 0.0, 0.4 / 0.8**0.5], atol=1e-6)
 
@@ -185,7 +186,7 @@ def test_one_pass_equals_brute_force(seed, block):
     weights = np.stack([counts > 0, protocols.popularity_weights(counts)], axis=1)
     rows = np.array([0, 2, 3, 7, 8])
     targets = protocols.make_targets(examples.test, rows, examples.title_group)
-    ranker = protocols.Ranker(("a", "b"), protocols.cosine(vectors[:, rows], table))
+    ranker = protocols.by_cosine(("a", "b"), vectors[:, rows], table)
     found = protocols.rank_all(ranker, targets, weights, block=block)
     for method, (at, row) in ((m, r) for m in (0, 1) for r in enumerate(rows)):
         rank, tied, shares, top = brute_force(examples, vectors[method], table, row)
@@ -203,7 +204,7 @@ def test_full_metrics_equal_ir_measures():
     table = protocols.unit(np.random.default_rng(3).normal(size=table.shape))  # no ties
     rows = np.arange(9)
     targets = protocols.make_targets(examples.test, rows, examples.title_group)
-    ranker = protocols.Ranker(("a",), protocols.cosine(vectors[:1], table))
+    ranker = protocols.by_cosine(("a",), vectors[:1], table)
     found = protocols.rank_all(ranker, targets, np.ones((60, 1)), block=16)
     ours = metrics.ranking_metrics(found.ranks[0])
     qrels, runs = {}, {}
@@ -226,7 +227,7 @@ def test_expected_protocol_is_the_mean_over_draws():
     counts = examples.item_counts
     weights = protocols.popularity_weights(counts)[:, None]
     targets = protocols.make_targets(examples.test, np.arange(9), examples.title_group)
-    ranker = protocols.Ranker(("a",), protocols.cosine(vectors[:1], table))
+    ranker = protocols.by_cosine(("a",), vectors[:1], table)
     share = protocols.rank_all(ranker, targets, weights).shares[0, :, 0]
     expected = metrics.expected_metrics(share, num=19)["ndcg@10"]
     rng, titles = np.random.default_rng(0), examples.title_group
@@ -247,7 +248,7 @@ def test_nan_is_last_and_not_recommended():
     vectors[0, 1] = np.nan
     rows = np.arange(2)
     targets = protocols.make_targets(examples.test, rows, examples.title_group)
-    ranker = protocols.Ranker(("a",), protocols.cosine(vectors[:1], table))
+    ranker = protocols.by_cosine(("a",), vectors[:1], table)
     found = protocols.rank_all(ranker, targets, np.ones((60, 1)), block=16)
     others = 60 - len(own(examples.test, 1))
     assert found.ranks[0, 1] == 1 + others and (found.top[0, 1] == -1).all()
@@ -263,7 +264,8 @@ def test_a_million_items_are_never_held_against_all_users(tmp_path):
     sizes = []
 
     def score(part, items):
-        scores = protocols.cosine(vectors, np.load(path, mmap_mode="r"))(part, items)
+        table = np.load(path, mmap_mode="r")
+        scores = protocols.by_cosine(["a"], vectors, table).score(part, items)
         sizes.append(scores.size)
         return scores
 

@@ -1,13 +1,18 @@
 """The sampler against the trainer, against the distribution, and its stopping rules."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
-from blue import losses, rollout, sampling
-from blue.models import decoder, gemma3, qwen3
+from blue import hlo, losses, rollout, sampling
+from blue.models import decoder, decoding, gemma3, qwen3
 from blue.models.decoder import DecoderConfig
+from blue.sharding import AXES
 
 TINY = DecoderConfig(
     vocab_size=13, width=16, mlp_width=32, num_layers=2, num_heads=4, num_kv_heads=2,
@@ -19,7 +24,7 @@ def make_model(cfg, group, length, seed=0, sharpen=1.0):
     params = decoder.init_params(cfg, jax.random.key(seed))
     params["embed"] = params["embed"] * sharpen
     sizes = {"group": group, "length": length, "dtype": jnp.float32}
-    return params, sampling.sampler_model(params, cfg, **sizes)
+    return params, sampling.sampler_model(decoding.unstack_layers(params), cfg, **sizes)
 
 
 def prompts(cfg, B, P, seed=0):
@@ -49,8 +54,6 @@ def sample(cfg, model, prompt, mask, ids=None, key=0, **options):
 @pytest.mark.parametrize("family", [gemma3.tiny_gemma3, qwen3.tiny_qwen3])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampler_and_trainer_agree(family, temperature):
-    import dataclasses
-
     cfg = dataclasses.replace(family(), vocab_size=64, window=4)
     params, model = make_model(cfg, 3, 6, sharpen=2.0)
     prompt, mask = prompts(cfg, 4, 7)
@@ -122,6 +125,30 @@ def test_sampled_frequencies_match_the_distribution(options):
             np.testing.assert_allclose(logprob, np.log(p[drawn]), atol=1e-4)
 
 
+def test_two_uniform_numbers_draw_from_the_softmax():
+    """Chi-square of 40,000 draws, beside those of `jax.random.categorical`; and all
+    numbers of a fine grid, the ends of [0, 1) among them, give each token its share."""
+    logits = np.random.default_rng(0).normal(0, 1.5, 13).astype(np.float32)
+    logits[[0, 3, 8, 9, 10, 11]] = -np.inf  # a whole block of 4, and the first
+    p = np.asarray(jax.nn.softmax(logits), np.float64)
+    kept = p > 0
+    n, key = 40_000, jax.random.key(3)
+    rows = jnp.broadcast_to(logits, (n, 13))
+    draw = jax.jit(lambda uniforms: rollout.draw(rows, uniforms, block=4))
+    found, logprobs = draw(jax.random.uniform(key, (n, 2)))
+    np.testing.assert_allclose(logprobs, np.log(p[found]), atol=1e-5)
+    for drawn in (found, jax.random.categorical(key, rows)):
+        counts = np.bincount(drawn, minlength=13)
+        assert counts[~kept].sum() == 0
+        chi2 = ((counts - p * n)[kept] ** 2 / (p * n)[kept]).sum()
+        assert chi2 < 27  # 6 degrees of freedom: p about 1e-4
+    ends = np.append(np.linspace(0, 1, 199, endpoint=False), 1 - 2**-23)
+    grid = np.stack(np.meshgrid(ends, ends), axis=-1).reshape(n, 2)
+    counts = np.bincount(draw(grid.astype(np.float32))[0], minlength=13)
+    assert counts[~kept].sum() == 0
+    np.testing.assert_allclose(counts / n, p, atol=0.011)  # 200 places, two steps
+
+
 def test_end_token_is_kept_and_nothing_follows():
     _, model = make_model(TINY, 50, 8)
     prompt, mask = prompts(TINY, 2, 4)
@@ -150,22 +177,24 @@ def test_completions_that_end_at_once_or_never(ends, length):
     assert (r.tokens[~r.mask] == 0).all() and (r.logprobs[~r.mask] == 0).all()
 
 
-def test_loop_ends_when_all_rows_have():
-    """With every token an end token, the cache beyond slot 0 is never written."""
-    steps = []
-    _, model = make_model(TINY, 2, 6)
+@pytest.mark.parametrize("max_tokens, steps", [(20, 8), (6, 6)])
+def test_loop_ends_soon_after_all_rows_have(max_tokens, steps):
+    """Every token ends a row: eight steps are taken, and nothing comes of seven."""
+    taken = []
+    _, model = make_model(TINY, 2, max_tokens)
 
     def step(tokens, slot, state):
-        jax.debug.callback(lambda s: steps.append(int(s)), slot)
+        jax.debug.callback(lambda s: taken.append(int(s)), slot)
         return model.step(tokens, slot, state)
 
     prompt, mask = prompts(TINY, 2, 4)
     r = sample(
         TINY, model._replace(step=step), prompt, mask, group_size=2,
-        end_ids=tuple(range(TINY.vocab_size)),
+        max_tokens=max_tokens, end_ids=tuple(range(TINY.vocab_size)),
     )  # fmt: skip
     jax.effects_barrier()
-    assert np.asarray(r.mask).sum() == 4 and steps == [0]
+    assert np.asarray(r.mask).sum() == 4 and taken == list(range(steps))
+    assert (np.asarray(r.tokens)[..., 1:] == 0).all()
 
 
 def test_results_do_not_depend_on_batching():
@@ -192,18 +221,39 @@ def test_padding_more_changes_no_sample():
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_the_loop_copies_no_cache(kv_heads):
+    """Counted in the compiled text: nothing of a cache's size is copied or turned."""
+    cfg = dataclasses.replace(
+        TINY, num_layers=3, pattern=("local", "global"), window=6, num_kv_heads=kv_heads
+    )
+    mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
+    program = sampling.make_decode(
+        cfg, mesh, batch_size=5, prompt_tokens=14, group_size=3, max_tokens=10,
+        temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, dtype="float32",
+    )  # fmt: skip
+    caches = {5 * kv_heads * 8 * slots for slots in (6, 14, 3 * 6, 3 * 10)}
+    module = hlo.parse(program.compile().as_text())
+    loop = [ops for name, ops in module.computations.items() if name != module.entry]
+    copied, updated = [], 0
+    for op in (op for ops in loop for op in ops):
+        sizes = {math.prod(array.dims) for array in hlo.arrays(op.shape)}
+        if sizes & caches and op.opcode in ("copy", "transpose", "concatenate"):
+            copied.append((op.opcode, op.shape))
+        updated += bool(sizes & caches) and op.opcode == "dynamic-update-slice"
+    assert not copied and updated == 2 * 3
+
+
 # --- continuous batching
 
 
 @pytest.mark.parametrize("family", [gemma3.tiny_gemma3, qwen3.tiny_qwen3])
 def test_refilled_slots_hold_what_sample_gives(family):
     """Eight prompts through three rows, in the middle of each other's completions."""
-    import dataclasses
-
     cfg = dataclasses.replace(family(), vocab_size=64, window=4, num_layers=3)
-    _, model = make_model(cfg, 1, 9, sharpen=3.0)
+    _, model = make_model(cfg, 1, 9)
     prompt, mask = prompts(cfg, 8, 7)
-    options = {"group_size": 1, "max_tokens": 9, "end_ids": tuple(range(8))}
+    options = {"group_size": 1, "max_tokens": 9, "end_ids": tuple(range(12))}
     ids = jnp.array([9, 2, 77, 5, 2**31 - 1, 1, 0, 3])
     want = sample(cfg, model, prompt, mask, ids=ids, **options)
     lengths = np.asarray(want.mask.sum(-1))[:, 0]
@@ -215,7 +265,7 @@ def test_refilled_slots_hold_what_sample_gives(family):
     refill = jax.jit(lambda *a: rollout.refill(model, *a))
     advance = jax.jit(
         lambda s, n: rollout.advance(
-            model, s, jax.random.key(0), n, temperature=1.0, end_ids=range(8)
+            model, s, jax.random.key(0), n, temperature=1.0, end_ids=range(12)
         )
     )
     owner, left, found, busy = [None] * 3, list(range(8)), {}, 0

@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from blue import programs, sampling, sharding
-from blue.models import gemma3
+from blue.models import decoder, gemma3, qwen3
 
 
 def test_mesh_fills_in_what_is_left():
@@ -38,10 +38,9 @@ def test_decode_layout_uses_the_tensor_axis_alone():
     assert shapes["layers"]["q"].sharding.spec == PartitionSpec(
         None, "fsdp", "tensor", None
     )
-    assert decode["layers"]["q"].sharding.spec == PartitionSpec(
-        None, None, "tensor", None
-    )
-    assert decode["layers"]["q"].dtype == "bfloat16"
+    one = decode["layers"][5]["q"]
+    assert one.sharding.spec == PartitionSpec(None, "tensor", None)
+    assert one.dtype == "bfloat16"
 
 
 def test_an_axis_that_does_not_divide_is_dropped():
@@ -52,9 +51,54 @@ def test_an_axis_that_does_not_divide_is_dropped():
     )
 
 
+def test_a_vocabulary_that_does_not_divide_is_split_by_columns():
+    mesh = sharding.make_mesh(1, 8, 1)
+    shapes = programs.abstract_params(qwen3.qwen3_embedding_0_6b(), mesh, "float32")
+    assert shapes["embed"].shape == (151_669, 1024)
+    assert shapes["embed"].sharding.spec == PartitionSpec("tensor", "fsdp")
+
+
 def test_to_the_devices_and_back():
     mesh = sharding.make_mesh(2, 2, 2)
     x = np.arange(32, dtype=np.float32).reshape(8, 4)
     placed = sharding.put({"x": x}, sharding.by_batch(mesh))
     assert placed["x"].addressable_shards[0].data.shape == (2, 4)
     np.testing.assert_array_equal(sharding.to_host(placed)["x"], x)
+
+
+def test_the_part_of_fsdp_that_divides_a_model():
+    devices = jax.devices()[:1] * 256  # shapes need no more
+    split = sharding.Mesh(np.asarray(devices).reshape(1, 256, 1), sharding.AXES)
+    shapes = jax.eval_shape(
+        lambda key: decoder.init_params(gemma3.gemma3_1b(), key), jax.random.key(0)
+    )
+    assert sharding.dividing_fsdp(shapes, split) == 128  # its width is 9 * 128
+    assert sharding.dividing_fsdp(shapes, sharding.make_mesh(1, 8, 1)) == 8
+
+
+def test_weights_that_are_whole_are_not_split_to_be_gathered():
+    """As in the decode layout: a program of them moves none of them."""
+    mesh = sharding.make_mesh(1, 8, 1)
+    cfg = gemma3.tiny_gemma3()
+    prefill = sampling.make_prefill(
+        cfg, mesh, batch_size=8, prompt_tokens=16, dtype="float32"
+    )
+    assert "all-gather" not in prefill.compile().as_text()
+
+
+def test_arrays_cross_by_the_doors_alone():
+    mesh = sharding.make_mesh(1, 8, 1)
+    ones, rows = np.ones(8, np.float32), sharding.by_batch(mesh)
+    args = (programs.rows(mesh, (8,), np.float32),)
+    double = programs.compile_program(lambda x: 2 * x, args, out_shardings=rows)
+    with sharding.only_by_doors():
+        on_devices = sharding.put(ones, rows)
+        assert sharding.to_host(double(on_devices)).sum() == 16
+        for hidden in (
+            lambda: double(ones),
+            lambda: on_devices * 2,
+            lambda: jax.numpy.asarray(ones),
+        ):
+            with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+                hidden()
+    assert sharding.to_host(double(ones)).sum() == 16  # outside nothing is guarded

@@ -202,6 +202,7 @@ def test_metrics_have_the_promised_keys(whole):
         rollout/length_mean rollout/length_max rollout/truncated rollout/empty
         optim/lr optim/grad_norm optim/skipped time/step_s time/rollout_s
         time/reward_s time/update_s time/checkpoint_s time/data_s speed/tokens_per_s
+        time/text_s time/embed_s speed/encoder_padding
         speed/mfu speed/hbm_gb speed/compiles data/rows_bad data/epoch data/prompts
         profile/mentions profile/target_leak profile/history_leak profile/copied
         profile/boilerplate profile/repeated_4grams profile/distinct_words
@@ -446,11 +447,27 @@ def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatc
     c.stages = ("profiler",)
     real = sampling.make_sample
     monkeypatch.setattr(
-        programs, "make_sample", lambda *a, **k: real(*a, **k | {"temperature": 0.7})
+        sampling, "make_sample", lambda *a, **k: real(*a, **k | {"temperature": 0.7})
     )
     with pytest.raises(ValueError, match="step 0, .*sampler_gap_mean is .* must be"):
         train_profiler.run(c, str(tmp_path))
     assert not lines(tmp_path, "profiler")
+
+
+@pytest.mark.slow
+def test_a_hidden_transfer_in_a_step_stops_the_run(tmp_path, monkeypatch):
+    """A reward that an operation outside of the programs touches."""
+    c = make_config()
+    c.stages = ("profiler",)
+    real = train_profiler.score
+
+    def careless(*args, **fields):
+        seen = real(*args, **fields)
+        return seen._replace(device_advantages=seen.device_advantages * 2)
+
+    monkeypatch.setattr(train_profiler, "score", careless)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train_profiler.run(c, str(tmp_path))
 
 
 def test_alarms_are_told_once_and_go_on_after_a_resume(tmp_path, caplog):

@@ -1,17 +1,18 @@
 """Plans at full size: what fits the paper's chips, and how a step scales with chips.
 
-    python tools/plan_scaling.py fits|scaling|update [--out=experiments/scaling]
+    python tools/plan_scaling.py fits|scaling|update|tables [--out=experiments/scaling]
 
 `fits`: the paper's two profilers on v6e:8x8 and v6e:2x4 at a completion limit of 2048,
 and Gemma 3 12B as a frozen reader on v6e:8x8, tensor-parallel. `scaling`: one user a
 chip on 8, 16, 64 and 256 chips, completions of 512. `update`: reference pass and update
 alone, by completion length and by what the backward pass computes again. Writes
 NAME.json and, for scaling, a plot; needs the extra `tpu`, no TPU; about 10 minutes each
-on two cores.
+on two cores. `tables` prints what experiments/scaling/README.md shows of the files.
 """
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def planned(name: str, topology: str, fields: dict[str, Any]) -> dict[str, Any]:
     config.update_from_flattened_dict(fields)
     plan.set_up(config)
     chip, devices = plan.topology(topology)
-    mesh = make_mesh(1, -1, 1, devices=devices)
+    mesh = make_mesh(**config.mesh, devices=devices)
     presets = (config.profiler.preset, config.encoder.preset)
     with programs.described():
         found = plan.make_plan(config, mesh, chip, *map(models.preset, presets))
@@ -124,15 +125,90 @@ def plot(plans: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def table(head: str, rows: list[list[Any]]) -> str:
+    """Markdown; all columns but the first to the right."""
+    cells = [head.split(" | "), *rows]
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in cells]
+    return "\n".join(
+        [lines[0], "|---" + "|--:" * (len(cells[0]) - 1) + "|", *lines[1:]]
+    )
+
+
+def tables(found: dict[str, dict[str, Any]]) -> str:
+    """All tables, of {name of a file: what it holds}."""
+    from blue import hlo
+
+    network = lambda program: hlo.network_bytes(program["collectives"]) / 1e9
+    temporaries = lambda p: f"{p['hbm_gib'].get('temporaries', float('nan')):.1f}"
+    fits, scaled, passed = [], [], []
+    for name, plan in found["fits"].items():
+        if "programs" not in plan:
+            continue
+        programs, resident = plan["programs"], plan["resident_gib"]["total"]
+        at_once = {
+            n: (p["hbm_gib"]["total"] or math.inf) + p["hbm_gib"].get("beside", 0.0)
+            for n, p in programs.items()
+        }
+        most = max(at_once, key=lambda n: at_once[n])
+        misfits = [n for n, p in programs.items() if not p["fits"]]
+        step = programs["decode_step"]
+        least = step.get("least_bytes_per_chip", float("nan")) / 1e9
+        fits.append([
+            name, f"{resident:.1f}", temporaries(programs["update"]),
+            f"{at_once[most]:.1f} ({most})",
+            f"**no**: {', '.join(misfits)}" if misfits else "yes",
+            f"{programs['update']['flops_per_chip'] / 1e12:,.0f}",
+            f"{network(programs['update']):.0f}",
+            f"{step['bytes_per_chip'] / 1e9:.2f} ({least:.2f})",
+            f"{plan['step']['seconds'] or math.nan:.1f}",
+        ])  # fmt: skip
+    for name, plan in found["scaling"].items():
+        programs = plan["programs"]
+        a_step = [p for n, p in programs.items() if p["times_a_step"]]
+        work = [p for n, p in programs.items() if n != "decode_step" and p in a_step]
+        update = programs["update"]
+        scaled.append([
+            name, plan["chips"],
+            f"{sum(p['flops_per_chip'] for p in work) / 1e12:.2f}",
+            f"{programs['decode_step']['flops_per_chip'] / 1e9:.2f}",
+            f"{update['flops_per_chip'] / 1e12:.2f}", temporaries(update),
+            f"{network(update):.1f}", f"{sum(map(network, work)):.1f}",
+            "yes" if all(p["fits"] for p in programs.values()) else "**no**",
+        ])  # fmt: skip
+    for plan in found["update"].values():
+        programs = plan["programs"]
+        passed.append([
+            plan["changed"]["max_completion_tokens"], plan["changed"]["remat"],
+            *(f"{programs[n]['flops_per_chip'] / 1e12:.1f}" for n in programs),
+            f"{plan['flops_per_chip'] / 1e12:.1f}",
+            *(temporaries(programs[n]) for n in programs),
+        ])  # fmt: skip
+    return "\n\n".join([
+        table("plan | resident | update's temporaries | most at once | fits | "
+              "update, TFLOP | update, network GB | decode step, GB (least possible) | "
+              "a step, s", fits),
+        table("topology | chips | step, TFLOP | decode step, GFLOP | update, TFLOP | "
+              "its temporaries, GiB | its network, GB | network of the step, GB | fits",
+              scaled),
+        table("completion | remat | reference, TFLOP | update, TFLOP | together | "
+              "reference's temporaries, GiB | update's", passed),
+    ])  # fmt: skip
+
+
 def main() -> None:
     """Compiles and writes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("fits", "scaling", "update"))
+    parser.add_argument("what", choices=("fits", "scaling", "update", "tables"))
     parser.add_argument("--out", type=Path, default=ROOT / "experiments/scaling")
     parser.add_argument("--only", default="", help="part of a name of `fits`")
     arguments = parser.parse_args()
+    if arguments.what == "tables":
+        files = {n: arguments.out / f"{n}.json" for n in ("fits", "scaling", "update")}
+        found = {n: json.loads(f.read_text()) for n, f in files.items() if f.exists()}
+        print(tables(dict.fromkeys(files, {}) | found))
+        return
     import logging
 
     from blue import main as blue_main
@@ -165,6 +241,8 @@ def main() -> None:
         fields = {"batch_size": chips, "max_completion_tokens": 512}
         fields["encoder.batch_size"] = 4 * chips
         fields["train_encoder.batch_size"] = 8 * chips
+        if chips == 256:  # does not divide Gemma 3's width of 1152
+            fields |= {"mesh.data": 2, "mesh.fsdp": 128}
         keep(topology, planned("profiler_amazon_clothing", topology, fields))
     plot(found, arguments.out / "scaling.png")
 

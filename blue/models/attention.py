@@ -1,14 +1,19 @@
 """Which of jax's attention kernels serves a block of tokens.
 
-Conditions are those of `jax.nn.dot_product_attention` with implementation="cudnn"
-(jax 0.10.2), checked here beforehand because it raises where it cannot.
+On TPUs splash (splash.py) does where blocks are long, on GPUs cuDNN's. Elsewhere
+attention is dense (decoder.py), which is also what tests compare the kernels with.
+
+Conditions for cuDNN are those of `jax.nn.dot_product_attention` with
+implementation="cudnn" (jax 0.10.2), checked here beforehand because it raises where it
+cannot.
 """
 
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+
+from blue.models import splash
 
 HALF = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 AMPERE, HOPPER = (8, 0), (9, 0)
@@ -23,11 +28,13 @@ def attention_implementation(
     head_size: int,
     query_tokens: int,
     key_tokens: int,
-) -> Literal["cudnn"] | None:
-    """The name "cudnn" where it can serve, forward and backward; else None, for XLA.
+) -> Literal["cudnn", "splash"] | None:
+    """The kernel that serves, forward and backward; None: dense attention of XLA.
 
     platform: of the devices, "cuda" for NVIDIA's; compute_capability: (major, minor).
     """
+    if platform == "tpu" and splash.serves(head_size, query_tokens, key_tokens):
+        return "splash"
     if platform != "cuda" or compute_capability < AMPERE:
         return None  # flash attention of cuDNN begins with Ampere
     if num_devices > 1:
@@ -42,20 +49,28 @@ def attention_implementation(
 
 
 def implementation_here(
-    q: Float[Array, "B T N H"], k: Float[Array, "B S K H"]
-) -> Literal["cudnn"] | None:
-    """`attention_implementation` of these arrays on the devices of this process."""
+    *, dtype: Any, head_size: int, query_tokens: int, key_tokens: int
+) -> Literal["cudnn", "splash"] | None:
+    """`attention_implementation` on the devices that a program is compiled for: those
+    of the mesh that is set, which `plan` has none of, else those of this process."""
     device = jax.devices()[0]
+    platform = platform_here()
     capability = getattr(device, "compute_capability", "")  # TPUs and CPUs have none
     major, dot, minor = str(capability).partition(".")
-    is_gpu = device.platform in ("gpu", "cuda")
+    is_gpu = platform in ("gpu", "cuda")
     is_cuda = is_gpu and dot and major.isdigit() and minor.isdigit()
     return attention_implementation(
-        "cuda" if is_cuda else device.platform,
+        "cuda" if is_cuda else platform,
         (int(major), int(minor)) if is_cuda else (0, 0),
         jax.device_count(),
-        dtype=q.dtype,
-        head_size=q.shape[-1],
-        query_tokens=q.shape[1],
-        key_tokens=k.shape[1],
+        dtype=dtype,
+        head_size=head_size,
+        query_tokens=query_tokens,
+        key_tokens=key_tokens,
     )
+
+
+def platform_here() -> str:
+    """That of the devices a program is compiled for, such as "tpu"."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.devices()[0].platform

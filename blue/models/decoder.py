@@ -7,22 +7,19 @@ S key tokens  V vocabulary  D width  F mlp width  N query heads  K key/value hea
 R = N//K query heads a key/value head  H head size  L layers
 
 A layer is one Linen module, `Block`; what it attends to is a function passed to it.
-That gives four passes over the same weights:
+That gives two passes here, and two more over the same weights in decoding.py:
 
 * `forward`        one block of tokens, causal;
 * `group_forward`  a prompt and its G completions: the prompt is computed once and its
-                   keys and values serve all completions (DESIGN 4.3);
-* `prefill`        a prompt, keeping keys and values;
-* `decode_step`    one token for each of the G completions.
+                   keys and values serve all completions (DESIGN 4.3).
 
 Prompts are right-aligned: padding comes first, position 0 is the first real token.
 Parameters are a plain dict; those of the layers are stacked, [L, ...].
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -30,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from blue.models import attention
+from blue.models import attention, splash
 from blue.sharding import gather, keep_rows
 
 Params = dict[str, Any]
@@ -136,6 +133,7 @@ def rope(
 
 
 # attend(q [B T N H], own KV) -> (output [B T N H], what to keep of the keys and values)
+# The output may be that of the last positions alone; then so is the layer's.
 Attend = Callable[[Array, KV], tuple[Array, Any]]
 
 
@@ -148,7 +146,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], attend: Attend
-    ) -> tuple[Float[Array, "B T D"], Any]:
+    ) -> tuple[Float[Array, "B #T D"], Any]:  # noqa: F821
         cfg = self.cfg
         D, N, K, H = cfg.width, cfg.num_heads, cfg.num_kv_heads, cfg.head_size
         F, residual = cfg.mlp_width, (2 * cfg.num_layers) ** -0.5
@@ -186,6 +184,7 @@ class Block(nn.Module):
         k = rope(norm("k_norm", k), positions, theta=theta, factor=factor)
         y, kept = attend(q, KV(k, v))
         y = project("o", "BTNH,NHD->BTD", y, (N, H, D), inputs=2, gain=residual)
+        x = x[:, -y.shape[1] :]
         x = x + (norm("post_attention_norm", y) if cfg.post_norms else y)
 
         y = norm("mlp_norm", x)
@@ -214,13 +213,41 @@ def self_attention(cfg: DecoderConfig, mask: Bool[Array, "B T S"]) -> Attend:
     """Attention inside one block of tokens; keeps its keys and values."""
 
     def attend(q: Float[Array, "B T N H"], kv: KV) -> tuple[Array, KV]:
+        is_cudnn = _kernel(q, keys=kv.k.shape[1]) == "cudnn"
         out = jax.nn.dot_product_attention(
             q, kv.k, kv.v, mask=mask[:, None], scale=cfg.scale(),
-            implementation=attention.implementation_here(q, kv.k),
+            implementation="cudnn" if is_cudnn else None,
         )  # fmt: skip
         return out, kv
 
     return attend
+
+
+def _kernel(q: Float[Array, "*b T N H"], *, keys: int) -> str | None:
+    """What serves such queries, each over so many keys."""
+    return attention.implementation_here(
+        dtype=q.dtype,
+        head_size=q.shape[-1],
+        query_tokens=q.shape[-3],
+        key_tokens=keys,
+    )
+
+
+def _splash(
+    cfg: DecoderConfig,
+    kind: str,
+    q: Float[Array, "B G C N H"],
+    prompt: KV,
+    own: KV,
+    prompt_mask: Bool[Array, "B P"],
+    own_mask: Bool[Array, "B G C"],
+) -> Float[Array, "B G C N H"]:
+    """`group_attention` under the masks of `group_forward`, by a kernel of TPUs."""
+    return splash.attention(
+        q, (prompt.k, own.k), (prompt.v, own.v), (prompt_mask, own_mask),
+        scale=cfg.scale(), window=window_of(cfg, kind),
+        interpret=attention.platform_here() != "tpu",
+    )  # fmt: skip
 
 
 def group_attention(
@@ -369,8 +396,12 @@ def scan_layers(
 
     if remat:
         # Products with weights have no batch dimension, those of attention do.
-        kept_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        policy = kept_products if remat == "attention" else None
+        policies = jax.checkpoint_policies
+        saved = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable,
+            policies.save_only_these_names(splash.KEPT),
+        )
+        policy = saved if remat == "attention" else None
         step = jax.checkpoint(step, static_argnums=(2,), policy=policy)
     if count:
         split = lambda a: a[: count * period].reshape(count, period, *a.shape[1:])
@@ -411,7 +442,17 @@ def prompt_attention(cfg: DecoderConfig, kind: str, mask: Bool[Array, "B T"]) ->
     """Causal attention over right-aligned tokens, blind to padding."""
     positions = positions_of(mask)
     see = causal_mask(positions, positions, window=window_of(cfg, kind))
-    return self_attention(cfg, see & mask[:, None, :])
+    dense = self_attention(cfg, see & mask[:, None, :])
+
+    def attend(q: Array, kv: KV) -> tuple[Array, KV]:
+        if _kernel(q, keys=kv.k.shape[1]) != "splash":
+            return dense(q, kv)
+        nothing = KV(kv.k[:, :0], kv.v[:, :0])
+        alone = KV(kv.k[:, None], kv.v[:, None])  # one completion
+        masks = mask[:, :0], mask[:, None]
+        return _splash(cfg, kind, q[:, None], nothing, alone, *masks)[:, 0], kv
+
+    return attend
 
 
 def forward(
@@ -450,7 +491,7 @@ def group_forward(
     Equal, gradients included, to `forward` over the prompt tiled G times: the state at
     [b, g, c] has seen the prompt and completions[b, g, :c].
     """
-    B, G, C = completions.shape
+    (B, G, C), P = completions.shape, prompt.shape[1]
     inputs = completions[:, :, :-1]  # the last token predicts nothing
     at = positions_of(prompt_mask)
     own_at = jnp.arange(C - 1)
@@ -466,9 +507,13 @@ def group_forward(
 
         def attend_group(q: Array, kv: KV) -> tuple[Array, None]:
             groups = lambda a: a.reshape(B, G, C - 1, *a.shape[2:])
-            own = KV(groups(kv.k), groups(kv.v))
-            see = groups(see_prompt)
-            out = group_attention(cfg, groups(q), shared, own, see, see_own)
+            q_groups, own = groups(q), KV(groups(kv.k), groups(kv.v))
+            if _kernel(q_groups, keys=P + C - 1) == "splash":
+                real = jnp.ones((B, G, C - 1), bool)
+                out = _splash(cfg, kind, q_groups, shared, own, prompt_mask, real)
+            else:
+                see = groups(see_prompt)
+                out = group_attention(cfg, q_groups, shared, own, see, see_own)
             return out.reshape(q.shape), None
 
         y, _ = run_block(cfg, layer, kind, y, flat_at, attend_group)
@@ -480,107 +525,6 @@ def group_forward(
     last = jnp.broadcast_to(x[:, None, -1:], (B, G, 1, cfg.width))
     hidden = jnp.concatenate([last, y.reshape(B, G, C - 1, cfg.width)], axis=2)
     return final_norm(params, cfg, hidden)
-
-
-def prefill(
-    params: Params,
-    cfg: DecoderConfig,
-    prompt: Int[Array, "B P"],
-    prompt_mask: Bool[Array, "B P"],
-    *,
-    dtype: Any = jnp.float32,
-) -> tuple[Float[Array, "B D"], list[KV]]:
-    """Hidden state of each prompt's last token, and every layer's keys and values."""
-    positions = positions_of(prompt_mask)
-
-    def body(x: Array, layer: Params, kind: str) -> tuple[Array, KV]:
-        attend = prompt_attention(cfg, kind, prompt_mask)
-        return run_block(cfg, layer, kind, x, positions, attend)
-
-    x = embed_tokens(params, cfg, prompt, dtype)
-    x, kept = scan_layers(params, cfg, x, body, dtype=dtype, remat="")
-    return final_norm(params, cfg, x[:, -1:])[:, 0], kept
-
-
-def init_cache(
-    cfg: DecoderConfig, batch: int, group: int, length: int, dtype: Any = jnp.float32
-) -> list[KV]:
-    """Empty keys and values of the completions, one pair a layer, [B G C K H]."""
-    shape = (batch, group, length, cfg.num_kv_heads, cfg.head_size)
-    zeros = lambda: jnp.zeros(shape, dtype)
-    return [KV(zeros(), zeros()) for _ in range(cfg.num_layers)]
-
-
-def _write_slot(
-    cache: Float[Array, "B G C K H"], new: Float[Array, "B G K H"], slot: Array
-) -> Float[Array, "B G C K H"]:
-    """The cache with one more token a row: at one slot, or at each prompt's own."""
-    new = new[:, :, None].astype(cache.dtype)
-    write = jax.lax.dynamic_update_slice_in_dim
-    if slot.ndim == 0:  # one slice: cheaper than the scatter of many
-        return write(cache, new, slot, axis=2)
-    return jax.vmap(lambda c, n, s: write(c, n, s, axis=1))(cache, new, slot)
-
-
-def _decode_attention(
-    cfg: DecoderConfig,
-    slot: Array,
-    prompt_kv: KV,
-    cache: KV,
-    see_prompt: Array,
-    see_own: Array,
-    q: Array,
-    kv: KV,
-) -> tuple[Array, KV]:
-    """Attention of one new token a row; keeps the cache with its slot written."""
-    own = KV(_write_slot(cache.k, kv.k, slot), _write_slot(cache.v, kv.v, slot))
-    out = group_attention(cfg, q[:, :, None], prompt_kv, own, see_prompt, see_own)
-    return out[:, :, 0], own
-
-
-def decode_step(
-    params: Params,
-    layers: Sequence[Params],
-    cfg: DecoderConfig,
-    tokens: Int[Array, "B G"],
-    slot: Int[Array, "*B"],
-    prompt_mask: Bool[Array, "B P"],
-    prompt_kv: Sequence[KV],
-    cache: Sequence[KV],
-    *,
-    dtype: Any = jnp.float32,
-) -> tuple[Float[Array, "B G D"], list[KV]]:
-    """One more token of every completion.
-
-    slot: where in the cache it goes: one slot for all rows, or one a prompt [B].
-    layers: `layer_params` of each layer, taken out of the stack before the loop, so
-    that no layer scan copies the cache.
-    """
-    B, G = tokens.shape
-    at = positions_of(prompt_mask)
-    rows = slot[None] if slot.ndim == 0 else slot  # [1] or [B]
-    position = jnp.broadcast_to(at[:, -1:] + 1 + rows[:, None], (B, G))
-    slots = jnp.tile(jnp.arange(cache[0].k.shape[2]), (len(rows), 1))
-    x = embed_tokens(params, cfg, tokens, dtype)
-    new_cache: list[KV] = []
-    for n, layer in enumerate(layers):
-        kind = cfg.kind(n)
-        window = window_of(cfg, kind)
-        see_prompt = causal_mask(position, at, window=window) & prompt_mask[:, None, :]
-        see_own = causal_mask(rows[:, None], slots, window=window)[:, None]
-
-        attend = functools.partial(
-            _decode_attention,
-            cfg,
-            slot,
-            prompt_kv[n],
-            cache[n],
-            see_prompt[:, :, None],
-            see_own,
-        )
-        x, own = run_block(cfg, layer, kind, x, position, attend)
-        new_cache.append(own)
-    return final_norm(params, cfg, x), new_cache
 
 
 def param_count(cfg: DecoderConfig) -> int:

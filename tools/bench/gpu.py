@@ -275,7 +275,9 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
         name: median_s(call, args.rounds, jax.block_until_ready)
         for name, call in timed.items()
     }
-    head = jax.ShapeDtypeStruct((1, P, cfg.num_heads, cfg.head_size), "bfloat16")
+    kernel = attention.implementation_here(
+        dtype="bfloat16", head_size=cfg.head_size, query_tokens=P, key_tokens=P
+    )
     device = jax.devices()[0]
     memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return summary(
@@ -283,7 +285,7 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
         device.device_kind,
         seconds,
         jax=jax.__version__,
-        attention=attention.implementation_here(head, head) or "xla",
+        attention=kernel or "xla",
         peak_memory_bytes=memory,
         compile_s=programs.compiles["seconds"],
     )
