@@ -8,16 +8,27 @@ training users serve, which trains an encoder from nothing.
 """
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from blue import inference, programs, prompts, queries, session, sources, updates
+from blue import (
+    inference,
+    packing,
+    programs,
+    prompts,
+    queries,
+    session,
+    sources,
+    updates,
+)
 from blue.data.examples import Split, batch_indices, history
 from blue.data.log import Log
 from blue.data.profiles import read_profiles
 from blue.errors import UserError
-from blue.sharding import by_batch, make_mesh, put
+from blue.sharding import batch_shards, by_batch, make_mesh, put
 
 logger = logging.getLogger("blue")
 STAGE = "encoder"
@@ -88,6 +99,37 @@ def load_profiles(config: ConfigDict, log: Log, split: Split) -> dict[int, str]:
     return dict(zip(users.tolist(), texts, strict=True))
 
 
+def row_counts(batch: int, length: int, item_tokens: int, shards: int) -> list[int]:
+    """Rows of the programs that are compiled, ascending, for `batch` pairs in rows of
+    `length` slots. The last holds any batch: a row without a query is full of items."""
+    items_a_row = min(packing.texts_a_row(length), length // item_tokens)
+    most = batch + -(-batch // items_a_row)
+    return sorted({-(-most * part // (8 * shards)) * shards for part in (2, 3, 4, 8)})
+
+
+def pack_pairs(
+    queries: Sequence[Sequence[int]],
+    items: Sequence[Sequence[int]],
+    *,
+    length: int,
+    counts: Sequence[int],
+    pad_id: int,
+) -> tuple[packing.Rows, Int[np.ndarray, " N"]]:
+    """Rows, as few of `counts` as will do, and where in them the vectors are of the
+    queries and then of the items. Equal texts are computed once."""
+    numbers: dict[tuple[int, ...], int] = {}
+    texts = [numbers.setdefault(tuple(t), len(numbers)) for t in (*queries, *items)]
+    (packed,) = packing.pack(
+        list(numbers), lengths=[length], rows=len(texts), cost=float, pad_id=pad_id
+    )
+    row, slot = np.nonzero(packed.text >= 0)
+    places = np.zeros(len(numbers), np.int32)
+    places[packed.text[row, slot]] = row * packed.text.shape[1] + slot
+    count = inference.bucket_for(counts, int(row.max()) + 1)
+    kept = [np.resize(a, (count, a.shape[1])) for a in packed[:6]]  # repeats, if more
+    return packing.Rows(*kept, packed.used), places[texts]
+
+
 def run(config: ConfigDict, workdir: str) -> None:
     """Fine-tunes the encoder on (user text, next item) pairs of training users."""
     if sources.stage_checkpoints(config, workdir, STAGE).finished():
@@ -108,23 +150,26 @@ def run(config: ConfigDict, workdir: str) -> None:
     profiles = load_profiles(config, log, examples.train)
 
     schedule, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
-    buckets = sorted({*(b for b in config.encoder.buckets if b < section.query_tokens)})
-    buckets.append(section.query_tokens)
+    length = max(section.query_tokens, section.item_tokens)
+    counts = row_counts(
+        section.batch_size, length, section.item_tokens, batch_shards(mesh)
+    )
     steps = {
-        length: updates.make_encoder_update(
+        count: updates.make_packed_encoder_update(
             model.cfg,
             mesh,
             optimizer,
             schedule,
             batch_size=section.batch_size,
-            query_tokens=length,
-            item_tokens=section.item_tokens,
+            num_rows=count,
+            tokens=length,
+            texts=packing.texts_a_row(length),
             similarity_temperature=section.similarity_temperature,
             params_dtype=config.dtype.params,
             dtype=config.dtype.compute,
             remat=config.remat,
         )
-        for length in buckets
+        for count in counts
     }
     pooled = model.tokenizer.pooled
 
@@ -150,16 +195,15 @@ def run(config: ConfigDict, workdir: str) -> None:
             profile_items=config.warm_start.profile_items,
             rng=rng,
         )
-        rows = [fit(text, section.query_tokens) for text in texts]
-        length = inference.bucket_for(buckets, max(map(len, rows)))
-        item_rows = [fit(log.texts[i], section.item_tokens) for i in targets]
-        pad = model.tokenizer.pad_id
-        batch = (
-            *inference.pad_left(rows, length, pad),
-            *inference.pad_left(item_rows, section.item_tokens, pad),
-            targets,
+        rows, places = pack_pairs(
+            [fit(text, section.query_tokens) for text in texts],
+            [fit(log.texts[i], section.item_tokens) for i in targets],
+            length=length,
+            counts=counts,
+            pad_id=model.tokenizer.pad_id,
         )
-        return steps[length], put(batch, by_batch(mesh))
+        batch = (*rows[:5], places, targets)
+        return steps[len(rows.tokens)], put(batch, by_batch(mesh))
 
     session.train_supervised(
         config,

@@ -310,3 +310,74 @@ def make_encoder_update(
         rows(mesh, (B,), jnp.int32),
     )
     return _compile_update(update, cfg, mesh, optimizer, params_dtype, batch)
+
+
+def packed_contrastive_gradients(
+    cfg: DecoderConfig, *, similarity_temperature: float, dtype: str, remat: str
+) -> Any:
+    """(trained, frozen, first five of `packing.Rows`, places, item ids) -> (loss,
+    gradients): those of `contrastive_gradients`."""
+
+    def loss(
+        trained: Params,
+        frozen: Params,
+        tokens: Array,
+        segment: Array,
+        parent: Array,
+        position: Array,
+        ends: Array,
+        places: Array,
+        ids: Array,
+    ) -> Array:
+        params = lora.join(frozen, trained)
+        params = decoder.gather_tables(params, jnp.dtype(dtype))
+        vectors = encoder.embed_packed(
+            params, cfg, tokens, segment, parent, position, ends,
+            dtype=jnp.dtype(dtype), remat=remat,
+        )  # fmt: skip
+        vectors = vectors.reshape(-1, vectors.shape[-1])[places]
+        users, items = jnp.split(vectors, 2)
+        return losses.supervised_contrastive(
+            users, items, ids, similarity_temperature=similarity_temperature
+        )
+
+    return jax.value_and_grad(loss)
+
+
+def make_packed_encoder_update(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    batch_size: int,
+    num_rows: int,
+    tokens: int,
+    texts: int,
+    similarity_temperature: float,
+    params_dtype: str,
+    dtype: str,
+    remat: str,
+) -> Program:
+    """(TrainState, frozen, first five of `packing.Rows`, places [2B], item ids [B]) ->
+    (TrainState, metrics), state donated.
+
+    The step of `make_encoder_update` with several texts a row, so that padding costs
+    little. The rows are R = `num_rows` by T = `tokens` with S = `texts`; places: of the
+    queries, then of the items, among the R S vectors. Equal texts may share a place.
+    """
+    gradients = packed_contrastive_gradients(
+        cfg, similarity_temperature=similarity_temperature, dtype=dtype, remat=remat
+    )
+
+    def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
+        value, grads = gradients(state.params, *inputs)
+        return _finish_supervised(state, grads, value, optimizer, schedule)
+
+    batch = (
+        *(rows(mesh, (num_rows, tokens), jnp.int32) for _ in range(4)),
+        rows(mesh, (num_rows, texts), jnp.int32),
+        rows(mesh, (2 * batch_size,), jnp.int32),
+        rows(mesh, (batch_size,), jnp.int32),
+    )
+    return _compile_update(update, cfg, mesh, optimizer, params_dtype, batch)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from blue import programs, sampling, scoring, updates
+from blue import programs, sampling, scoring, train_encoder, updates
 from blue.models import gemma3, qwen3
 from blue.optimizers import make_optimizer, make_schedule
 from blue.sharding import AXES, by_batch, put, replicated, to_host
@@ -228,41 +228,67 @@ def test_continuous_batching_is_the_same_on_any_mesh():
     assert len(set(lengths.tolist())) > 2
 
 
-def test_encoder_update_sees_the_whole_mesh_as_one_batch():
+def encoder_run(cfg, mesh, make, **sizes):
+    """State and program of a contrastive step."""
+    schedule = make_schedule(1e-3, kind="constant", warmup_steps=0, num_steps=5)
+    optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
+    params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
+    shapes = programs.abstract_params(cfg, mesh, "float32")
+    state = programs.make_init_state(shapes, optimizer, mesh)(params)
+    update = make(
+        cfg, mesh, optimizer, schedule, batch_size=B, similarity_temperature=0.07,
+        params_dtype="float32", dtype="float32", remat="", **sizes,
+    )  # fmt: skip
+    return state, update
+
+
+def test_encoder_update_is_one_batch_on_any_mesh_and_however_packed():
     cfg = small(qwen3.tiny_qwen3)
+    of_item = np.array([0, 1, 2, 3, 0, 5, 6, 7], np.int32)
+    sides = [to_host(batch_on(mesh_of((1, 1, 1)), seed)) for seed in (0, 5)]
     results = []
     for shape in ((1, 1, 1), (2, 4, 1)):
         mesh = mesh_of(shape)
-        schedule = make_schedule(1e-3, kind="constant", warmup_steps=0, num_steps=5)
-        optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
-        params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
-        shapes = programs.abstract_params(cfg, mesh, "float32")
-        state = programs.make_init_state(shapes, optimizer, mesh)(params)
-        update = updates.make_encoder_update(
-            cfg, mesh, optimizer, schedule, batch_size=B, query_tokens=P,
-            item_tokens=P, similarity_temperature=0.07, params_dtype="float32",
-            dtype="float32", remat="",
-        )  # fmt: skip
-        batch = batch_on(mesh)
-        other = batch_on(mesh, seed=5)
-        items = put(np.array([0, 1, 2, 3, 0, 5, 6, 7], np.int32), by_batch(mesh))
-        results.append(
-            to_host(
-                update(
-                    state,
-                    {},
-                    batch.prompt,
-                    batch.prompt_mask,
-                    other.prompt,
-                    other.prompt_mask,
-                    items,
-                )  # fmt: skip
-            )
-        )
-    (a, info_a), (b, info_b) = results
+        sizes = {"query_tokens": P, "item_tokens": P}
+        state, update = encoder_run(cfg, mesh, updates.make_encoder_update, **sizes)
+        batch = [a for x in sides for a in (x.prompt, x.prompt_mask)]
+        batch = put((*batch, of_item), by_batch(mesh))
+        results.append(to_host(update(state, {}, *batch)))
+
+    queries, items = [
+        [row[mask].tolist() for row, mask in zip(x.prompt, x.prompt_mask, strict=True)]
+        for x in sides
+    ]
+    counts = train_encoder.row_counts(B, 2 * P, P, shards=8)
+    rows, places = train_encoder.pack_pairs(
+        queries, items, length=2 * P, counts=counts, pad_id=0
+    )
+    assert len(rows.tokens) < 2 * B  # else nothing was packed
+    sizes = {"num_rows": len(rows.tokens), "tokens": 2 * P, "texts": 16}
+    state, update = encoder_run(cfg, mesh, updates.make_packed_encoder_update, **sizes)
+    batch = put((*rows[:5], places, of_item), by_batch(mesh))
+    results.append(to_host(update(state, {}, *batch)))
+
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
-    jax.tree.map(close, a.params, b.params)
-    close(info_a["policy/loss"], info_b["policy/loss"])
+    for state, info in results[1:]:
+        jax.tree.map(close, state.params, results[0][0].params)
+        close(info["policy/loss"], results[0][1]["policy/loss"])
+
+
+def test_any_batch_of_pairs_fits_the_last_of_its_programs():
+    length, most, rng = 32, 12, np.random.default_rng(0)
+    for seed in range(20):
+        draw = lambda least, most: rng.integers(4, 99, rng.integers(least, most + 1))
+        queries = [draw(seed + 1, length).tolist() for _ in range(9)]
+        items = [draw(most if seed % 2 else 1, most).tolist() for _ in range(9)]
+        counts = train_encoder.row_counts(9, length, most, shards=2)
+        rows, places = train_encoder.pack_pairs(
+            queries, items, length=length, counts=counts, pad_id=0
+        )
+        ends = rows.ends.reshape(-1)[places]
+        row = places // rows.ends.shape[1]
+        last = [text[-1] for text in (*queries, *items)]
+        assert rows.tokens[row, ends].tolist() == last
 
 
 def test_non_finite_advantage_leaves_every_bit():

@@ -48,6 +48,7 @@ def embed_packed(
     ends: Int[Array, "R S"],
     *,
     dtype: Any = jnp.float32,
+    remat: str = "",
 ) -> Float[Array, "R S E"]:
     """Unit vectors (float32) of the tokens at `ends`, in rows as packing.py fills them.
 
@@ -65,7 +66,7 @@ def embed_packed(
         return run_block(cfg, layer, kind, x, position, attend)[0], None
 
     x = embed_tokens(params, cfg, tokens, dtype)
-    x, _ = scan_layers(params, cfg, x, body, dtype=dtype, remat="")
+    x, _ = scan_layers(params, cfg, x, body, dtype=dtype, remat=remat)
     hidden = jnp.take_along_axis(x, ends[:, :, None], axis=1)
     return unit(final_norm(params, cfg, hidden))
 

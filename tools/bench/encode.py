@@ -1,0 +1,64 @@
+"""BLUE embeds `--n` texts of mixed length; prints one JSON line.
+
+    python tools/bench/encode.py [--n=256 --batch=32 --median=128 ...]
+
+A random encoder of the Qwen3-Embedding kind in float32 on one core; lengths are
+log-normal around `--median` tokens, at most 1,024. Tokenizing counts. The text encoder
+of the stages, `sources.own_encoder`, with the buckets of configs/base.py. The peer at
+the same texts: tools/bench/peers/st_encode.py.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tools.bench import measure
+
+if __name__ == "__main__":
+    args = measure.parse(
+        __doc__,
+        [*measure.ENCODERS],
+        n=(256, "texts"),
+        batch=(32, "texts a call of the encoder"),
+        median=(128, "tokens of a text, in the median"),
+        reps=(3, "measured calls; one more compiles"),
+    )
+
+    import numpy as np
+
+    from blue import inference, programs, sources
+    from blue.tokenizer import Tokenizer
+    from configs import base
+    from tools.bench import ours
+
+    cfg, mesh = ours.encoder(args.size), ours.one_device()
+    texts = measure.texts(args.n, vocab=cfg.vocab_size, median=args.median)
+    real = sum(len(text.split()) for text in texts)
+    config = base.get_config()
+    config.encoder.batch_size, config.encoder.max_tokens = args.batch, 1024
+    config.dtype.params = config.dtype.compute = "float32"
+    named = {"pad_token": measure.SPECIAL[0], "eos_token": measure.SPECIAL[1]}
+    tokenizer = Tokenizer(
+        measure.word_level(cfg.vocab_size),
+        config=named,
+        chat_template=None,
+        eos_ids=[measure.END],
+    )
+    params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
+    model = inference.Model(cfg, params, tokenizer, "bench")
+    encoder = sources.own_encoder(config, model, mesh)
+    whole = []
+    for _ in range(args.reps + 1):
+        with measure.Clock() as clock:
+            vectors = encoder.embed(texts)
+        whole.append(clock)
+    whole = whole[1:]
+    assert vectors.shape == (args.n, cfg.width)
+    assert np.abs((vectors**2).sum(axis=1) - 1).max() < 1e-4
+    measure.emit(
+        "blue", "encode", args, params_m=ours.num_params(params), real_tokens=real,
+        texts_per_s=measure.spread([args.n / c.wall for c in whole]),
+        texts_per_cpu_s=measure.spread([args.n / c.cpu for c in whole]),
+        real_tok_per_cpu_s=measure.spread([real / c.cpu for c in whole]),
+        **measure.seconds("", whole),
+    )  # fmt: skip

@@ -1,0 +1,69 @@
+"""BLUE's side of the benchmarks: its models at the sizes of measure.py, on a CPU.
+
+Imported after the process is pinned, since it starts jax.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from blue import programs
+from blue.models import gemma3, qwen3
+from blue.models.decoder import DecoderConfig
+from blue.optimizers import make_optimizer, make_schedule
+from blue.sharding import AXES
+from tools.bench import measure
+
+DTYPES = {"params_dtype": "float32", "dtype": "float32"}
+
+
+def _sized(cfg: DecoderConfig, size: dict[str, int]) -> DecoderConfig:
+    return dataclasses.replace(
+        cfg, vocab_size=size["vocab"], width=size["width"], mlp_width=size["mlp_width"],
+        num_layers=size["layers"], num_heads=size["heads"],
+        num_kv_heads=size["kv_heads"], head_size=size["head_size"],
+        window=size.get("window", 0),
+    )  # fmt: skip
+
+
+def profiler(size: str) -> DecoderConfig:
+    """Gemma 3 of this size."""
+    return _sized(gemma3.tiny_gemma3(), measure.SIZES[size])
+
+
+def encoder(size: str) -> DecoderConfig:
+    """Qwen3-Embedding of this size."""
+    return _sized(qwen3.tiny_qwen3(), measure.ENCODERS[size])
+
+
+def one_device() -> Mesh:
+    """A mesh of the first device."""
+    return Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
+
+
+def adam(rate: float) -> tuple[Any, Any]:
+    """(schedule, optimizer) at a constant rate, as the stages make them."""
+    schedule = make_schedule(rate, kind="constant", warmup_steps=0, num_steps=100)
+    return schedule, make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
+
+
+def start(cfg: DecoderConfig, mesh: Mesh, optimizer: Any) -> tuple[Any, Any]:
+    """(random parameters, the training state around a copy of them)."""
+    params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
+    shapes = programs.abstract_params(cfg, mesh, "float32")
+    return params, programs.make_init_state(shapes, optimizer, mesh)(params)
+
+
+def num_params(params: Any) -> float:
+    """In millions."""
+    return round(sum(x.size for x in jax.tree.leaves(params)) / 1e6, 2)
+
+
+def prompts(cfg: DecoderConfig, users: int, length: int) -> tuple[Any, Any, Any]:
+    """Random prompts of full length, their masks, and ids."""
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(4, cfg.vocab_size, (users, length), np.int32)
+    return tokens, np.ones_like(tokens, bool), np.arange(users, dtype=np.int32)
