@@ -275,20 +275,19 @@ def choice(
 def encoder_update(
     cfg: DecoderConfig,
     B: int,
-    query_tokens: int,
-    item_tokens: int,
+    blocks: Sequence[tuple[int, int]],
     *,
     remat: str,
     masked: bool = False,
-    tiles: bool = False,
 ) -> float:
-    """Contrastive update: B queries and B items, all with all."""
+    """Contrastive update: B queries and B items, all with all, in blocks of (rows,
+    tokens of each)."""
     total = 3 * 2.0 * B * B * cfg.width
-    for T in (query_tokens, item_tokens):
-        dense, kernels = _attend(cfg, [(B, T, 0)], masked, tiles)
-        parts = Parts(trunk(cfg, B * T), dense, 0.0, kernels)
-        total += 3 * sum(parts) + 3 / 2 * kernels - (parts.trunk if cfg.lora else 0)
-        total += recomputed(cfg, parts, B * T, remat)
+    for rows, T in blocks:
+        dense, _ = _attend(cfg, [(rows, T, 0)], masked, tiles=False)
+        parts = Parts(trunk(cfg, rows * T), dense, 0.0)
+        total += 3 * sum(parts) - (parts.trunk if cfg.lora else 0)
+        total += recomputed(cfg, parts, rows * T, remat)
     return total
 
 

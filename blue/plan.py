@@ -39,6 +39,7 @@ from blue import (
     scoring,
     session,
     sources,
+    train_encoder,
     train_profiler,
     updates,
     watchdog,
@@ -284,6 +285,11 @@ def _encoder_parts(
     profiles = 2 * config.batch_size * config.group_size  # both views
     # as if all were as long as may be, and none began like another
     rows = math.ceil(profiles / (buckets[-1] // config.encoder.max_tokens))
+    length = max(stage.query_tokens, stage.item_tokens)
+    shards = batch_shards(mesh)
+    most = train_encoder.row_counts(
+        stage.batch_size, length, stage.item_tokens, shards
+    )[-1]
     schedule, optimizer = session.optimizer_of(config, stage, b2=config.adam_b2)
     dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
 
@@ -294,14 +300,13 @@ def _encoder_parts(
         )  # fmt: skip
 
     def update() -> Program:
-        return updates.make_encoder_update(
+        return updates.make_packed_encoder_update(
             trained, mesh, optimizer, schedule, batch_size=stage.batch_size,
-            query_tokens=stage.query_tokens, item_tokens=stage.item_tokens,
+            num_rows=most, tokens=length, texts=packing.texts_a_row(length),
             similarity_temperature=stage.similarity_temperature, remat=config.remat,
             **dtypes,
         )  # fmt: skip
 
-    count = {"tiles": has_tiles(mesh)}
     short = min(b for b in buckets if b >= min(stage.item_tokens, buckets[-1]))
     return {
         "encode": Part(
@@ -315,8 +320,7 @@ def _encoder_parts(
         "encoder_update": Part(
             update,
             flops.encoder_update(
-                trained, stage.batch_size, stage.query_tokens, stage.item_tokens,
-                remat=config.remat, **count,
+                trained, stage.batch_size, [(most, length)], remat=config.remat
             ),
             (), "", 0,
         ),

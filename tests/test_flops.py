@@ -87,7 +87,7 @@ def test_encoder_update_is_counted_as_xla_counts_it():
     q = shape(rows, P), shape(rows, P, dtype=jnp.bool_)
     i = shape(rows, 16), shape(rows, 16, dtype=jnp.bool_)
     found = counted(gradients, params_of(QWEN), {}, *q, *i, shape(rows))
-    expected = flops.encoder_update(QWEN, rows, P, 16, remat="layers")
+    expected = flops.encoder_update(QWEN, rows, [(rows, P), (rows, 16)], remat="layers")
     assert found == pytest.approx(expected, **CLOSE)
 
 
