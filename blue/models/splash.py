@@ -153,7 +153,8 @@ def attention(
             return jax.vmap(kernel)(q, k, v, ids)
 
     heads_first = lambda x: jnp.swapaxes(x, 1, 2)
-    q = heads_first(own(q * jnp.asarray(scale, q.dtype)))
+    # in float32: the compiler may then leave out the rounding of what RoPE made
+    q = heads_first(own((q.astype(jnp.float32) * scale).astype(q.dtype)))
     keys, values = heads_first(all_keys(*k)), heads_first(all_keys(*v))
     segments = all_keys(*real).astype(jnp.int32)  # padding sees padding
     out = _by_device(on_a_device, N, keys.shape[1])(q, keys, values, segments)
