@@ -127,7 +127,7 @@ def pack_pairs(
     places[packed.text[row, slot]] = row * packed.text.shape[1] + slot
     count = inference.bucket_for(counts, int(row.max()) + 1)
     kept = [np.resize(a, (count, a.shape[1])) for a in packed[:6]]  # repeats, if more
-    return packing.Rows(*kept, packed.used), places[texts]
+    return packing.Rows._make([*kept, packed.used]), places[texts]
 
 
 def run(config: ConfigDict, workdir: str) -> None:
