@@ -24,4 +24,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.path = "amazon_clothing"  # given on the command line
     c.data.category = "categories"  # main_category is the same for most items here
     c.dtype.compute = "bfloat16"
+    c.encoder.batch_size = 256  # rows: on 64 chips four each, for one gather of weights
     return base.with_argument(c, arg)

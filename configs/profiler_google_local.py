@@ -26,4 +26,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.category = "category"
     c.num_steps = 1562  # one epoch of the paper's 100,000 examples
     c.dtype.compute = "bfloat16"
+    c.encoder.batch_size = 256  # rows: on 64 chips four each, for one gather of weights
     return base.with_argument(c, arg)
