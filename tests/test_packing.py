@@ -97,6 +97,7 @@ def test_the_prefix_of_a_user_is_counted_once():
     assert used < 1.2 * once < 0.7 * sum(map(len, texts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3_embedding", "gemma3"])
 def test_texts_of_a_real_log_with_real_tokenizers(name):
     """The items, and both views of a step's profiles: whole, and hardly any padding."""

@@ -30,6 +30,7 @@ FITS = {  # name: config, topology, changed fields
         "profiler_amazon_clothing_qwen3", "v6e:2x4", {"microbatch_size": 8}
     ),
 }  # fmt: skip
+PASSES = (("attention", 256), ("attention", 512), ("layers", 512), ("layers", 2048))
 JUDGE = {"preset": "gemma3_12b", "topology": "v6e:8x8", "mesh": (1, 8, 8)}
 
 
@@ -232,10 +233,9 @@ def main() -> None:
             keep("gemma3_12b as a frozen reader", judged())
         return
     if arguments.what == "update":
-        for remat in ("attention", "layers"):
-            for tokens in (256, 512, 2048):
-                fields = {"max_completion_tokens": tokens, "remat": remat}
-                keep(f"C={tokens} remat={remat}", passes(fields))
+        for remat, tokens in PASSES:
+            fields = {"max_completion_tokens": tokens, "remat": remat}
+            keep(f"C={tokens} remat={remat}", passes(fields))
         return
     for topology, chips in CHIPS.items():
         fields = {"batch_size": chips, "max_completion_tokens": 512}
