@@ -155,7 +155,7 @@ def make_embedder(
             list(place),
             lengths=lengths,
             rows=batch_size,
-            cost=lambda length: flops.encode(cfg, batch_size, length, masked=True),
+            cost=lambda length: flops.encode(cfg, batch_size, length),
             pad_id=tokenizer.pad_id,
         )
         waiting = []

@@ -21,7 +21,7 @@ ENCODER = models.preset(CONFIG.preset)
 
 
 def pack(texts, *, lengths, rows, cfg=ENCODER):
-    cost = lambda length: flops.encode(cfg, rows, length, masked=True)
+    cost = lambda length: flops.encode(cfg, rows, length)
     return list(packing.pack(texts, lengths=lengths, rows=rows, cost=cost, pad_id=0))
 
 
