@@ -402,6 +402,7 @@ def test_checkpoints_hold_adapters_alone(whole):
         assert all(np.any(saved[name]) for name in weights)  # B, too, has moved
 
 
+@pytest.mark.slow
 def test_resume_is_bitwise_with_one_copy_of_the_profiler(whole, tmp_path, monkeypatch):
     """The last step and what comes after it, done once more."""
     shape = kept_embed(whole).shape

@@ -32,6 +32,7 @@ def found():
         return plan.make_plan(config, mesh, V6E, profiler, encoder)
 
 
+@pytest.mark.slow
 def test_every_program_of_a_step_is_there(found):
     assert list(found["programs"]) == [
         "relayout", "prefill", "decode_step", "reference", "update", "choice",
@@ -42,6 +43,7 @@ def test_every_program_of_a_step_is_there(found):
     assert json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.slow
 def test_work_is_that_of_the_formulas_however_many_loops_there_are(found):
     """tiny_gemma3 scans over its layers, the update over two micro-batches."""
     for name, program in found["programs"].items():
@@ -50,6 +52,7 @@ def test_work_is_that_of_the_formulas_however_many_loops_there_are(found):
         assert (wanted > 0) == (name != "relayout")
 
 
+@pytest.mark.slow
 def test_weights_travel_once_a_step_to_the_decode_layout_and_never_a_token(found):
     moved = {name: p["collectives"] for name, p in found["programs"].items()}
     assert "all-gather" in moved["relayout"] and "all-gather" in moved["update"]
@@ -59,6 +62,7 @@ def test_weights_travel_once_a_step_to_the_decode_layout_and_never_a_token(found
     assert "reduce-scatter" in moved["update"] or "all-reduce" in moved["update"]
 
 
+@pytest.mark.slow
 def test_resident_arrays(found):
     """float32 profiler and Adam over 8 chips; the decode copy over `tensor` alone."""
     resident = found["resident_gib"]
@@ -76,6 +80,7 @@ def test_resident_arrays(found):
     assert resident["total"] == pytest.approx(total)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_sum_of_its_calls(found):
     p, step = found["programs"], found["step"]
     longest = lambda name: max(p[name]["roofline_s"].values())

@@ -14,6 +14,8 @@ from blue.models import decoder, decoding, gemma3, qwen3
 from blue.models.decoder import DecoderConfig
 from blue.sharding import AXES
 
+SLOW_QWEN = pytest.param(qwen3.tiny_qwen3, marks=pytest.mark.slow)
+FAMILIES = [gemma3.tiny_gemma3, SLOW_QWEN]
 TINY = DecoderConfig(
     vocab_size=13, width=16, mlp_width=32, num_layers=2, num_heads=4, num_kv_heads=2,
     head_size=8,
@@ -51,7 +53,7 @@ def sample(cfg, model, prompt, mask, ids=None, key=0, **options):
     return run(prompt, mask, jax.random.key(key), ids)
 
 
-@pytest.mark.parametrize("family", [gemma3.tiny_gemma3, qwen3.tiny_qwen3])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampler_and_trainer_agree(family, temperature):
     cfg = dataclasses.replace(family(), vocab_size=64, window=4)
@@ -247,7 +249,7 @@ def test_the_loop_copies_no_cache(kv_heads):
 # --- continuous batching
 
 
-@pytest.mark.parametrize("family", [gemma3.tiny_gemma3, qwen3.tiny_qwen3])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_refilled_slots_hold_what_sample_gives(family):
     """Eight prompts through three rows, in the middle of each other's completions."""
     cfg = dataclasses.replace(family(), vocab_size=64, window=4, num_layers=3)
