@@ -1,11 +1,12 @@
 """Plans at full size: what fits the paper's chips, and how a step scales with chips.
 
-    python tools/plan_scaling.py fits|scaling|update|tables [--out=experiments/scaling]
+    python tools/plan_scaling.py fits|scaling|update|head|tables [--out=DIR]
 
 `fits`: the paper's two profilers on v6e:8x8 and v6e:2x4 at a completion limit of 2048,
 and Gemma 3 12B as a frozen reader on v6e:8x8, tensor-parallel. `scaling`: one user a
 chip on 8, 16, 64 and 256 chips, completions of 512. `update`: reference pass and update
-alone, by completion length and by what the backward pass computes again. Writes
+alone, by completion length and by what the backward pass computes again. `head`: its
+log-probabilities and their gradient alone. Writes
 NAME.json and, for scaling, a plot; needs the extra `tpu`, no TPU; about 10 minutes each
 on two cores. `tables` prints what experiments/scaling/README.md shows of the files.
 """
@@ -75,6 +76,51 @@ def passes(fields: dict[str, Any]) -> dict[str, Any]:
     }
     total = sum(entry["flops_per_chip"] for entry in entries.values())
     return {"changed": fields, "flops_per_chip": total, "programs": entries}
+
+
+def head_alone(tokens: int) -> dict[str, float]:
+    """GiB a chip of the chunked head and its gradient for completions so long, on
+    v6e:8x8 with the whole table on each chip."""
+    import functools
+
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from blue import losses, models, plan, scoring
+    from blue.sharding import BATCH, make_mesh
+    from configs import profiler_amazon_clothing
+
+    config = profiler_amazon_clothing.get_config()
+    plan.set_up(config)
+    _, devices = plan.topology("v6e:8x8")
+    mesh = make_mesh(1, -1, 1, devices=devices)
+    cfg = models.preset(config.profiler.preset)
+    B, G, whole = config.batch_size, config.group_size, PartitionSpec()
+    score = functools.partial(
+        losses.token_logprobs, chunk=scoring.head_chunk(cfg, B * G, mesh)
+    )
+
+    def loss(hidden: Any, table: Any, targets: Any) -> Any:
+        by_device = jax.shard_map(
+            score, in_specs=(BATCH, BATCH, whole), out_specs=BATCH, check_vma=False
+        )
+        scores = by_device(hidden, targets, table)
+        return scores.logprobs.sum() + scores.entropy.sum()
+
+    rows, everywhere = NamedSharding(mesh, BATCH), NamedSharding(mesh, whole)
+    shape = jax.ShapeDtypeStruct
+    table = shape((cfg.vocab_size, cfg.width), jnp.bfloat16, sharding=everywhere)
+    hidden = shape((B, G, tokens, cfg.width), jnp.bfloat16, sharding=rows)
+    targets = shape((B, G, tokens), jnp.int32, sharding=rows)
+    with jax.set_mesh(mesh):
+        gradient = jax.jit(jax.grad(loss, (0, 1)), out_shardings=(rows, everywhere))
+        compiled = gradient.trace(hidden, table, targets).lower().compile()
+    memory = compiled.memory_analysis()
+    return {
+        "temporaries": memory.temp_size_in_bytes / plan.GIB,
+        "of_them_gradient": 4 * cfg.vocab_size * cfg.width / plan.GIB,  # float32
+    }
 
 
 def judged() -> dict[str, Any]:
@@ -201,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("fits", "scaling", "update", "tables"))
+    parser.add_argument("what", choices=("fits", "scaling", "update", "head", "tables"))
     parser.add_argument("--out", type=Path, default=ROOT / "experiments/scaling")
     parser.add_argument("--only", default="", help="part of a name of `fits`")
     arguments = parser.parse_args()
@@ -231,6 +277,10 @@ def main() -> None:
                 keep(name, planned(*what))
         if arguments.only in JUDGE["preset"]:
             keep("gemma3_12b as a frozen reader", judged())
+        return
+    if arguments.what == "head":
+        for tokens in (512, 2048):
+            keep(f"C={tokens}", head_alone(tokens))
         return
     if arguments.what == "update":
         for remat, tokens in PASSES:
