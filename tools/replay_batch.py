@@ -134,25 +134,23 @@ def warm_start(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
 
 def encoder(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     section = config.train_encoder
-    device = sharding.put(
-        tuple(kept[f"input_{n}"] for n in range(5)), sharding.by_batch(mesh)
-    )
-    gradients = updates.contrastive_gradients(
+    inputs = [kept[f"input_{n}"] for n in range(7)]  # packed rows, places, item ids
+    device = sharding.put(tuple(inputs), sharding.by_batch(mesh))
+    gradients = updates.packed_contrastive_gradients(
         model.cfg, similarity_temperature=section.similarity_temperature,
         dtype=config.dtype.compute, remat=config.remat,
     )  # fmt: skip
 
     def terms(params: Any) -> list[Term]:
-        found = []
-        for n, name in ((0, "vector of the user's text"), (2, "vector of the item")):
-            embed = scoring.make_embed(
-                model.cfg, mesh, batch_size=device[n].shape[0],
-                tokens=device[n].shape[1], params_dtype=config.dtype.params,
-                dtype=config.dtype.compute,
-            )  # fmt: skip
-            vectors = embed(params, device[n], device[n + 1])
-            found.append(Term(name, sharding.to_host(vectors)))
-        return found
+        (num_rows, tokens), texts = inputs[0].shape, inputs[4].shape[1]
+        embed = scoring.make_embed_packed(
+            model.cfg, mesh, batch_size=num_rows, tokens=tokens, texts=texts,
+            params_dtype=config.dtype.params, dtype=config.dtype.compute,
+        )  # fmt: skip
+        vectors = sharding.to_host(embed(params, *device[:5]))
+        users, items = np.split(vectors.reshape(-1, vectors.shape[-1])[inputs[5]], 2)
+        found = (("vector of the user's text", users), ("vector of the item", items))
+        return [Term(name, of_rows) for name, of_rows in found]
 
     _, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
     return Stage(model, optimizer, device, gradients, terms, None)
