@@ -275,20 +275,18 @@ def choice(
 def encoder_update(
     cfg: DecoderConfig,
     B: int,
-    blocks: Sequence[tuple[int, int]],
+    rows: int,
+    T: int,
     *,
     remat: str,
     masked: bool = False,
 ) -> float:
-    """Contrastive update: B queries and B items, all with all, in blocks of (rows,
-    tokens of each)."""
-    total = 3 * 2.0 * B * B * cfg.width
-    for rows, T in blocks:
-        dense, _ = _attend(cfg, [(rows, T, 0)], masked, tiles=False)
-        parts = Parts(trunk(cfg, rows * T), dense, 0.0)
-        total += 3 * sum(parts) - (parts.trunk if cfg.lora else 0)
-        total += recomputed(cfg, parts, rows * T, remat)
-    return total
+    """Contrastive update: B queries and B items, all with all, in rows of T tokens."""
+    dense, _ = _attend(cfg, [(rows, T, 0)], masked, tiles=False)
+    parts = Parts(trunk(cfg, rows * T), dense, 0.0)
+    total = 3 * (2.0 * B * B * cfg.width + sum(parts))
+    total -= parts.trunk if cfg.lora else 0
+    return total + recomputed(cfg, parts, rows * T, remat)
 
 
 def ranking(users: int, items: int, width: int) -> float:

@@ -132,7 +132,7 @@ def make_embedder(
     are embedded once, so that their vectors are equal to the bit.
     """
     run = {
-        length: scoring.make_embed_packed(
+        length: scoring.make_embed(
             cfg,
             mesh,
             batch_size=batch_size,

@@ -294,13 +294,13 @@ def _encoder_parts(
     dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
 
     def embed(tokens: int) -> Callable[[], Program]:
-        return lambda: scoring.make_embed_packed(
+        return lambda: scoring.make_embed(
             cfg, mesh, batch_size=size, tokens=tokens,
             texts=packing.texts_a_row(tokens), **dtypes,
         )  # fmt: skip
 
     def update() -> Program:
-        return updates.make_packed_encoder_update(
+        return updates.make_encoder_update(
             trained, mesh, optimizer, schedule, batch_size=stage.batch_size,
             num_rows=most, tokens=length, texts=packing.texts_a_row(length),
             similarity_temperature=stage.similarity_temperature, remat=config.remat,
@@ -320,7 +320,7 @@ def _encoder_parts(
         "encoder_update": Part(
             update,
             flops.encoder_update(
-                trained, stage.batch_size, [(most, length)], remat=config.remat
+                trained, stage.batch_size, most, length, remat=config.remat
             ),
             (), "", 0,
         ),

@@ -162,33 +162,6 @@ def make_embed(
     *,
     batch_size: int,
     tokens: int,
-    params_dtype: str,
-    dtype: str,
-) -> Program:
-    """(params, tokens [B T], mask) -> unit vectors [B E], float32; a text a row.
-
-    Stages run `make_embed_packed`; this is what it is measured against.
-    """
-
-    def run(params: Params, texts: Array, mask: Array) -> Array:
-        params = decoder.gather_tables(params, jnp.dtype(dtype))
-        return encoder.embed(params, cfg, texts, mask, dtype=jnp.dtype(dtype))
-
-    args = (
-        abstract_params(cfg, mesh, params_dtype),
-        rows(mesh, (batch_size, tokens), jnp.int32),
-        rows(mesh, (batch_size, tokens), jnp.bool_),
-    )
-    return compile_program(run, args, out_shardings=by_batch(mesh))
-
-
-@functools.cache
-def make_embed_packed(
-    cfg: DecoderConfig,
-    mesh: Mesh,
-    *,
-    batch_size: int,
-    tokens: int,
     texts: int,
     params_dtype: str,
     dtype: str,

@@ -185,27 +185,25 @@ def gather(tree: Any, dtype: Any) -> Any:
     def one(path: tuple, x: Any) -> Any:
         if x.ndim < 2:
             return x
-        cast = x.dtype != dtype
         x = x.astype(dtype)
         if mesh.empty:
             return x
         stored = _spec(path, x.shape, mesh, AXES)
-        return _gather(x, stored, _spec(path, x.shape, mesh, ("tensor",)), cast)
+        return _gather(x, stored, _spec(path, x.shape, mesh, ("tensor",)))
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(x: Any, stored: P, used: P, cast: bool) -> Any:
-    if cast:  # the barrier keeps the cast on this side of the wire
-        x = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(x, stored))
-    # what was not cast may lie here whole already, as in the decode layout
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: Any, stored: P, used: P) -> Any:
+    # the barrier keeps the cast on this side of the wire
+    x = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(x, stored))
     return jax.lax.with_sharding_constraint(x, used)
 
 
 _gather.defvjp(
-    lambda x, stored, used, cast: (_gather(x, stored, used, cast), None),
-    lambda stored, used, cast, _, g: (jax.lax.with_sharding_constraint(g, stored),),
+    lambda x, stored, used: (_gather(x, stored, used), None),
+    lambda stored, used, _, g: (jax.lax.with_sharding_constraint(g, stored),),
 )
 
 

@@ -155,7 +155,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         section.batch_size, length, section.item_tokens, batch_shards(mesh)
     )
     steps = {
-        count: updates.make_packed_encoder_update(
+        count: updates.make_encoder_update(
             model.cfg,
             mesh,
             optimizer,

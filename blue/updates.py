@@ -244,79 +244,10 @@ def _finish_supervised(
 
 
 def contrastive_gradients(
-    cfg: DecoderConfig,
-    *,
-    similarity_temperature: float,
-    dtype: str,
-    remat: str,
-) -> Any:
-    """(trained, frozen, queries, mask, items, mask, item ids) -> (loss, gradients)."""
-
-    def loss(
-        trained: Params,
-        frozen: Params,
-        q: Array,
-        qm: Array,
-        i: Array,
-        im: Array,
-        ids: Array,
-    ) -> Array:
-        params = lora.join(frozen, trained)
-        params = decoder.gather_tables(params, jnp.dtype(dtype))
-        options = {"dtype": jnp.dtype(dtype), "remat": remat}
-        users = encoder.embed(params, cfg, q, qm, **options)
-        items = encoder.embed(params, cfg, i, im, **options)
-        return losses.supervised_contrastive(
-            users, items, ids, similarity_temperature=similarity_temperature
-        )
-
-    return jax.value_and_grad(loss)
-
-
-def make_encoder_update(
-    cfg: DecoderConfig,
-    mesh: Mesh,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    *,
-    batch_size: int,
-    query_tokens: int,
-    item_tokens: int,
-    similarity_temperature: float,
-    params_dtype: str,
-    dtype: str,
-    remat: str,
-) -> Program:
-    """(TrainState, frozen, queries, mask, items, mask, item ids) -> (TrainState,
-    metrics), state donated.
-
-    The batch's other rows are the negatives, over the whole mesh: the product of all
-    queries with all items is one global matrix.
-    """
-    gradients = contrastive_gradients(
-        cfg, similarity_temperature=similarity_temperature, dtype=dtype, remat=remat
-    )
-
-    def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
-        value, grads = gradients(state.params, *inputs)
-        return _finish_supervised(state, grads, value, optimizer, schedule)
-
-    B = batch_size
-    batch = (
-        rows(mesh, (B, query_tokens), jnp.int32),
-        rows(mesh, (B, query_tokens), jnp.bool_),
-        rows(mesh, (B, item_tokens), jnp.int32),
-        rows(mesh, (B, item_tokens), jnp.bool_),
-        rows(mesh, (B,), jnp.int32),
-    )
-    return _compile_update(update, cfg, mesh, optimizer, params_dtype, batch)
-
-
-def packed_contrastive_gradients(
     cfg: DecoderConfig, *, similarity_temperature: float, dtype: str, remat: str
 ) -> Any:
     """(trained, frozen, first five of `packing.Rows`, places, item ids) -> (loss,
-    gradients): those of `contrastive_gradients`."""
+    gradients)."""
 
     def loss(
         trained: Params,
@@ -344,7 +275,7 @@ def packed_contrastive_gradients(
     return jax.value_and_grad(loss)
 
 
-def make_packed_encoder_update(
+def make_encoder_update(
     cfg: DecoderConfig,
     mesh: Mesh,
     optimizer: optax.GradientTransformation,
@@ -362,11 +293,12 @@ def make_packed_encoder_update(
     """(TrainState, frozen, first five of `packing.Rows`, places [2B], item ids [B]) ->
     (TrainState, metrics), state donated.
 
-    The step of `make_encoder_update` with several texts a row, so that padding costs
-    little. The rows are R = `num_rows` by T = `tokens` with S = `texts`; places: of the
-    queries, then of the items, among the R S vectors. Equal texts may share a place.
+    The batch's other items are the negatives, over the whole mesh: the product of all
+    queries with all items is one global matrix. The rows are R = `num_rows` by T =
+    `tokens` with S = `texts`; places: of the queries, then of the items, among the R S
+    vectors. Equal texts may share a place.
     """
-    gradients = packed_contrastive_gradients(
+    gradients = contrastive_gradients(
         cfg, similarity_temperature=similarity_temperature, dtype=dtype, remat=remat
     )
 

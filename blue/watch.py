@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float
@@ -21,6 +20,7 @@ from blue.data.examples import Examples
 from blue.data.log import Log
 from blue.experience import Batch, Experience
 from blue.inference import Embed, Model
+from blue.models.attention import platform_here
 from blue.models.decoder import DecoderConfig
 from blue.writer import Writer, summary_table
 
@@ -98,7 +98,7 @@ def flops_per_step(
         "G": config.group_size,
         "P": prompt_tokens,
         "C": config.max_completion_tokens,
-        "tiles": jax.default_backend() == "tpu",
+        "tiles": platform_here() == "tpu",
     }
     return (
         flops.rollout(cfg, **sizes, steps=decode_steps)

@@ -27,6 +27,7 @@ from blue.optimizers import make_optimizer, make_schedule
 from blue.rewards import RewardInputs
 from blue.sharding import by_batch, make_mesh, put, replicated, to_host
 from configs import base
+from tests.small_world import one_a_row
 
 STEPS, P = 3, 12
 # Adam divides each gradient by its size: one that is all rounding moves its parameter
@@ -58,7 +59,7 @@ def run():
     )
     score = scoring.make_completion_logprobs(cfg, mesh, params_dtype="float32", **sizes)
     embed = scoring.make_embed(
-        encoder_cfg, mesh, batch_size=B * G, tokens=C, params_dtype="float32",
+        encoder_cfg, mesh, batch_size=B * G, tokens=C, texts=1, params_dtype="float32",
         dtype="float32",
     )  # fmt: skip
     rewards = train_profiler.make_rewards(c, mesh, encoder_cfg.width)
@@ -92,7 +93,7 @@ def run():
         left = inference.pad_left(
             [w[m].tolist() for w, m in zip(words, word_mask, strict=True)], C, 0
         )
-        vectors = to_host(embed(encoder, *put(left, by_batch(mesh))))
+        vectors = to_host(embed(encoder, *put(one_a_row(*left), by_batch(mesh))))
         inputs = reward_inputs(c, rng, vectors.reshape(B, G, -1))
         advantages, teaching, total, _ = rewards(put(inputs, by_batch(mesh)))
         batch = updates.UpdateBatch(

@@ -83,11 +83,10 @@ def test_encoder_update_is_counted_as_xla_counts_it():
     gradients = updates.contrastive_gradients(
         QWEN, similarity_temperature=0.1, dtype="float32", remat="layers"
     )
-    rows = 16
-    q = shape(rows, P), shape(rows, P, dtype=jnp.bool_)
-    i = shape(rows, 16), shape(rows, 16, dtype=jnp.bool_)
-    found = counted(gradients, params_of(QWEN), {}, *q, *i, shape(rows))
-    expected = flops.encoder_update(QWEN, rows, [(rows, P), (rows, 16)], remat="layers")
+    rows, pairs = 24, 16
+    arrays = (*(shape(rows, P) for _ in range(4)), shape(rows, 16), shape(2 * pairs))
+    found = counted(gradients, params_of(QWEN), {}, *arrays, shape(pairs))
+    expected = flops.encoder_update(QWEN, pairs, rows, P, remat="layers")
     assert found == pytest.approx(expected, **CLOSE)
 
 

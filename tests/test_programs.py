@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from blue import programs, sampling, scoring, train_encoder, updates
-from blue.models import gemma3, qwen3
-from blue.optimizers import make_optimizer, make_schedule
+from blue import losses, programs, sampling, scoring, train_encoder, updates
+from blue.models import encoder, gemma3, qwen3
+from blue.optimizers import apply_gradients, make_optimizer, make_schedule
 from blue.sharding import AXES, by_batch, put, replicated, to_host
+from tests.small_world import one_a_row
 
 B, G, P, C = 8, 3, 12, 6
 MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4)]
@@ -170,8 +171,9 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
             dtype="float32",
         )  # fmt: skip
         embed = scoring.make_embed(
-            cfg, mesh, batch_size=B, tokens=P, params_dtype="float32", dtype="float32"
-        )
+            cfg, mesh, batch_size=B, tokens=P, texts=1, params_dtype="float32",
+            dtype="float32",
+        )  # fmt: skip
         relayout = sampling.make_relayout(
             cfg, mesh, params_dtype="float32", dtype="float32"
         )
@@ -179,7 +181,8 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
         ids = put(np.arange(B, dtype=np.int32), by_batch(mesh))
         seeds = np.array([0, 1, 2], np.uint32)
         rollout = sample(relayout(params), batch.prompt, batch.prompt_mask, ids, seeds)
-        vectors = embed(params, batch.prompt, batch.prompt_mask)
+        texts = one_a_row(*to_host((batch.prompt, batch.prompt_mask)))
+        vectors = embed(params, *put(texts, by_batch(mesh)))[:, 0]
         results.append(to_host((rollout, vectors)))
     (a, u), (b, v) = results
     np.testing.assert_array_equal(a.tokens, b.tokens)
@@ -228,32 +231,22 @@ def test_continuous_batching_is_the_same_on_any_mesh():
     assert len(set(lengths.tolist())) > 2
 
 
-def encoder_run(cfg, mesh, make, **sizes):
-    """State and program of a contrastive step."""
-    schedule = make_schedule(1e-3, kind="constant", warmup_steps=0, num_steps=5)
-    optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
-    params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
-    shapes = programs.abstract_params(cfg, mesh, "float32")
-    state = programs.make_init_state(shapes, optimizer, mesh)(params)
-    update = make(
-        cfg, mesh, optimizer, schedule, batch_size=B, similarity_temperature=0.07,
-        params_dtype="float32", dtype="float32", remat="", **sizes,
-    )  # fmt: skip
-    return state, update
-
-
 def test_encoder_update_is_one_batch_on_any_mesh_and_however_packed():
+    """Against each text by itself in plain sight, on one device."""
     cfg = small(qwen3.tiny_qwen3)
     of_item = np.array([0, 1, 2, 3, 0, 5, 6, 7], np.int32)
     sides = [to_host(batch_on(mesh_of((1, 1, 1)), seed)) for seed in (0, 5)]
-    results = []
-    for shape in ((1, 1, 1), (2, 4, 1)):
-        mesh = mesh_of(shape)
-        sizes = {"query_tokens": P, "item_tokens": P}
-        state, update = encoder_run(cfg, mesh, updates.make_encoder_update, **sizes)
-        batch = [a for x in sides for a in (x.prompt, x.prompt_mask)]
-        batch = put((*batch, of_item), by_batch(mesh))
-        results.append(to_host(update(state, {}, *batch)))
+    schedule = make_schedule(1e-3, kind="constant", warmup_steps=0, num_steps=5)
+    optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
+
+    def plain(params):
+        users, items = (
+            encoder.embed(params, cfg, *map(jnp.asarray, (x.prompt, x.prompt_mask)))
+            for x in sides
+        )
+        return losses.supervised_contrastive(
+            users, items, jnp.asarray(of_item), similarity_temperature=0.07
+        )
 
     queries, items = [
         [row[mask].tolist() for row, mask in zip(x.prompt, x.prompt_mask, strict=True)]
@@ -264,15 +257,24 @@ def test_encoder_update_is_one_batch_on_any_mesh_and_however_packed():
         queries, items, length=2 * P, counts=counts, pad_id=0
     )
     assert len(rows.tokens) < 2 * B  # else nothing was packed
-    sizes = {"num_rows": len(rows.tokens), "tokens": 2 * P, "texts": 16}
-    state, update = encoder_run(cfg, mesh, updates.make_packed_encoder_update, **sizes)
-    batch = put((*rows[:5], places, of_item), by_batch(mesh))
-    results.append(to_host(update(state, {}, *batch)))
-
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
-    for state, info in results[1:]:
-        jax.tree.map(close, state.params, results[0][0].params)
-        close(info["policy/loss"], results[0][1]["policy/loss"])
+    for shape in ((1, 1, 1), (2, 4, 1)):
+        mesh = mesh_of(shape)
+        params = programs.make_init(cfg, mesh, "float32")(np.uint32(3))
+        shapes = programs.abstract_params(cfg, mesh, "float32")
+        state = programs.make_init_state(shapes, optimizer, mesh)(params)
+        value, grads = jax.jit(jax.value_and_grad(plain))(to_host(params))
+        expected, norm = apply_gradients(to_host(state), grads, value, optimizer)
+        update = updates.make_encoder_update(
+            cfg, mesh, optimizer, schedule, batch_size=B, similarity_temperature=0.07,
+            num_rows=len(rows.tokens), tokens=2 * P, texts=rows.ends.shape[1],
+            params_dtype="float32", dtype="float32", remat="",
+        )  # fmt: skip
+        batch = put((*rows[:5], places, of_item), by_batch(mesh))
+        found, info = to_host(update(state, {}, *batch))
+        jax.tree.map(close, found.params, expected.params)
+        close(info["policy/loss"], value)
+        close(info["optim/grad_norm"], norm)
 
 
 def test_any_batch_of_pairs_fits_the_last_of_its_programs():

@@ -136,14 +136,14 @@ def encoder(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     section = config.train_encoder
     inputs = [kept[f"input_{n}"] for n in range(7)]  # packed rows, places, item ids
     device = sharding.put(tuple(inputs), sharding.by_batch(mesh))
-    gradients = updates.packed_contrastive_gradients(
+    gradients = updates.contrastive_gradients(
         model.cfg, similarity_temperature=section.similarity_temperature,
         dtype=config.dtype.compute, remat=config.remat,
     )  # fmt: skip
 
     def terms(params: Any) -> list[Term]:
         (num_rows, tokens), texts = inputs[0].shape, inputs[4].shape[1]
-        embed = scoring.make_embed_packed(
+        embed = scoring.make_embed(
             model.cfg, mesh, batch_size=num_rows, tokens=tokens, texts=texts,
             params_dtype=config.dtype.params, dtype=config.dtype.compute,
         )  # fmt: skip

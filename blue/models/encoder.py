@@ -33,7 +33,11 @@ def embed(
     dtype: Any = jnp.float32,
     remat: str = "",
 ) -> Float[Array, "B E"]:
-    """Unit vectors (float32) of right-aligned texts that end with the pooling token."""
+    """Unit vectors (float32) of right-aligned texts that end with the pooling token.
+
+    One text a row, as the model's authors run it: what `embed_packed`, which the
+    programs use, is measured against.
+    """
     hidden = forward(params, cfg, tokens, mask, dtype=dtype, remat=remat)[:, -1]
     return unit(hidden)
 

@@ -5,7 +5,7 @@
 A random encoder of the Qwen3-Embedding kind in float32 on one core: forward, backward
 and Adam on `--batch` pairs of texts of log-normal length, at most `--hi` tokens,
 nothing recomputed. Rows and program are the stage's: `train_encoder.pack_pairs` and
-`updates.make_packed_encoder_update`; packing is timed. The peer at the same texts:
+`updates.make_encoder_update`; packing is timed. The peer at the same texts:
 tools/bench/peers/st_contrastive_step.py.
 """
 
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     for number in range(args.steps + 1):  # only those that are needed
         count = len(pack(number)[0].tokens)
         if count not in steps:
-            steps[count] = updates.make_packed_encoder_update(
+            steps[count] = updates.make_encoder_update(
                 cfg, mesh, optimizer, schedule, batch_size=args.batch, num_rows=count,
                 tokens=args.hi, texts=packing.texts_a_row(args.hi), remat="",
                 similarity_temperature=0.05, **ours.DTYPES,

@@ -220,7 +220,7 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
         kl_coef=0.01, remat="layers", **dtypes,
     )  # fmt: skip
     embed = scoring.make_embed(
-        encoder_cfg, mesh, batch_size=args.texts, tokens=args.text_tokens,
+        encoder_cfg, mesh, batch_size=args.texts, tokens=args.text_tokens, texts=1,
         params_dtype="bfloat16", dtype="bfloat16",
     )  # fmt: skip
     params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
@@ -236,8 +236,11 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
     ids = put(np.arange(B, dtype=np.int32), rows)
     seeds = np.array([0, 0, 0], np.uint32)
     shape = (args.texts, args.text_tokens)
-    texts = rng.integers(0, encoder_cfg.vocab_size, shape, np.int32)
-    texts = put((texts, whole(*shape)), rows)
+    words = rng.integers(0, encoder_cfg.vocab_size, shape, np.int32)
+    one, last = np.zeros(shape, np.int32), np.int32(args.text_tokens - 1)
+    order = np.broadcast_to(np.arange(last + 1, dtype=np.int32), shape)
+    texts = (words, one, one, order, np.full((args.texts, 1), last))  # a text a row
+    texts = put(texts, rows)
     advantages = put(rng.normal(size=(B, G)).astype(np.float32), rows)
     teaching = put(whole(B, G), rows)
     programs.wait()
