@@ -280,11 +280,12 @@ def encoder_update(
     *,
     remat: str,
     masked: bool = False,
+    tiles: bool = False,
 ) -> float:
     """Contrastive update: B queries and B items, all with all, in rows of T tokens."""
-    dense, _ = _attend(cfg, [(rows, T, 0)], masked, tiles=False)
-    parts = Parts(trunk(cfg, rows * T), dense, 0.0)
-    total = 3 * (2.0 * B * B * cfg.width + sum(parts))
+    dense, kernels = _attend(cfg, [(rows, T, 0)], masked, tiles)
+    parts = Parts(trunk(cfg, rows * T), dense, 0.0, kernels)
+    total = 3 * (2.0 * B * B * cfg.width + sum(parts)) + 3 / 2 * kernels
     total -= parts.trunk if cfg.lora else 0
     return total + recomputed(cfg, parts, rows * T, remat)
 

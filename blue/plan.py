@@ -45,7 +45,7 @@ from blue import (
     watchdog,
 )
 from blue.errors import UserError
-from blue.models import hf, lora
+from blue.models import hf, lora, splash
 from blue.models.decoder import DecoderConfig
 from blue.programs import Program
 from blue.sharding import batch_shards, dividing_fsdp, make_mesh
@@ -307,20 +307,25 @@ def _encoder_parts(
             **dtypes,
         )  # fmt: skip
 
-    short = min(b for b in buckets if b >= min(stage.item_tokens, buckets[-1]))
+    def count(tokens: int) -> dict[str, bool]:
+        return {"tiles": has_tiles(mesh) and splash.numbers(tokens)}
+
+    longest = buckets[-1]
+    short = min(b for b in buckets if b >= min(stage.item_tokens, longest))
     return {
         "encode": Part(
-            embed(buckets[-1]), flops.encode(cfg, size, buckets[-1]),
+            embed(longest), flops.encode(cfg, size, longest, **count(longest)),
             ("encoder",), "encode", math.ceil(rows / size),
         ),
         "encode_items": Part(
-            embed(short), flops.encode(cfg, size, short),
+            embed(short), flops.encode(cfg, size, short, **count(short)),
             ("encoder",), "items", 0,
         ),
         "encoder_update": Part(
             update,
             flops.encoder_update(
-                trained, stage.batch_size, most, length, remat=config.remat
+                trained, stage.batch_size, most, length, remat=config.remat,
+                **count(length),
             ),
             (), "", 0,
         ),

@@ -141,6 +141,72 @@ def test_gradients_of_splash_are_those_of_dense_attention():
     assert_close(run(by_kernel), run(dense))
 
 
+def rows_of(*families):
+    """segment and parent of rows [R T] from (lengths of a beginning, 0 for none, and of
+    what goes on from it), family after family, then padding up to the longest row."""
+    rows = []
+    for row in families:
+        segment, parent, count = [], [], 0
+        for begun, *lengths in row:
+            root = count if begun else None
+            for n in ([begun] if begun else []) + lengths:
+                segment += [count] * n
+                parent += [count if root is None else root] * n
+                count += 1
+        rows.append((segment, parent))
+    longest = max(len(segment) for segment, _ in rows)
+    fill = lambda x: jnp.asarray(x + [-1] * (longest - len(x)), jnp.int32)
+    return [jnp.stack([fill(row[n]) for row in rows]) for n in (0, 1)]
+
+
+def seen_in(segment, parent):
+    """As encoder.py says it."""
+    T, keys = segment.shape[1], segment[:, None, :]
+    related = (keys == segment[:, :, None]) | (keys == parent[:, :, None])
+    return related & jnp.tril(jnp.ones((1, T, T), bool))
+
+
+def test_one_number_tells_what_a_slot_of_a_packed_row_sees():
+    """To the last slot of the longest row, which are all bits of it."""
+    T = splash.MOST_PACKED
+    segment, parent = rows_of(
+        [(T - 2, 1, 1)], [(0, T)], [(0, 1), (0, 2), (300, 1, 40, 7), (0, 9)],
+        [(1, 500, 400), (60, 3, 1), (0, 5)], [(0, 1)] * T,
+    )  # fmt: skip
+    places = splash._places(segment, parent)[:, :, None]
+    family = parent[:, :, None] == parent[:, None, :]
+    found = splash._sees(places, jnp.arange(T)[None, None]) & family
+    np.testing.assert_array_equal(found, seen_in(segment, parent))
+    assert splash.numbers(T) and not splash.numbers(T + 1)
+
+
+def test_gradients_of_splash_in_packed_rows_are_those_of_dense_attention():
+    """Several tiles, some of one family alone; rows are no whole tiles."""
+    segment, parent = rows_of(
+        [(150, 20, 60, 3), (0, 30)], [(0, 140), (9, 90, 1)], [(0, 2)]
+    )
+    (R, T), N, K, H = segment.shape, 4, 2, 8
+    assert T == 263 and splash.Visible(0, 1, splash.padded(T), 0).tile == 128
+    normal = lambda n, *shape: jax.random.normal(jax.random.key(n), shape)
+    qkv = normal(0, R, T, N, H), normal(1, R, T, K, H), normal(2, R, T, K, H)
+    weights = normal(3, R, T, N, H) * (segment >= 0)[:, :, None, None]
+    mask = seen_in(segment, parent)[:, None]
+
+    def dense(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=0.3)
+
+    def by_kernel(q, k, v):
+        return splash.packed_attention(
+            q, k, v, segment, parent, scale=0.3, interpret=True
+        )
+
+    def run(attend):
+        loss = lambda *x: (lambda y: (y.sum(), y))(attend(*x) * weights)
+        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*qkv)
+
+    assert_close(run(by_kernel), run(dense))
+
+
 def assert_close(found, wanted):
     for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())

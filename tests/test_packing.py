@@ -1,6 +1,7 @@
 """Texts in rows: nothing lost, little room lost, beginnings once, the same vectors."""
 
 import dataclasses
+import functools
 import math
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from blue import flops, models, packing, prompts, queries
-from blue.models import decoder, encoder, gemma3, qwen3
+from blue.models import attention, decoder, encoder, gemma3, qwen3
 from blue.tokenizer import load_tokenizer
 from configs import base
 from tests.real_logs import real_log
@@ -129,8 +130,9 @@ def test_texts_of_a_real_log_with_real_tokenizers(name):
 # --- what is computed
 
 
+@pytest.mark.parametrize("kernel", [None, "splash"])
 @pytest.mark.parametrize("family", [qwen3.tiny_qwen3, gemma3.tiny_gemma3])
-def test_vectors_are_those_of_each_text_alone(family):
+def test_vectors_are_those_of_each_text_alone(family, kernel, monkeypatch):
     """Beginnings that are shared, longer than a local window; both paddings."""
     cfg = dataclasses.replace(
         family(), vocab_size=64, width=32, mlp_width=48, head_size=8, window=5,
@@ -145,9 +147,12 @@ def test_vectors_are_those_of_each_text_alone(family):
     texts = distinct(texts)
     batches = pack(texts, lengths=(64,), rows=4, cfg=cfg)
     got = np.zeros((len(texts), 32), np.float32)
-    for b in batches:
-        found = np.asarray(encoder.embed_packed(params, cfg, *map(jnp.asarray, b[:5])))
-        got[b.text[b.text >= 0]] = found[b.text >= 0]
+    with monkeypatch.context() as m:
+        m.setattr(attention, "implementation_here", lambda **_: kernel)
+        embed = jax.jit(functools.partial(encoder.embed_packed, params, cfg))
+        for b in batches:
+            found = np.asarray(embed(*b[:5]))
+            got[b.text[b.text >= 0]] = found[b.text >= 0]
     longest = max(map(len, texts))
     tokens = np.zeros((len(texts), longest), np.int32)
     mask = np.zeros(tokens.shape, bool)

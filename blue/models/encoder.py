@@ -10,7 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from blue.models import attention, splash
 from blue.models.decoder import (
+    KV,
+    Attend,
     DecoderConfig,
     Params,
     causal_mask,
@@ -66,13 +69,39 @@ def embed_packed(
 
     def body(x: Array, layer: Params, kind: str) -> tuple[Array, None]:
         near = causal_mask(position, position, window=window_of(cfg, kind))
-        attend = self_attention(cfg, see & near)
+        dense = self_attention(cfg, see & near)
+        attend = row_attention(cfg, kind, segment, parent, dense)
         return run_block(cfg, layer, kind, x, position, attend)[0], None
 
     x = embed_tokens(params, cfg, tokens, dtype)
     x, _ = scan_layers(params, cfg, x, body, dtype=dtype, remat=remat)
     hidden = jnp.take_along_axis(x, ends[:, :, None], axis=1)
     return unit(final_norm(params, cfg, hidden))
+
+
+def row_attention(
+    cfg: DecoderConfig,
+    kind: str,
+    segment: Int[Array, "R T"],
+    parent: Int[Array, "R T"],
+    dense: Attend,
+) -> Attend:
+    """What `dense` gives, by the kernel of TPUs where that serves: without a window,
+    whose distances are within a text and not within a row."""
+    T, window = segment.shape[1], window_of(cfg, kind)
+
+    def attend(q: Float[Array, "R T N H"], kv: KV) -> tuple[Array, KV]:
+        sizes = {"head_size": q.shape[-1], "query_tokens": T, "key_tokens": T}
+        kernel = attention.implementation_here(dtype=q.dtype, **sizes)
+        if kernel != "splash" or window or not splash.numbers(T):
+            return dense(q, kv)
+        out = splash.packed_attention(
+            q, kv.k, kv.v, segment, parent, scale=cfg.scale(),
+            interpret=attention.platform_here() != "tpu",
+        )  # fmt: skip
+        return out, kv
+
+    return attend
 
 
 def unit(hidden: Float[Array, "*b E"]) -> Float[Array, "*b E"]:

@@ -4,8 +4,10 @@ Prompts are right-aligned, so the distance between two slots is known before the
 runs: of prompt slot p and completion token c it is P - p + c. Causality and windows are
 therefore a static mask (`Visible`); only padding is data, and goes in as segments. The
 kernel computes the tiles of which something is visible, forward and backward, and no
-[T, S] array of scores ever lies in main memory. Equal to the dense attention of
-decoder.py to float tolerance, for every query that is no padding.
+[T, S] array of scores ever lies in main memory. Rows of several texts (packing.py) have
+a mask that is data: the kernel makes it from one number a query (`packed_attention`).
+Equal to the dense attention of decoder.py and encoder.py to float tolerance, for every
+query that is no padding.
 
 Flash attention, https://arxiv.org/abs/2205.14135; jax 0.10.2's kernel,
 jax.experimental.pallas.ops.tpu.splash_attention.
@@ -24,7 +26,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info,
 )
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from blue.sharding import BATCH
 
@@ -32,12 +34,19 @@ LANES = 128  # tiles are multiples of it, and blocks of tokens padded to one
 TILES = (512, 256, 128)  # queries and keys of a tile: the first that fits is taken
 FEW_KEYS = 512  # with fewer, dense scores are small, and so would be the tiles
 KEPT = "splash"  # what `jax.checkpoint` may keep for the backward kernels
+BITS = 10  # of a slot's number, three of which go into one int32
+MOST_PACKED = 1 << BITS  # slots of a row
 
 
 def serves(head_size: int, query_tokens: int, key_tokens: int) -> bool:
     """Whether blocks are long enough for tiles: none of queries less than half full."""
     enough = key_tokens >= FEW_KEYS and query_tokens > LANES // 2
     return head_size % LANES == 0 and enough
+
+
+def numbers(tokens: int) -> bool:
+    """Whether `packed_attention` can number the slots of such rows."""
+    return padded(tokens) <= MOST_PACKED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +94,25 @@ def padded(tokens: int) -> int:
 
 @functools.cache
 def make_kernel(visible: Visible, heads: int, interpret: bool) -> Any:
-    """(q [N T H], k [K S H], v, SegmentIds) -> [N T H]; `interpret`: without a TPU.
+    """(q [N T H], k [K S H], v, SegmentIds) -> [N T H]; `interpret`: without a TPU."""
+    mask = splash_attention_mask.MultiHeadMask([visible] * heads)
+    return _kernel(*_tables(mask, visible.tile), visible.tile, interpret)
 
-    As `make_splash_mha` builds it, but its tables stay in numpy: they are made while a
-    program is traced, maybe for devices that are not there.
+
+def _tables(mask: splash_attention_mask.MultiHeadMask, T: int) -> tuple[Any, Any, Any]:
+    """A mask's tiles by queries and by keys, and the function that makes it, or None.
+
+    As `make_splash_mha` makes them, but they stay in numpy: a program is traced
+    meanwhile, maybe for devices that are not there.
     """
-    mask, T = splash_attention_mask.MultiHeadMask([visible] * heads), visible.tile
     shards = {"head_shards": 1, "q_seq_shards": 1}
-    by_queries, _ = splash_attention_mask_info.process_mask(mask, (T, T), **shards)
+    by_queries, see = splash_attention_mask_info.process_mask(mask, (T, T), **shards)
     by_keys, _ = splash_attention_mask_info.process_mask_dkv(mask, (T, T), **shards)
+    return by_queries, by_keys, see
+
+
+def _kernel(by_queries: Any, by_keys: Any, see: Any, T: int, interpret: bool) -> Any:
+    """Forward and backward over tiles of T queries and T keys."""
     names = ("q", "kv", "kv_compute")
     names += ("q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     tiles: dict[str, Any] = {f"block_{name}": T for name in names}
@@ -107,9 +126,17 @@ def make_kernel(visible: Visible, heads: int, interpret: bool) -> Any:
         mask_value=splash_attention_kernel.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
         residual_checkpoint_name=KEPT,
-        mask_function=None,
+        mask_function=see,
         interpret=interpret,
     )
+
+
+@functools.cache
+def _causal_tables(tokens: int, heads: int) -> tuple[Any, Any]:
+    """Tiles of a row in which a token may see something of its own text or another."""
+    mask = splash_attention_mask.CausalMask((tokens, tokens))
+    heads_mask = splash_attention_mask.MultiHeadMask([mask] * heads)
+    return _tables(heads_mask, Visible(0, 1, tokens, 0).tile)[:2]
 
 
 def attention(
@@ -146,19 +173,93 @@ def attention(
         ids = splash_attention_kernel.SegmentIds(
             segments[:, visible.prompt :], segments
         )
-        # the compiled text says nothing else of a kernel's work: see hlo.py
-        tiles = np.count_nonzero(kernel.fwd_mask_info.block_mask)
-        work = 2 * tiles * visible.tile**2 * (q.size // q.shape[2])
-        with jax.named_scope(f"flops_{work}"):  # of one product
+        with _told(kernel.fwd_mask_info, visible.tile, q):
             return jax.vmap(kernel)(q, k, v, ids)
 
-    heads_first = lambda x: jnp.swapaxes(x, 1, 2)
-    # in float32: the compiler may then leave out the rounding of what RoPE made
-    q = heads_first(own((q.astype(jnp.float32) * scale).astype(q.dtype)))
+    q = heads_first(own(_scaled(q, scale)))
     keys, values = heads_first(all_keys(*k)), heads_first(all_keys(*v))
     segments = all_keys(*real).astype(jnp.int32)  # padding sees padding
     out = _by_device(on_a_device, N, keys.shape[1])(q, keys, values, segments)
     return heads_first(out).reshape(B, G, -1, N, H)[:, :, :C]
+
+
+def packed_attention(
+    q: Float[Array, "R T N H"],
+    k: Float[Array, "R T K H"],
+    v: Float[Array, "R T K H"],
+    segment: Int[Array, "R T"],
+    parent: Int[Array, "R T"],
+    *,
+    scale: float,
+    interpret: bool,
+) -> Float[Array, "R T N H"]:
+    """Attention of rows as packing.py fills them, T at most `MOST_PACKED`.
+
+    All of a beginning and what goes on from it are one family: the kernel's segments.
+    There a token sees those up to itself from the first of its own segment on, or of
+    the beginning, and these three places are one number of it.
+    """
+    tokens, T = padded(q.shape[1]), q.shape[1]
+    tile = Visible(0, 1, tokens, 0).tile
+
+    def whole(x: Array, value: int = 0) -> Array:  # padding comes after
+        rest = ((0, 0),) * (x.ndim - 2)
+        return jnp.pad(x, ((0, 0), (0, tokens - T), *rest), constant_values=value)
+
+    def on_a_device(q: Array, k: Array, v: Array, rows: tuple[Array, Array]) -> Array:
+        by_queries, by_keys = _causal_tables(tokens, q.shape[1])
+
+        def one(q: Array, k: Array, v: Array, family: Array, places: Array) -> Array:
+            tables = (t._replace(q_sequence=places) for t in (by_queries, by_keys))
+            ids = splash_attention_kernel.SegmentIds(family, family)
+            return _kernel(*tables, _sees, tile, interpret)(q, k, v, ids)
+
+        with _told(by_queries, tile, q):
+            return jax.vmap(one)(q, k, v, *rows)
+
+    segment, parent = whole(segment, -1), whole(parent, -1)
+    q, k, v = (heads_first(whole(x)) for x in (_scaled(q, scale), k, v))
+    run = _by_device(on_a_device, q.shape[1], k.shape[1])
+    return heads_first(run(q, k, v, (parent, _places(segment, parent))))[:, :T]
+
+
+def _places(segment: Int[Array, "R T"], parent: Int[Array, "R T"]) -> Int[Array, "R T"]:
+    """Of each slot its number, the first of its segment, and the end of its family's
+    beginning (0: it goes on from none)."""
+    slot = jnp.arange(segment.shape[1], dtype=jnp.int32)[None]
+    same = segment[:, None, :] == segment[:, :, None]
+    above = segment[:, None, :] == parent[:, :, None]
+    first = jnp.argmax(same, axis=-1)
+    end = jnp.max(jnp.where(above, slot[:, None] + 1, 0), axis=-1)
+    end = jnp.where(parent == segment, 0, end)
+    return ((slot << BITS | first) << BITS | end).astype(jnp.int32)
+
+
+def _sees(places: Array, key: Array) -> Array:
+    """Whether a query, by its `_places`, sees a slot of its family."""
+    low = MOST_PACKED - 1
+    slot, first, end = places >> (2 * BITS), (places >> BITS) & low, places & low
+    return (key <= slot) & ((key >= first) | (key < end))
+
+
+# --- what both have in common
+
+
+def heads_first(x: Array) -> Array:
+    """[B T N H] <-> [B N T H]."""
+    return jnp.swapaxes(x, 1, 2)
+
+
+def _scaled(q: Array, scale: float) -> Array:
+    """In float32: the compiler may then leave out the rounding of what RoPE made."""
+    return (q.astype(jnp.float32) * scale).astype(q.dtype)
+
+
+def _told(tables: Any, T: int, q: Float[Array, "B N T H"]) -> Any:
+    """A name with the FLOPs of one of the kernel's products: the compiled text says
+    nothing else of its work (hlo.py)."""
+    tiles = np.count_nonzero(tables.block_mask)
+    return jax.named_scope(f"flops_{2 * tiles * T**2 * (q.size // q.shape[2])}")
 
 
 def _by_device(kernel: Any, heads: int, kv_heads: int) -> Any:
