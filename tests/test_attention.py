@@ -9,7 +9,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from blue import flops, hlo, plan
-from blue.models import attention, decoder, gemma3, qwen3, splash
+from blue.models import attention, decoder, encoder, gemma3, qwen3, splash
 from blue.models.attention import attention_implementation
 from blue.models.decoder import GLOBAL, LOCAL
 from blue.sharding import abstract, by_batch, make_mesh, param_shardings
@@ -307,3 +307,34 @@ def test_the_tpu_compiler_takes_the_kernels(monkeypatch):
     assert 4 * hlo.product_flops(text) == pytest.approx(wanted, rel=0.05)
     assert not re.search(r"f32\[[\d,]*1024,1024\]", text)
     assert max(hlo.biggest_buffers(text), key=lambda b: b.bytes).bytes < P * P * 4
+
+
+@pytest.mark.slow
+def test_the_tpu_compiler_takes_the_kernel_of_packed_rows(monkeypatch):
+    """Forward and backward, rows and heads split; counted as the formula does."""
+    pytest.importorskip("libtpu", reason="needs the extra `tpu`")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    cfg = dataclasses.replace(
+        qwen3.tiny_qwen3(), num_layers=2, head_size=128, width=256, mlp_width=512
+    )
+    R, T = 4, 1024
+    mesh = make_mesh(1, 2, 2, devices=plan.topology("v6e:2x2")[1])
+    shapes = jax.eval_shape(lambda: decoder.init_params(cfg, jax.random.key(0)))
+
+    def loss(params, *rows):
+        out = encoder.embed_packed(
+            params, cfg, *rows, dtype=jnp.bfloat16, remat="attention"
+        )
+        return out.sum()
+
+    with jax.set_mesh(mesh):
+        rows = [
+            jax.ShapeDtypeStruct((R, n), jnp.int32, sharding=by_batch(mesh))
+            for n in (T, T, T, T, 16)
+        ]
+        params = abstract(shapes, param_shardings(shapes, mesh))
+        text = str(jax.jit(jax.grad(loss)).lower(params, *rows).compile().as_text())
+    kernels = R * flops.masked_attention(cfg, T, 0, flops.tile_pairs)
+    wanted = 3 * flops.trunk(cfg, R * T) + 9 / 2 * kernels
+    assert 4 * hlo.product_flops(text) == pytest.approx(wanted, rel=0.05)
+    assert not re.search(rf"f32\[[\d,]*{T},{T}\]", text)

@@ -210,9 +210,10 @@ def packed_attention(
         by_queries, by_keys = _causal_tables(tokens, q.shape[1])
 
         def one(q: Array, k: Array, v: Array, family: Array, places: Array) -> Array:
-            tables = (t._replace(q_sequence=places) for t in (by_queries, by_keys))
+            tables = [t._replace(q_sequence=places) for t in (by_queries, by_keys)]
+            kernel = _kernel(tables[0], tables[1], _sees, tile, interpret)
             ids = splash_attention_kernel.SegmentIds(family, family)
-            return _kernel(*tables, _sees, tile, interpret)(q, k, v, ids)
+            return kernel(q, k, v, ids)
 
         with _told(by_queries, tile, q):
             return jax.vmap(one)(q, k, v, *rows)

@@ -26,27 +26,12 @@ if __name__ == "__main__":
 
     import numpy as np
 
-    from blue import inference, programs, sources
-    from blue.tokenizer import Tokenizer
-    from configs import base
     from tools.bench import ours
 
-    cfg, mesh = ours.encoder(args.size), ours.one_device()
+    cfg = ours.encoder(args.size)
+    encoder, params_m = ours.text_encoder(cfg, args.batch)
     texts = measure.texts(args.n, vocab=cfg.vocab_size, median=args.median)
     real = sum(len(text.split()) for text in texts)
-    config = base.get_config()
-    config.encoder.batch_size, config.encoder.max_tokens = args.batch, 1024
-    config.dtype.params = config.dtype.compute = "float32"
-    named = {"pad_token": measure.SPECIAL[0], "eos_token": measure.SPECIAL[1]}
-    tokenizer = Tokenizer(
-        measure.word_level(cfg.vocab_size),
-        config=named,
-        chat_template=None,
-        eos_ids=[measure.END],
-    )
-    params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
-    model = inference.Model(cfg, params, tokenizer, "bench")
-    encoder = sources.own_encoder(config, model, mesh)
     whole = []
     for _ in range(args.reps + 1):
         with measure.Clock() as clock:
@@ -56,7 +41,7 @@ if __name__ == "__main__":
     assert vectors.shape == (args.n, cfg.width)
     assert np.abs((vectors**2).sum(axis=1) - 1).max() < 1e-4
     measure.emit(
-        "blue", "encode", args, params_m=ours.num_params(params), real_tokens=real,
+        "blue", "encode", args, params_m=params_m, real_tokens=real,
         texts_per_s=measure.spread([args.n / c.wall for c in whole]),
         texts_per_cpu_s=measure.spread([args.n / c.cpu for c in whole]),
         real_tok_per_cpu_s=measure.spread([real / c.cpu for c in whole]),

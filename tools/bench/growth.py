@@ -1,14 +1,17 @@
 """How cost grows: time and memory against the sizes of the work; writes a figure.
 
-    python tools/bench/growth.py [--only=step catalogue log] [--rows 100000 1000000]
-        [--out=experiments/benchmarks]          (the figure needs the extra `plots`)
+    python tools/bench/growth.py [--only=step catalogue table log]
+        [--rows 100000 1000000] [--out=experiments/benchmarks]
+                                                (the figure needs the extra `plots`)
 
 step: the parts of a GRPO step (a small Gemma 3) against P prompt tokens, C completion
 tokens, G completions, B users, each alone. catalogue: the negatives of a batch and the
-ranks of targets among all items, against items. log: reading and cutting a log, against
-its rows (tools/bench_prepare.py). Seconds of the processor on one core, each point in
-a process of its own; compilation does not count. The exponent is the slope of log time
-over log size between the last two points: 1 is linear. Writes growth.json, growth.png.
+ranks of targets among all items, against items. table: the vectors of all items (a
+small encoder, a dozen tokens an item), against items. log: reading and cutting a log,
+against its rows (tools/bench_prepare.py). Seconds of the processor on one core, each
+point in a process of its own; compilation does not count. The exponent is the slope of
+log time over log size between the last two points: 1 is linear. Writes growth.json,
+growth.png.
 """
 
 import argparse
@@ -30,7 +33,8 @@ LETTERS = {"prompt": "P", "new": "C", "g": "G", "users": "B"}
 TIMES = (1, 2, 4)
 ITEMS = (1_000, 10_000, 100_000, 1_000_000)
 PARTS = {"generation": "sample", "ref_logprob": "reference", "update": "update"}
-KINDS = ("step", "catalogue", "log")
+KINDS = ("step", "catalogue", "table", "log")
+ALONE = ("catalogue", "table")  # a point of them is a process of this script
 
 
 def main() -> None:
@@ -43,11 +47,13 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=rows, help="of the log")
     parser.add_argument("--cpus", default="0", help="cores to stay on (default 0)")
     parser.add_argument("--out", type=Path, default=ROOT / "experiments/benchmarks")
-    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=ALONE, help=argparse.SUPPRESS)
+    parser.add_argument("--items", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     measure.pin(args.cpus)
     if args.measure:
-        print(json.dumps(catalogue(args.measure)))
+        run = {"catalogue": catalogue, "table": table}[args.measure]
+        print(json.dumps(run(args.items)))
         return
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "growth.json"
@@ -56,9 +62,15 @@ def main() -> None:
         for name, letter in LETTERS.items():
             found[letter] = summed([step(name, n, args.cpus) for n in TIMES])
             path.write_text(json.dumps(found, indent=1) + "\n")
-    if "catalogue" in args.only:
-        points = [last_line([__file__, f"--measure={n}"]) for n in ITEMS]
-        found["items"] = summed(points)
+    for kind in (kind for kind in ALONE if kind in args.only):
+        points = [
+            last_line(
+                [__file__, f"--measure={kind}", f"--items={n}", f"--cpus={args.cpus}"]
+            )
+            for n in ITEMS
+        ]
+        found["items" if kind == "catalogue" else "items of a table"] = summed(points)
+        path.write_text(json.dumps(found, indent=1) + "\n")
     if "log" in args.only:
         found["rows"] = summed([log(rows) for rows in args.rows])
     path.write_text(json.dumps(found, indent=1) + "\n")
@@ -131,6 +143,30 @@ def catalogue(items: int) -> dict[str, Any]:
     return {"size": items, "seconds": seconds, "mib": round(peak)}
 
 
+def table(items: int) -> dict[str, Any]:
+    """The item table of so many items, written to disk as a stage writes it."""
+    import resource
+    import types
+
+    from blue import sources
+    from tools.bench import ours
+
+    cfg = ours.encoder("mini")
+    encoder, _ = ours.text_encoder(cfg, 256)
+    sizes = {"vocab": cfg.vocab_size, "median": 12, "sigma": 0.4, "least": 4}
+    texts = measure.texts(items, **sizes)
+    encoder.embed(measure.texts(4096, **sizes, seed=2))  # compiles
+    with tempfile.TemporaryDirectory() as directory, measure.Clock() as clock:
+        log: Any = types.SimpleNamespace(texts=texts)
+        sources.item_table(encoder, log, directory)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "size": items,
+        "seconds": {"vectors of all items": clock.cpu},
+        "mib": round(peak),
+    }
+
+
 def log(rows: int) -> dict[str, Any]:
     """Reading and cutting a generated log of so many reviews."""
     script = f"{ROOT}/tools/bench_prepare.py"
@@ -176,7 +212,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     from tools.plot_run import COLOURS, MARKERS
 
     figure, panels = plt.subplots(
-        2, 3, figsize=(11, 6), constrained_layout=True, squeeze=False
+        2, 4, figsize=(14, 6), constrained_layout=True, squeeze=False
     )
     for panel, (letter, curves) in zip(panels.flat, found.items(), strict=False):
         for n, (part, curve) in enumerate(curves["seconds"].items()):

@@ -10,11 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from blue import programs
+from blue import inference, programs, sources
 from blue.models import gemma3, qwen3
 from blue.models.decoder import DecoderConfig
 from blue.optimizers import make_optimizer, make_schedule
 from blue.sharding import AXES
+from blue.tokenizer import Tokenizer
+from configs import base
 from tools.bench import measure
 
 DTYPES = {"params_dtype": "float32", "dtype": "float32"}
@@ -37,6 +39,25 @@ def profiler(size: str) -> DecoderConfig:
 def encoder(size: str) -> DecoderConfig:
     """Qwen3-Embedding of this size."""
     return _sized(qwen3.tiny_qwen3(), measure.ENCODERS[size])
+
+
+def text_encoder(
+    cfg: DecoderConfig, batch_size: int
+) -> tuple[sources.TextEncoder, float]:
+    """The stages' encoder of texts (a token a word) with random weights, buckets as in
+    configs/base.py; and its parameters in millions."""
+    config, mesh = base.get_config(), one_device()
+    config.encoder.batch_size, config.encoder.max_tokens = batch_size, 1024
+    config.dtype.params = config.dtype.compute = "float32"
+    tokenizer = Tokenizer(
+        measure.word_level(cfg.vocab_size),
+        config={"pad_token": measure.SPECIAL[0], "eos_token": measure.SPECIAL[1]},
+        chat_template=None,
+        eos_ids=[measure.END],
+    )
+    params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
+    model = inference.Model(cfg, params, tokenizer, "bench")
+    return sources.own_encoder(config, model, mesh), num_params(params)
 
 
 def one_device() -> Mesh:
