@@ -1,12 +1,12 @@
 """FLOPs of every program by formula: 2 a multiply-add, the whole machine's, one run.
 
-Counted as XLA counts matrix products: attention over whole padded squares, as dense
-attention computes them. With `tiles=True` blocks that are long enough are those of the
-TPU's kernel (models/splash.py), which computes whole tiles of which a query may see
-something. With `masked=True` only what a query may see counts (causal and window
-masks, no padding): the least that any kernel must do. Norms, softmax, RoPE
-and the optimizer are left out (1 to 3% of a model as small as those of the tests, less
-of larger ones), and so are adapters' low-rank products.
+Counted as XLA counts matrix products: attention as dense attention computes it, whole
+padded squares or parts of them (`dense_pairs`). With `tiles=True` blocks that are long
+enough are those of the TPU's kernel (models/splash.py), which computes whole tiles of
+which a query may see something. With `masked=True` only what a query may see counts
+(causal and window masks, no padding): the least that any kernel must do. Norms,
+softmax, RoPE and the optimizer are left out (1 to 3% of a model as small as those of
+the tests, less of larger ones), and so are adapters' low-rank products.
 
 Letters as in models/decoder.py.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from blue.models import splash
-from blue.models.decoder import DecoderConfig, window_of
+from blue.models.decoder import DecoderConfig, near, window_of
 from blue.models.decoding import kept_slots
 
 
@@ -45,12 +45,7 @@ def down(cfg: DecoderConfig, tokens: int) -> float:
     return tokens * cfg.num_layers * 2.0 * cfg.width * cfg.mlp_width
 
 
-def attention(cfg: DecoderConfig, queries: int, keys: int) -> float:
-    """All layers' attention of so many queries, each over so many keys."""
-    return 4.0 * cfg.num_layers * cfg.num_heads * cfg.head_size * queries * keys
-
-
-def masked_attention(
+def attention(
     cfg: DecoderConfig,
     queries: int,
     before: int = 0,
@@ -75,6 +70,15 @@ def visible_pairs(queries: int, before: int, window: int) -> int:
     full = last if not window else min(last, max(before, window))
     ramp = (full * (full + 1) - before * (before + 1)) // 2  # before+1 .. full
     return ramp + (last - full) * window
+
+
+def dense_pairs(queries: int, before: int, window: int) -> int:
+    """`visible_pairs` as dense attention computes them: a block by itself in parts,
+    completions with all that their first token sees."""
+    if before:
+        return queries * (min(before, window - 1 if window else before) + queries)
+    parts = near(queries, queries, window)
+    return sum((q.stop - q.start) * (k.stop - k.start) for q, k in parts)
 
 
 def tile_pairs(queries: int, before: int, window: int) -> int:
@@ -104,11 +108,11 @@ def _attend(
     dense = kernels = 0.0
     for rows, queries, before in blocks:
         if masked:
-            dense += rows * masked_attention(cfg, queries, before)
+            dense += rows * attention(cfg, queries, before)
         elif tiles and splash.serves(cfg.head_size, queries, before + queries):
-            kernels += rows * masked_attention(cfg, queries, before, tile_pairs)
+            kernels += rows * attention(cfg, queries, before, tile_pairs)
         else:
-            dense += attention(cfg, rows * queries, before + queries)
+            dense += rows * attention(cfg, queries, before, dense_pairs)
     return dense, kernels
 
 
@@ -125,7 +129,7 @@ def prefill(
     heads = cfg.num_heads + 2 * cfg.num_kv_heads
     own = 2.0 * cfg.width * (cfg.num_heads * cfg.head_size + 3 * cfg.mlp_width)
     window = window_of(cfg, cfg.kind(cfg.num_layers - 1))
-    seen = min(P, window or P) if masked else P
+    seen = min(P, window or P)
     last = P * 2.0 * cfg.width * heads * cfg.head_size
     last += own + 4.0 * cfg.num_heads * cfg.head_size * seen
     return encode(before, B, P, masked=masked, tiles=tiles) + B * last
@@ -137,7 +141,7 @@ def decode_step(
     """One token for all B G completions, over the caches, of which local layers keep a
     window; the mean of C steps where only what is visible counts."""
     if masked:
-        seen = B * G * masked_attention(cfg, C, P) / C
+        seen = B * G * attention(cfg, C, P) / C
     else:
         pair = 4.0 * cfg.num_heads * cfg.head_size
         seen = B * G * pair * (cached(cfg, P) + cached(cfg, C))

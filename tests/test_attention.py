@@ -9,7 +9,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from blue import flops, hlo, plan
-from blue.models import attention, decoder, encoder, gemma3, qwen3, splash
+from blue.models import attention, decoder, decoding, encoder, gemma3, qwen3, splash
 from blue.models.attention import attention_implementation
 from blue.models.decoder import GLOBAL, LOCAL
 from blue.sharding import abstract, by_batch, make_mesh, param_shardings
@@ -84,6 +84,56 @@ def test_forward_and_backward_are_lowered_to_cudnn_for_a_gpu(monkeypatch):
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
     forward = "__cudnn$fmhaScaleBiasSoftmax"
     assert calls() == {forward, f"{forward}Backward"}
+
+
+# --- dense attention in parts
+
+
+@pytest.mark.parametrize("window", [1, 7, 300])
+@pytest.mark.parametrize("queries, keys", [(512, 512), (515, 515), (1, 40), (600, 700)])
+def test_parts_leave_out_what_nobody_sees_and_no_more(queries, keys, window):
+    for limit in (window, 0):
+        at = jnp.arange(keys)
+        see = np.array(decoder.causal_mask(at[keys - queries :], at, window=limit))
+        parts = decoder.near(queries, keys, limit)
+        assert len(parts) == (decoder.PARTS if queries >= decoder.LONG else 1)
+        for own, seen in parts:
+            assert see[own, seen][:, 0].any() and see[own, seen][:, -1].any()
+            see[own, seen] = False
+        assert not see.any()
+
+
+@pytest.mark.parametrize(
+    "family, window",
+    [(gemma3.tiny_gemma3, 1), (gemma3.tiny_gemma3, 9), (qwen3.tiny_qwen3, 0)],
+)
+def test_attention_in_parts_is_that_of_the_whole(family, window, monkeypatch):
+    """Gradients, too. Of four parts the last is shorter; windows are longer and shorter
+    than a part, prompts shorter than both; one is a single token."""
+    B, G, P, C = 3, 2, 22, 6
+    key = jax.random.key(1)
+    tokens = jax.random.randint(key, (B, P), 0, 64)
+    mask = jnp.arange(P)[None] >= P - jnp.asarray([P, 5, 1])[:, None]
+    completions = jax.random.randint(key, (B, G, C), 0, 64)
+    cfg = dataclasses.replace(
+        family(), num_layers=2, width=32, mlp_width=32, vocab_size=64, head_size=8,
+        pattern=family().pattern[-2:], window=window,
+    )  # fmt: skip
+    params = decoder.init_params(cfg, jax.random.key(0))
+    weights = jax.random.normal(key, (B, G, C, cfg.width))
+
+    def loss(params):
+        hidden = decoder.group_forward(params, cfg, tokens, mask, completions)
+        return (hidden * weights).sum(), hidden
+
+    def run(params):
+        layers = decoding.unstack_layers(params)
+        last, _ = decoding.prefill(layers, cfg, tokens, mask)
+        return jax.grad(loss, has_aux=True)(params), last
+
+    whole = jax.jit(lambda p: run(p))(params)
+    monkeypatch.setattr(decoder, "LONG", P)
+    assert_close(jax.jit(lambda p: run(p))(params), whole)
 
 
 # --- splash, the kernel of TPUs
@@ -334,7 +384,7 @@ def test_the_tpu_compiler_takes_the_kernel_of_packed_rows(monkeypatch):
         ]
         params = abstract(shapes, param_shardings(shapes, mesh))
         text = str(jax.jit(jax.grad(loss)).lower(params, *rows).compile().as_text())
-    kernels = R * flops.masked_attention(cfg, T, 0, flops.tile_pairs)
+    kernels = R * flops.attention(cfg, T, 0, flops.tile_pairs)
     wanted = 3 * flops.trunk(cfg, R * T) + 9 / 2 * kernels
     assert 4 * hlo.product_flops(text) == pytest.approx(wanted, rel=0.05)
     assert not re.search(rf"f32\[[\d,]*{T},{T}\]", text)

@@ -66,6 +66,19 @@ def test_update_is_counted_as_xla_counts_it(cfg, remat):
     assert found == pytest.approx(flops.update(cfg, B, G, P, C, remat=remat), **CLOSE)
 
 
+def test_long_prompts_are_counted_in_parts():
+    """What no query of a part sees is not computed, nor what no completion sees."""
+    P = decoder.LONG
+    prompt = shape(1, P), shape(1, P, dtype=jnp.bool_)
+    loss = lambda p, *x: logprobs(p, GEMMA, *x).mean()
+    found = counted(jax.grad(loss), params_of(GEMMA), *prompt, shape(1, G, C))
+    wanted = flops.update(GEMMA, 1, G, P, C, remat="")
+    assert found == pytest.approx(wanted, **CLOSE)
+    whole = 4 * 4 * 32 * (P * P + G * (C - 1) * (P + C - 1))  # of one layer
+    parts = flops.group_parts(GEMMA, 1, G, P, C)
+    assert parts.attention < 0.6 * GEMMA.num_layers * whole
+
+
 def test_decode_step_is_counted_as_xla_counts_it():
     def run(params, prompt_mask, kv, cache, tokens, slot):
         params = decoding.unstack_layers(params)
@@ -106,12 +119,17 @@ def test_visible_pairs_are_those_of_the_mask():
 CFG = gemma3.gemma3_1b()
 
 
+def whole(queries, keys):
+    """Attention of so many queries, each over so many keys: 4 heads of 256."""
+    return 4.0 * 26 * 4 * 256 * queries * keys
+
+
 def tiled(C):
     """Trunk, attention and head of completions, of 8 sequences of 2048 + C tokens."""
     tokens = 8 * (2048 + C)
     return flops.Parts(
         flops.trunk(CFG, tokens),
-        flops.attention(CFG, tokens, 2048 + C),
+        whole(tokens, 2048 + C),
         flops.head(CFG, 8 * C),
     )
 
@@ -119,7 +137,7 @@ def tiled(C):
 def test_tiled_programs_by_hand():
     assert sum(tiled(512)) == pytest.approx(36.64e12, rel=1e-3)
     prompt = 8 * 2048  # over a cache that has room for the completion
-    prefill = flops.trunk(CFG, prompt) + flops.attention(CFG, prompt, 2560)
+    prefill = flops.trunk(CFG, prompt) + whole(prompt, 2560)
     assert prefill + flops.head(CFG, 8) == pytest.approx(27.33e12, rel=1e-3)
     for length, by_hand in ((512, 163.9e12), (2048, 289.6e12)):
         parts = tiled(length)  # its head's backward pass is over prompts, too
@@ -132,7 +150,10 @@ def test_ours_by_hand():
     """One user a chip: 698 M of matrices on 2048 + 8 * 511 tokens"""
     parts = flops.group_parts(CFG, 1, 8, 2048, 512)
     assert parts.trunk == 2 * 697_761_792 * 6136
-    assert parts.attention == 4 * 26 * 1024 * (2048 * 2048 + 4088 * 2559)
+    # 22 local layers with a window of 512, 4 global ones; the prompt in four parts
+    local = 512 * (512 + 3 * (511 + 512)) + 4088 * (511 + 511)
+    everything = 512 * (512 + 1024 + 1536 + 2048) + 4088 * (2048 + 511)
+    assert parts.attention == 4 * 1024 * (22 * local + 4 * everything)
     assert parts.head == 2 * 1152 * 262144 * 4096
     once = flops.update(CFG, 1, 8, 2048, 512, remat="")
     assert once == 3 * sum(parts) + parts.head

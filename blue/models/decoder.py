@@ -32,6 +32,7 @@ from blue.sharding import gather, keep_rows
 
 Params = dict[str, Any]
 LOCAL, GLOBAL = "local", "global"
+LONG, PARTS = 512, 4  # queries that dense attention takes apart, and in how many parts
 
 
 class Lora(NamedTuple):
@@ -209,18 +210,41 @@ def causal_mask(
     return (back >= 0) & (back < window) if window else back >= 0
 
 
-def self_attention(cfg: DecoderConfig, mask: Bool[Array, "B T S"]) -> Attend:
-    """Attention inside one block of tokens; keeps its keys and values."""
+def self_attention(
+    cfg: DecoderConfig, mask: Bool[Array, "B T S"], *, window: int = 0
+) -> Attend:
+    """Attention inside one block of tokens; keeps its keys and values.
+
+    mask: true for no key after its query, nor for one `window` slots before it or more
+    (0: no limit). Where attention is dense, what `near` leaves out is not computed.
+    """
 
     def attend(q: Float[Array, "B T N H"], kv: KV) -> tuple[Array, KV]:
         is_cudnn = _kernel(q, keys=kv.k.shape[1]) == "cudnn"
-        out = jax.nn.dot_product_attention(
-            q, kv.k, kv.v, mask=mask[:, None], scale=cfg.scale(),
-            implementation="cudnn" if is_cudnn else None,
-        )  # fmt: skip
-        return out, kv
+        whole = [(slice(None), slice(None))]
+        parts = whole if is_cudnn else near(q.shape[1], kv.k.shape[1], window)
+        out = [
+            jax.nn.dot_product_attention(
+                q[:, own], kv.k[:, seen], kv.v[:, seen],
+                mask=mask[:, None, own, seen], scale=cfg.scale(),
+                implementation="cudnn" if is_cudnn else None,
+            )
+            for own, seen in parts
+        ]  # fmt: skip
+        return jnp.concatenate(out, axis=1) if len(out) > 1 else out[0], kv
 
     return attend
+
+
+def near(queries: int, keys: int, window: int) -> list[tuple[slice, slice]]:
+    """Parts of the last `queries` of `keys` slots, and the keys that some query of the
+    part may see, as `self_attention` has it."""
+    before = keys - queries
+    size = -(-queries // PARTS) if queries >= LONG else queries
+    starts = range(0, queries, size)
+    parts = [slice(start, min(start + size, queries)) for start in starts]
+    first = lambda part: max(before + part.start - window + 1, 0) if window else 0
+    return [(part, slice(first(part), before + part.stop)) for part in parts]
 
 
 def _kernel(q: Float[Array, "*b T N H"], *, keys: int) -> str | None:
@@ -442,7 +466,7 @@ def prompt_attention(cfg: DecoderConfig, kind: str, mask: Bool[Array, "B T"]) ->
     """Causal attention over right-aligned tokens, blind to padding."""
     positions = positions_of(mask)
     see = causal_mask(positions, positions, window=window_of(cfg, kind))
-    dense = self_attention(cfg, see & mask[:, None, :])
+    dense = self_attention(cfg, see & mask[:, None, :], window=window_of(cfg, kind))
 
     def attend(q: Array, kv: KV) -> tuple[Array, KV]:
         if _kernel(q, keys=kv.k.shape[1]) != "splash":
@@ -512,8 +536,11 @@ def group_forward(
                 real = jnp.ones((B, G, C - 1), bool)
                 out = _splash(cfg, kind, q_groups, shared, own, prompt_mask, real)
             else:
-                see = groups(see_prompt)
-                out = group_attention(cfg, q_groups, shared, own, see, see_own)
+                # no completion sees what lies a window before the first
+                seen = slice(max(P - window + 1, 0) if window else 0, P)
+                prompt_kv = KV(shared.k[:, seen], shared.v[:, seen])
+                see = groups(see_prompt[:, :, seen])
+                out = group_attention(cfg, q_groups, prompt_kv, own, see, see_own)
             return out.reshape(q.shape), None
 
         y, _ = run_block(cfg, layer, kind, y, flat_at, attend_group)

@@ -106,8 +106,9 @@ def prefill(
 def _last_query(cfg: DecoderConfig, kind: str, mask: Bool[Array, "B P"]) -> Any:
     """`prompt_attention` of the last position alone."""
     at = positions_of(mask)
-    see = causal_mask(at[:, -1:], at, window=window_of(cfg, kind)) & mask[:, None, :]
-    attend = self_attention(cfg, see)
+    window = window_of(cfg, kind)
+    see = causal_mask(at[:, -1:], at, window=window) & mask[:, None, :]
+    attend = self_attention(cfg, see, window=window)
     return lambda q, kv: attend(q[:, -1:], kv)
 
 
