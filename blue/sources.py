@@ -27,6 +27,7 @@ from blue import (
     foreign,
     hub,
     inference,
+    judges,
     models,
     preemption,
     programs,
@@ -600,13 +601,13 @@ def make_choice(
 ) -> Callable[..., np.ndarray]:
     """(reader params, profiles, options of each) -> scores [n, options]."""
     choice = config.rewards.choice
-    return inference.make_choice_scorer(
+    return judges.make_choice_scorer(
         reader.cfg,
         reader.tokenizer,
         templates(config),
         mesh,
         scoring=choice.scoring,
-        shapes=inference.ChoiceShapes(
+        shapes=judges.ChoiceShapes(
             batch_size=batch_size,
             num_options=choice.num_options,
             prompt_tokens=choice.max_prompt_tokens,

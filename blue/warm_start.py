@@ -13,7 +13,16 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue import inference, programs, prompts, queries, session, sources, updates
+from blue import (
+    inference,
+    judges,
+    programs,
+    prompts,
+    queries,
+    session,
+    sources,
+    updates,
+)
 from blue.data.examples import Split, batch_indices, history
 from blue.data.log import Log
 from blue.errors import UserError
@@ -121,11 +130,9 @@ def choice_batch(
         )
         profile = "" if rng.random() < 1 / 8 else profile
         make = lambda p: prompts.title_message(templates, p)
-        rows.append(
-            inference.fit_message(model.tokenizer, make, profile, prompt_tokens)
-        )
+        rows.append(judges.fit_message(model.tokenizer, make, profile, prompt_tokens))
         title = log.titles[next_item]
-        goals.append(inference.title_target(model.tokenizer, title, title_tokens))
+        goals.append(judges.title_target(model.tokenizer, title, title_tokens))
     return rows, goals
 
 

@@ -27,7 +27,7 @@ from blue.optimizers import make_optimizer, make_schedule
 from blue.rewards import RewardInputs
 from blue.sharding import by_batch, make_mesh, put, replicated, to_host
 from configs import base
-from tests.small_world import one_a_row
+from tests.small_model import one_a_row
 
 STEPS, P = 3, 12
 # Adam divides each gradient by its size: one that is all rounding moves its parameter

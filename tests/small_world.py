@@ -63,11 +63,3 @@ def random_world(num_items=60, num_rows=9, width=5, seed=0):
     table[1::4] = table[0]  # ties
     vectors = unit(rng.normal(size=(2, num_rows, width)))
     return make_examples(test, counts, groups), vectors, table
-
-
-def one_a_row(tokens, mask):
-    """Right-aligned texts as rows of `packing.Rows`, one in each: its first five."""
-    segment = np.where(mask, 0, -1).astype(np.int32)
-    position = np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.int32)
-    ends = np.full((len(tokens), 1), tokens.shape[1] - 1, np.int32)
-    return np.asarray(tokens), segment, segment, position, ends

@@ -1,7 +1,6 @@
-"""Texts through the compiled programs: order, padding, cutting, the reader's scores."""
+"""Texts through the compiled programs: order, padding, cutting."""
 
 import copy
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -9,31 +8,19 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from blue import inference, programs, prompts, sharding
-from blue.models import decoder, encoder, gemma3, qwen3
-from blue.tokenizer import train_tokenizer
-
-WORDS = "red blue green tent lamp chair river stone apple bread".split()
-LINES = [f"{a} {b} {c}" for a in WORDS for b in WORDS[:5] for c in WORDS[5:]]
-SHORT = prompts.TEMPLATES["short"]
+from blue import inference, sharding
+from blue.models import encoder, gemma3, qwen3
+from tests.small_model import LINES, WORDS, few_words, make
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer([*LINES, *prompts.wordings(SHORT)], vocab_size=600)
+    return few_words()
 
 
 @pytest.fixture(scope="module")
 def mesh():
     return sharding.make_mesh(1, -1, 1)
-
-
-def make(family, tokenizer, mesh):
-    cfg = dataclasses.replace(
-        family(), vocab_size=-(-tokenizer.vocab_size // 8) * 8, width=32, mlp_width=32,
-        head_size=8, num_layers=2, pattern=family().pattern[-2:],
-    )  # fmt: skip
-    return cfg, programs.make_init(cfg, mesh, "float32")(np.uint32(1))
 
 
 def test_embedder_keeps_order_pads_and_cuts_before_the_pooling_token(tokenizer, mesh):
@@ -53,68 +40,6 @@ def test_embedder_keeps_order_pads_and_cuts_before_the_pooling_token(tokenizer, 
     ids = jnp.asarray([kept], jnp.int32)
     want = encoder.embed(params, cfg, ids, jnp.ones(ids.shape, bool))
     np.testing.assert_allclose(embed(params, [long]), want, atol=1e-5)
-
-
-def shapes():
-    return inference.ChoiceShapes(
-        batch_size=8, num_options=3, prompt_tokens=40, option_tokens=6
-    )
-
-
-def test_likelihood_reader_is_the_gain_over_the_empty_profile(tokenizer, mesh):
-    cfg, params = make(gemma3.tiny_gemma3, tokenizer, mesh)
-    score = inference.make_choice_scorer(
-        cfg, tokenizer, SHORT, mesh, scoring="likelihood", shapes=shapes(),
-        params_dtype="float32", dtype="float32",
-    )  # fmt: skip
-    options = [
-        ["red tent lamp", "blue chair", "apple"],
-        ["green river", "stone", "red"],
-    ]
-    profiles = ["The user likes red.", "likes bread"]
-    got = score(params, profiles, options)
-
-    def logprob(profile, title):
-        message = prompts.title_message(SHORT, profile)
-        prompt = tokenizer.chat(message)
-        target = tokenizer.encode(title) + [tokenizer.turn_end_id]
-        ids = jnp.asarray([prompt + target], jnp.int32)
-        hidden = decoder.forward(params, cfg, ids, jnp.ones(ids.shape, bool))
-        logits = hidden[0, len(prompt) - 1 : -1] @ params["embed"].T
-        logits = logits - jnp.log(jnp.exp(logits).sum(-1, keepdims=True))
-        return float(logits[jnp.arange(len(target)), jnp.asarray(target)].sum())
-
-    for row, profile in enumerate(profiles):
-        for column, title in enumerate(options[row]):
-            want = logprob(profile, title) - logprob("", title)
-            np.testing.assert_allclose(got[row, column], want, atol=1e-4)
-    np.testing.assert_allclose(score(params, ["", ""], options), 0.0, atol=1e-5)
-
-
-def test_letter_reader_compares_letters_at_the_answer(tokenizer, mesh):
-    full = prompts.TEMPLATES["full"]
-    cfg, params = make(qwen3.tiny_qwen3, tokenizer, mesh)
-    sizes = shapes()._replace(prompt_tokens=400)
-    score = inference.make_choice_scorer(
-        cfg, tokenizer, full, mesh, scoring="letters", shapes=sizes,
-        params_dtype="float32", dtype="float32",
-    )  # fmt: skip
-    options = [["red tent", "blue chair", "apple"]]
-    got = score(params, ["likes bread"], options)
-    message = prompts.choice_message(full, "likes bread", options[0])
-    ids = jnp.asarray([tokenizer.chat(message)], jnp.int32)
-    hidden = decoder.forward(params, cfg, ids, jnp.ones(ids.shape, bool))[:, -1]
-    want = (hidden @ params["embed"].T)[:, jnp.asarray(tokenizer.letter_ids(3))]
-    np.testing.assert_allclose(got, want, atol=1e-4)
-
-
-def test_a_question_that_cannot_fit_is_told(tokenizer):
-    make_message = lambda p: prompts.title_message(SHORT, p)
-    long = " ".join(WORDS * 20)
-    ids = inference.fit_message(tokenizer, make_message, long, 30)
-    assert len(ids) <= 30
-    with pytest.raises(ValueError, match="rewards.choice.max_prompt_tokens = 2"):
-        inference.fit_message(tokenizer, make_message, long, 2)
 
 
 def test_decode_profile_knows_finished_and_foreign_ids(tokenizer):

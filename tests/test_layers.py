@@ -19,6 +19,7 @@ LAYERS = [
     {"card"},  # of an exported model
     {"foreign", "adapters"},  # encoders that are not ours; LoRA from stage to stage
     {"resume", "run_lock"},  # whether a run may go on
+    {"judges"},
     {"inference", "queries", "report", "baselines"},
     {"panel"},  # what profiles are like
     {"updates"},  # jitted programs that learn

@@ -12,7 +12,7 @@ from blue import losses, programs, sampling, scoring, train_encoder, updates
 from blue.models import encoder, gemma3, qwen3
 from blue.optimizers import apply_gradients, make_optimizer, make_schedule
 from blue.sharding import AXES, by_batch, put, replicated, to_host
-from tests.small_world import one_a_row
+from tests.small_model import one_a_row
 
 B, G, P, C = 8, 3, 12, 6
 MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4)]

@@ -16,14 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tools.bench import measure
 
 if __name__ == "__main__":
-    args = measure.parse(
-        __doc__,
-        [*measure.ENCODERS],
-        batch=(64, "pairs of texts"),
-        median=(64, "tokens of a text, in the median"),
-        hi=(256, "tokens of a text, at most"),
-        steps=(4, "measured steps; one more compiles"),
-    )
+    args = measure.parse(__doc__, [*measure.ENCODERS], **measure.CONTRASTIVE_STEP)
 
     import jax
     import numpy as np

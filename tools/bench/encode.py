@@ -15,14 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tools.bench import measure
 
 if __name__ == "__main__":
-    args = measure.parse(
-        __doc__,
-        [*measure.ENCODERS],
-        n=(256, "texts"),
-        batch=(32, "texts a call of the encoder"),
-        median=(128, "tokens of a text, in the median"),
-        reps=(3, "measured calls; one more compiles"),
-    )
+    args = measure.parse(__doc__, [*measure.ENCODERS], **measure.ENCODE)
 
     import numpy as np
 

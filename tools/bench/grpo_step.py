@@ -20,11 +20,7 @@ if __name__ == "__main__":
     args = measure.parse(
         __doc__,
         [*measure.SIZES],
-        users=(4, "prompts"),
-        g=(8, "completions of each"),
-        prompt=(256, "tokens of a prompt"),
-        new=(64, "tokens of a completion"),
-        steps=(4, "measured steps; one more compiles"),
+        **measure.GRPO_STEP,
         micro=(1, "users a forward pass of the update and the reference; 0: all"),
     )
 

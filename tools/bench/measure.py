@@ -44,8 +44,35 @@ ENCODERS: dict[str, dict[str, int]] = {  # Qwen3-Embedding: last token, unit len
 }  # fmt: skip
 PAD, END, START, UNKNOWN = range(4)  # ids of the tokenizers; others spell themselves
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
-GROUP = {"users": (8, "prompts"), "g": (8, "completions of each")}
-LENGTHS = {"prompt": (512, "tokens of a prompt"), "new": (64, "tokens of a completion")}
+
+# The sizes of each work, with their defaults: the same for BLUE and its peers.
+GENERATE = {
+    "users": (8, "prompts"),
+    "g": (8, "completions of each"),
+    "prompt": (512, "tokens of a prompt"),
+    "new": (64, "tokens of a completion"),
+    "reps": (3, "measured calls; one more warms up or compiles"),
+}
+STEPS = (4, "measured steps; one more warms up or compiles")
+GRPO_STEP = {
+    "users": (4, "prompts"),
+    "g": (8, "completions of each"),
+    "prompt": (256, "tokens of a prompt"),
+    "new": (64, "tokens of a completion"),
+    "steps": STEPS,
+}
+ENCODE = {
+    "n": (256, "texts"),
+    "batch": (32, "texts a call of the encoder"),
+    "median": (128, "tokens of a text, in the median"),
+    "reps": GENERATE["reps"],
+}
+CONTRASTIVE_STEP = {
+    "batch": (64, "pairs of texts"),
+    "median": (64, "tokens of a text, in the median"),
+    "hi": (256, "tokens of a text, at most"),
+    "steps": STEPS,
+}
 PACKAGES = (
     "jax", "jaxlib", "flax", "torch", "transformers", "trl", "sentence-transformers",
     "google-tunix",

@@ -12,14 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from tools.bench import measure
 
 if __name__ == "__main__":
-    args = measure.parse(
-        __doc__,
-        [*measure.ENCODERS],
-        n=(256, "texts"),
-        batch=(32, "texts a call of the encoder"),
-        median=(128, "tokens of a text, in the median"),
-        reps=(3, "measured calls; one more warms up"),
-    )
+    args = measure.parse(__doc__, [*measure.ENCODERS], **measure.ENCODE)
 
     from tools.bench.peers import torch_models
 

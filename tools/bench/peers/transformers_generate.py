@@ -11,13 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from tools.bench import measure
 
 if __name__ == "__main__":
-    args = measure.parse(
-        __doc__,
-        [*measure.SIZES],
-        **measure.GROUP,
-        **measure.LENGTHS,
-        reps=(3, "measured calls; one more warms up"),
-    )
+    args = measure.parse(__doc__, [*measure.SIZES], **measure.GENERATE)
 
     import torch
 

@@ -13,15 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from tools.bench import measure
 
 if __name__ == "__main__":
-    args = measure.parse(
-        __doc__,
-        [*measure.SIZES],
-        users=(4, "prompts"),
-        g=(8, "completions of each"),
-        prompt=(256, "tokens of a prompt"),
-        new=(64, "tokens of a completion"),
-        steps=(4, "measured steps; one more warms up"),
-    )
+    args = measure.parse(__doc__, [*measure.SIZES], **measure.GRPO_STEP)
 
     import random
 
