@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# Tokens a block of the vocabulary in `draw`: about the root of 262,144.
-BLOCK = 512
+BLOCK = 128  # tokens a block of the vocabulary in `draw`: the lanes of a TPU
 # Decode steps from one look at whether all rows have ended to the next: on many chips
 # that look is a message among all of them.
 CHECK_EVERY = 8
@@ -88,16 +87,30 @@ def draw(
     """
     missing = -logits.shape[-1] % block
     widths = [(0, 0)] * (logits.ndim - 1) + [(0, missing)]
-    blocks = jnp.pad(logits, widths, constant_values=-jnp.inf)
-    blocks = blocks.reshape(*logits.shape[:-1], -1, block)
-    top = logits.max(axis=-1)
-    masses = jnp.exp(blocks - top[..., None, None]).sum(axis=-1)
+    logits = jnp.pad(logits, widths, constant_values=-jnp.inf)
+    top = logits.max(axis=-1, keepdims=True)
+    # Blocks before rows: tiles of 8 rows and 128 tokens lie so in a TPU's memory, and a
+    # block beside a block in its row would be a copy of all logits.
+    blocks = jnp.swapaxes(logits.reshape(*logits.shape[:-1], -1, block), -3, -2)
+    masses = jnp.exp(blocks - jnp.expand_dims(top, -3)).sum(axis=-1)
+    # or their sum below becomes another pass over the logits
+    masses = jax.lax.optimization_barrier(jnp.swapaxes(masses, -1, -2))
     chosen = _pick(masses, uniforms[..., 0])
-    inside = jnp.take_along_axis(blocks, chosen[..., None, None], axis=-2)[..., 0, :]
-    place = _pick(jnp.exp(inside - top[..., None]), uniforms[..., 1])
+    inside = _slices(logits, chosen * block, block)
+    place = _pick(jnp.exp(inside - top), uniforms[..., 1])
     logit = jnp.take_along_axis(inside, place[..., None], axis=-1)[..., 0]
-    logprob = logit - top - jnp.log(masses.sum(axis=-1))
+    logprob = logit - top[..., 0] - jnp.log(masses.sum(axis=-1))
     return chosen * block + place, logprob
+
+
+def _slices(
+    rows: Float[Array, "*b n"], start: Int[Array, "*b"], size: int
+) -> Float[Array, "*b {size}"]:
+    """`size` neighbours of each row, from its own start on."""
+    cut = lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, size)
+    for _ in start.shape:
+        cut = jax.vmap(cut)
+    return cut(rows, start)
 
 
 def _pick(mass: Float[Array, "*b n"], uniform: Float[Array, "*b"]) -> Int[Array, "*b"]:
