@@ -176,11 +176,11 @@ def attention(
         with _told(kernel.fwd_mask_info, visible.tile, q):
             return jax.vmap(kernel)(q, k, v, ids)
 
-    q = heads_first(own(_scaled(q, scale)))
-    keys, values = heads_first(all_keys(*k)), heads_first(all_keys(*v))
+    q = _heads_first(own(_scaled(q, scale)))
+    keys, values = _heads_first(all_keys(*k)), _heads_first(all_keys(*v))
     segments = all_keys(*real).astype(jnp.int32)  # padding sees padding
     out = _by_device(on_a_device, N, keys.shape[1])(q, keys, values, segments)
-    return heads_first(out).reshape(B, G, -1, N, H)[:, :, :C]
+    return _heads_first(out).reshape(B, G, -1, N, H)[:, :, :C]
 
 
 def packed_attention(
@@ -219,9 +219,9 @@ def packed_attention(
             return jax.vmap(one)(q, k, v, *rows)
 
     segment, parent = whole(segment, -1), whole(parent, -1)
-    q, k, v = (heads_first(whole(x)) for x in (_scaled(q, scale), k, v))
+    q, k, v = (_heads_first(whole(x)) for x in (_scaled(q, scale), k, v))
     run = _by_device(on_a_device, q.shape[1], k.shape[1])
-    return heads_first(run(q, k, v, (parent, _places(segment, parent))))[:, :T]
+    return _heads_first(run(q, k, v, (parent, _places(segment, parent))))[:, :T]
 
 
 def _places(segment: Int[Array, "R T"], parent: Int[Array, "R T"]) -> Int[Array, "R T"]:
@@ -246,7 +246,7 @@ def _sees(places: Array, key: Array) -> Array:
 # --- what both have in common
 
 
-def heads_first(x: Array) -> Array:
+def _heads_first(x: Array) -> Array:
     """[B T N H] <-> [B N T H]."""
     return jnp.swapaxes(x, 1, 2)
 
