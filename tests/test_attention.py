@@ -90,13 +90,20 @@ def test_forward_and_backward_are_lowered_to_cudnn_for_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("window", [1, 7, 300])
-@pytest.mark.parametrize("queries, keys", [(512, 512), (515, 515), (1, 40), (600, 700)])
+@pytest.mark.parametrize(
+    "queries, keys", [(512, 512), (515, 515), (1, 40), (600, 700), (1300, 1300)]
+)
 def test_parts_leave_out_what_nobody_sees_and_no_more(queries, keys, window):
     for limit in (window, 0):
         at = jnp.arange(keys)
         see = np.array(decoder.causal_mask(at[keys - queries :], at, window=limit))
         parts = decoder.near(queries, keys, limit)
-        assert len(parts) == (decoder.PARTS if queries >= decoder.LONG else 1)
+        if queries < decoder.LONG:
+            assert len(parts) == 1
+        elif limit:  # no longer than window or 256: the work is linear in queries
+            assert max(own.stop - own.start for own, _ in parts) <= max(limit, 256)
+        else:
+            assert len(parts) == decoder.PARTS
         for own, seen in parts:
             assert see[own, seen][:, 0].any() and see[own, seen][:, -1].any()
             see[own, seen] = False

@@ -33,6 +33,7 @@ from blue.sharding import gather, keep_rows
 Params = dict[str, Any]
 LOCAL, GLOBAL = "local", "global"
 LONG, PARTS = 512, 4  # queries that dense attention takes apart, and in how many parts
+LOCAL_PART = 256  # queries of a part, at most, where a window is no longer
 
 
 class Lora(NamedTuple):
@@ -241,6 +242,8 @@ def near(queries: int, keys: int, window: int) -> list[tuple[slice, slice]]:
     part may see, as `self_attention` has it."""
     before = keys - queries
     size = -(-queries // PARTS) if queries >= LONG else queries
+    if window and queries >= LONG:
+        size = min(size, max(window, LOCAL_PART))
     starts = range(0, queries, size)
     parts = [slice(start, min(start + size, queries)) for start in starts]
     first = lambda part: max(before + part.start - window + 1, 0) if window else 0
