@@ -224,6 +224,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
         memory.set_ylim(0, 1.2 * max(curves["peak_mib"]))
         memory.set_ylabel("peak memory, MiB (dashed)")
         panel.set(xlabel=letter, ylabel="CPU seconds")
+        panel.minorticks_off()
+        panel.set_xticks(curves["sizes"], [f"{n:.4g}" for n in curves["sizes"]])
         panel.legend(fontsize=7)
     for panel in panels.flat[len(found) :]:
         panel.set_visible(False)
