@@ -131,14 +131,14 @@ def test_what_the_compiler_does_not_name_is_named_by_the_trace():
     mesh = make_mesh(1, 8, 1)
     with programs.described():
         program = scoring.make_completion_logprobs(
-            models.preset("tiny_gemma3"), mesh, batch_size=8, prompt_tokens=512,
+            models.preset("tiny_gemma3"), mesh, batch_size=8, prompt_tokens=448,
             group_size=2, max_tokens=8, temperature=1.0, params_dtype="float32",
             dtype="float32",
         )  # fmt: skip
     largest = plan.largest_of_trace(program)
     heads = models.preset("tiny_gemma3").num_heads
-    assert largest[0]["name"].count("512") == 2  # attention of the prompts
-    assert largest[0]["gib"] == pytest.approx(heads * 512 * 512 * 4 / GIB)
+    assert largest[0]["name"].count("448") == 2  # attention of the prompts
+    assert largest[0]["gib"] == pytest.approx(heads * 448 * 448 * 4 / GIB)
     part = plan.Part(lambda: None, 1e12, (), "reference", 1)
     compiled = plan.Compiled(None, message, largest)
     entry = plan.describe(part, compiled, 1.0, V6E, chips_count=8)
