@@ -26,6 +26,13 @@ def make(family, tokenizer, mesh):
     return cfg, programs.make_init(cfg, mesh, "float32")(np.uint32(1))
 
 
+def alone(call, ids, length=64):
+    """call(tokens [1 T], mask) of one text, compiled once for all texts."""
+    row = np.zeros((1, length), np.int32)
+    row[0, length - len(ids) :] = ids
+    return call(row, np.arange(length)[None] >= length - len(ids))
+
+
 def one_a_row(tokens, mask):
     """Right-aligned texts as rows of `packing.Rows`, one in each: its first five."""
     segment = np.where(mask, 0, -1).astype(np.int32)

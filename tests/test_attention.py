@@ -112,7 +112,11 @@ def test_parts_leave_out_what_nobody_sees_and_no_more(queries, keys, window):
 
 @pytest.mark.parametrize(
     "family, window",
-    [(gemma3.tiny_gemma3, 1), (gemma3.tiny_gemma3, 9), (qwen3.tiny_qwen3, 0)],
+    [
+        (gemma3.tiny_gemma3, 9),
+        (qwen3.tiny_qwen3, 0),
+        pytest.param(gemma3.tiny_gemma3, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_attention_in_parts_is_that_of_the_whole(family, window, monkeypatch):
     """Gradients, too. Of four parts the last is shorter; windows are longer and shorter

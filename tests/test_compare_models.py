@@ -94,6 +94,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["warm_start", "encoder"])
 def test_a_stage_is_its_export_and_not_its_start(stage, run, capsys):
     role = "encoder" if stage == "encoder" else "profiler"
@@ -105,6 +106,7 @@ def test_a_stage_is_its_export_and_not_its_start(stage, run, capsys):
     assert compare(capsys, last, start, texts)["max_difference"] > 1e-3
 
 
+@pytest.mark.slow
 def test_mistakes_cost_one_line(run, capsys, tmp_path):
     qwen = FIXTURES / "qwen3"
 

@@ -1,12 +1,15 @@
 """Who answers the multiple choice: scores by letters and by likelihood."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from blue import judges, prompts, sharding
 from blue.models import decoder, gemma3, qwen3
-from tests.small_model import SHORT, WORDS, few_words, make
+from tests.small_model import SHORT, WORDS, alone, few_words, make
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +41,16 @@ def test_likelihood_reader_is_the_gain_over_the_empty_profile(tokenizer, mesh):
     profiles = ["The user likes red.", "likes bread"]
     got = score(params, profiles, options)
 
+    forward = jax.jit(functools.partial(decoder.forward, params, cfg))
+
     def logprob(profile, title):
         message = prompts.title_message(SHORT, profile)
         prompt = tokenizer.chat(message)
         target = tokenizer.encode(title) + [tokenizer.turn_end_id]
-        ids = jnp.asarray([prompt + target], jnp.int32)
-        hidden = decoder.forward(params, cfg, ids, jnp.ones(ids.shape, bool))
-        logits = hidden[0, len(prompt) - 1 : -1] @ params["embed"].T
-        logits = logits - jnp.log(jnp.exp(logits).sum(-1, keepdims=True))
-        return float(logits[jnp.arange(len(target)), jnp.asarray(target)].sum())
+        hidden = np.asarray(alone(forward, prompt + target))
+        logits = hidden[0, -len(target) - 1 : -1] @ np.asarray(params["embed"]).T
+        logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return float(logits[np.arange(len(target)), target].sum())
 
     for row, profile in enumerate(profiles):
         for column, title in enumerate(options[row]):

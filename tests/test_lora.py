@@ -392,6 +392,7 @@ def kept_embed(workdir):
     return load_file(workdir / "export/profiler/model.safetensors")[EMBED]
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_adapters_alone(whole):
     for stage, matrices in (("encoder", 2), ("warm_start", 7), ("profiler", 7)):
         saved = kept(whole, stage)
@@ -435,6 +436,7 @@ def test_resume_is_bitwise_with_one_copy_of_the_profiler(whole, tmp_path, monkey
         assert [x.read_bytes() for x in a] == [x.read_bytes() for x in b] != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field, value, told",
     [
@@ -463,6 +465,7 @@ def rows_of(workdir, stage):
     return [row for row in map(json.loads, lines) if row["stage"] == stage]
 
 
+@pytest.mark.slow
 def test_the_reference_is_where_the_stage_started(whole):
     rows = rows_of(whole, "profiler")
     assert abs(rows[0]["policy/kl"]) < 1e-6 < rows[-1]["policy/kl"]
@@ -470,6 +473,7 @@ def test_the_reference_is_where_the_stage_started(whole):
     assert len({row["speed/compiles"] for row in rows}) == 1
 
 
+@pytest.mark.slow
 def test_each_stage_starts_from_the_merged_one_before(whole):
     """And what is exported, what is loaded and what is merged are the same numbers."""
     c, mesh = make_config(), make_mesh(1, -1, 1)
@@ -509,6 +513,7 @@ def test_each_stage_starts_from_the_merged_one_before(whole):
     assert "base_model.model.layers.1.self_attn.v_proj.lora_A.weight" in names
 
 
+@pytest.mark.slow
 def test_adapters_know_their_base(whole):
     """Another seed makes another base: merging into it would give nonsense."""
     c, mesh = make_config(), make_mesh(1, -1, 1)
