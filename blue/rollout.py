@@ -96,21 +96,12 @@ def draw(
     # or their sum below becomes another pass over the logits
     masses = jax.lax.optimization_barrier(jnp.swapaxes(masses, -1, -2))
     chosen = _pick(masses, uniforms[..., 0])
-    inside = _slices(logits, chosen * block, block)
+    inside = jnp.take_along_axis(blocks, chosen[..., None, :, None], axis=-3)
+    inside = inside[..., 0, :, :]
     place = _pick(jnp.exp(inside - top), uniforms[..., 1])
     logit = jnp.take_along_axis(inside, place[..., None], axis=-1)[..., 0]
     logprob = logit - top[..., 0] - jnp.log(masses.sum(axis=-1))
     return chosen * block + place, logprob
-
-
-def _slices(
-    rows: Float[Array, "*b n"], start: Int[Array, "*b"], size: int
-) -> Float[Array, "*b {size}"]:
-    """`size` neighbours of each row, from its own start on."""
-    cut = lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, size)
-    for _ in start.shape:
-        cut = jax.vmap(cut)
-    return cut(rows, start)
 
 
 def _pick(mass: Float[Array, "*b n"], uniform: Float[Array, "*b"]) -> Int[Array, "*b"]:
