@@ -258,7 +258,8 @@ def update(
 def encode(
     cfg: DecoderConfig, B: int, T: int, *, masked: bool = False, tiles: bool = False
 ) -> float:
-    """Vectors of B texts of T tokens."""
+    """Vectors of B texts of T tokens, or B rows of several texts, where an encoder's
+    windows are no limit (encoder.py)."""
     return trunk(cfg, B * T) + sum(_attend(cfg, [(B, T, 0)], masked, tiles))
 
 

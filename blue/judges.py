@@ -1,7 +1,7 @@
 """Readers of profiles: who answers the next-item question from a profile alone.
 
-The multiple choice of the paper (2605.06981, section 3): a language model sees the
-profile and some titles, one of them the next item's.
+The multiple choice of the paper (2605.06981): a language model sees the profile and
+some titles, one of them the next item's.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from blue import prompts, scoring
+from blue import prompts
 from blue.errors import UserError
 from blue.inference import pad_left, pad_right
 from blue.models.decoder import DecoderConfig, Params
+from blue.programs import Program
+from blue.scoring import make_completion_logprobs, make_letter_logits
 from blue.sharding import by_batch, put, to_host
 from blue.tokenizer import Tokenizer
 
@@ -45,14 +47,26 @@ def make_choice_scorer(
     `letters`: logits of the option letters at the answer position (the paper's).
     `likelihood`: log p(title | profile) - log p(title | empty profile).
     """
+    sizes: dict[str, Any] = {
+        "batch_size": shapes.batch_size,
+        "prompt_tokens": shapes.prompt_tokens,
+        "params_dtype": params_dtype,
+        "dtype": dtype,
+    }
     if scoring == "letters":
-        return _letter_scorer(
-            cfg, tokenizer, templates, mesh, shapes, params_dtype, dtype
-        )
+        letters = tuple(tokenizer.letter_ids(shapes.num_options))
+        run = make_letter_logits(cfg, mesh, letter_ids=letters, **sizes)
+        return _by_letters(run, tokenizer, templates, mesh, shapes)
     if scoring == "likelihood":
-        return _likelihood_scorer(
-            cfg, tokenizer, templates, mesh, shapes, params_dtype, dtype
+        run = make_completion_logprobs(
+            cfg,
+            mesh,
+            group_size=shapes.num_options,
+            max_tokens=shapes.option_tokens,
+            temperature=1.0,
+            **sizes,
         )
+        return _by_likelihood(run, tokenizer, templates, mesh, shapes)
     raise UserError(
         f"rewards.choice.scoring is {scoring!r}; known are 'letters' and 'likelihood'"
     )
@@ -88,25 +102,13 @@ def _batched(
     return np.concatenate(out)
 
 
-def _letter_scorer(
-    cfg: DecoderConfig,
+def _by_letters(
+    run: Program,
     tokenizer: Tokenizer,
     templates: prompts.Templates,
     mesh: Mesh,
     shapes: ChoiceShapes,
-    params_dtype: str,
-    dtype: str,
 ) -> Choose:
-    run = scoring.make_letter_logits(
-        cfg,
-        mesh,
-        batch_size=shapes.batch_size,
-        prompt_tokens=shapes.prompt_tokens,
-        letter_ids=tuple(tokenizer.letter_ids(shapes.num_options)),
-        params_dtype=params_dtype,
-        dtype=dtype,
-    )
-
     def score(
         params: Params, profiles: Sequence[str], options: Sequence[Sequence[str]]
     ) -> np.ndarray:
@@ -126,26 +128,13 @@ def title_target(tokenizer: Tokenizer, title: str, max_tokens: int) -> list[int]
     return tokenizer.encode(title)[: max_tokens - 1] + [tokenizer.turn_end_id]
 
 
-def _likelihood_scorer(
-    cfg: DecoderConfig,
+def _by_likelihood(
+    run: Program,
     tokenizer: Tokenizer,
     templates: prompts.Templates,
     mesh: Mesh,
     shapes: ChoiceShapes,
-    params_dtype: str,
-    dtype: str,
 ) -> Choose:
-    run = scoring.make_completion_logprobs(
-        cfg,
-        mesh,
-        batch_size=shapes.batch_size,
-        prompt_tokens=shapes.prompt_tokens,
-        group_size=shapes.num_options,
-        max_tokens=shapes.option_tokens,
-        temperature=1.0,
-        params_dtype=params_dtype,
-        dtype=dtype,
-    )
     make = lambda profile: prompts.title_message(templates, profile)
     empty = fit_message(tokenizer, make, "", shapes.prompt_tokens)
 

@@ -77,8 +77,8 @@ def truncate_logits(
 
 
 def draw(
-    logits: Float[Array, "*b V"], uniforms: Float[Array, "*b 2"], *, block: int
-) -> tuple[Int[Array, "*b"], Float[Array, "*b"]]:
+    logits: Float[Array, "*b G V"], uniforms: Float[Array, "*b G 2"], *, block: int
+) -> tuple[Int[Array, "*b G"], Float[Array, "*b G"]]:
     """One token a row with probability softmax(logits), and its log-probability.
 
     p(token) = p(its block) p(token | its block): one uniform number chooses among the
