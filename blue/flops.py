@@ -258,8 +258,8 @@ def update(
 def encode(
     cfg: DecoderConfig, B: int, T: int, *, masked: bool = False, tiles: bool = False
 ) -> float:
-    """Vectors of B texts of T tokens, or B rows of several texts, where an encoder's
-    windows are no limit (encoder.py)."""
+    """Vectors of B texts of T tokens; or of B rows of several texts by encoders without
+    windows, which leave out no keys of such rows."""
     return trunk(cfg, B * T) + sum(_attend(cfg, [(B, T, 0)], masked, tiles))
 
 
