@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 # Tests are mostly compilation: without optimisation it takes half as long.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # splitting costs an eighth
 if version("jaxlib").startswith("0.10."):  # later ones do not know the flag
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
