@@ -20,7 +20,7 @@ from blue import adapters, card, programs, record
 from blue.checkpoints import Checkpoints, fingerprint
 from blue.hub import Source
 from blue.inference import Model
-from blue.models import hf, lora, peft, sentence_layout
+from blue.models import families, hf, lora, peft, sentence_layout
 from blue.models.decoder import Params
 from blue.sharding import to_host
 
@@ -132,8 +132,10 @@ def _transformer(model: Model, role: str) -> str:
 
 def _tower(directory: str) -> str:
     """What transformers calls our decoder inside the model of this directory."""
-    multimodal = directory and hf.read_source(directory)["model_type"] == "gemma3"
-    return "language_model" if multimodal else ""
+    if not directory:
+        return ""
+    model_type = hf.read_source(directory)["model_type"]
+    return families.of_model_type(model_type).MODEL_TYPES[model_type]
 
 
 def _draft(directory: epath.Path) -> epath.Path:
@@ -198,9 +200,9 @@ def _describe(
 ) -> None:
     """The licence files, training_config.json and the card."""
     source = model.source if model.source.directory else run.lender
-    gemma = model.cfg.norm_plus_one
+    family = families.of(model.cfg)
     before = {path.name for path in directory.iterdir()}
-    card.copy_notices(source, directory, gemma=gemma)
+    card.copy_notices(source, directory, notice=family.NOTICE)
     facts = {
         "role": role,
         "stage": run.stage,
@@ -212,7 +214,7 @@ def _describe(
         "commit": source.commit,
         "base_model": card.base_model(source),
         "random_weights": card.began_random(source),
-        "licence": card.licence(source, gemma=gemma),
+        "licence": card.licence(source, unstated=family.LICENCE),
         "notices": sorted({p.name for p in directory.iterdir()} - before),
         "data": run.data,
         "fingerprint": run.fingerprint,

@@ -30,7 +30,6 @@ from blue import (
     chips,
     flops,
     hlo,
-    models,
     packing,
     plan_report,
     programs,
@@ -45,7 +44,7 @@ from blue import (
     watchdog,
 )
 from blue.errors import UserError
-from blue.models import hf, lora, splash
+from blue.models import families, hf, lora, splash
 from blue.models.decoder import DecoderConfig
 from blue.programs import Program
 from blue.sharding import batch_shards, dividing_fsdp, make_mesh
@@ -128,7 +127,7 @@ def read_config(config: ConfigDict, role: str) -> DecoderConfig:
             "%s.checkpoint=%s is no directory here: planned with preset %s",
             role, section.checkpoint, section.preset,
         )  # fmt: skip
-    return models.preset(section.preset)
+    return families.preset(section.preset)
 
 
 def make_plan(

@@ -28,7 +28,6 @@ from blue import (
     hub,
     inference,
     judges,
-    models,
     preemption,
     programs,
     prompts,
@@ -50,7 +49,7 @@ from blue.data.splits import read_splits
 from blue.errors import UserError
 from blue.hub import Source
 from blue.inference import Model, Profile, TextEncoder
-from blue.models import hf, sentence_layout
+from blue.models import families, hf, sentence_layout
 from blue.models.decoder import DecoderConfig, Lora
 from blue.sharding import batch_shards, dividing_fsdp, put, replicated, to_host
 from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -323,7 +322,7 @@ def _load_role(
         _tell_of_fsdp(cfg, mesh, dtype)
         cfg, params = hf.load(directory, mesh, dtype=dtype, head=role == "profiler")
         return Model(cfg, params, tokenizer, section.checkpoint, source=source)
-    cfg = models.preset(section.preset)
+    cfg = families.preset(section.preset)
     if not section.tokenizer:  # random weights: the head fits the trained tokenizer
         cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
     _check_vocabulary(cfg, tokenizer, section.preset)
@@ -552,12 +551,19 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         max_tokens=max_tokens,
         width=encoder.cfg.width,
         name=encoder.name,
-        fingerprint=f"{encoder.cfg} {weights} {tokenizer} "
+        fingerprint=f"{_architecture(encoder.cfg)} {weights} {tokenizer} "
         f"{config.dtype.compute} {max_tokens}",
         query_prompt=_query_prompt(encoder),
         weights=weights,
         spent=run.spent,
     )
+
+
+def _architecture(cfg: DecoderConfig) -> str:
+    """The fields that can change a vector. `qk_norms` is told where it is off, for
+    tables of items were written before there was such a field."""
+    told = repr(cfg).replace(f"family={cfg.family!r}, ", "")
+    return told.replace("qk_norms=True, ", "")
 
 
 def make_generate_with(

@@ -8,9 +8,10 @@ import model_answers
 import numpy as np
 import pytest
 
-from blue import export, inference, models, programs, prompts
+from blue import export, inference, programs, prompts
 from blue.checkpoints import Checkpoints
 from blue.inference import Model
+from blue.models import families
 from blue.sharding import make_mesh
 from blue.tokenizer import train_tokenizer
 
@@ -24,7 +25,7 @@ CONFIG = {"prompts": {"style": "full"}}
 def make_export(tmp_path, preset, role, **fields):
     """(directory, model): a tiny model of random weights, exported as after a stage."""
     tokenizer = train_tokenizer(WORDS * 20, vocab_size=520)
-    cfg = models.preset(preset)
+    cfg = families.preset(preset)
     cfg = dataclasses.replace(cfg, vocab_size=tokenizer.vocab_size + 3, **fields)
     params = random_params(cfg, make_mesh(1, -1, 1))
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1, milestone_every=0)

@@ -12,9 +12,8 @@ import model_answers
 import numpy as np
 import pytest
 
-from blue import models
 from blue.errors import UserError
-from blue.models import decoder, decoding, encoder, gemma3, hf, qwen3
+from blue.models import decoder, decoding, encoder, families, gemma3, qwen3
 from blue.models.decoder import GLOBAL, LOCAL
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -80,7 +79,7 @@ def right_aligned(lengths, width):
     ],
 )
 def test_presets_have_the_published_number_of_parameters(name, count):
-    assert decoder.param_count(models.preset(name)) == count
+    assert decoder.param_count(families.preset(name)) == count
 
 
 @pytest.mark.parametrize(
@@ -98,19 +97,21 @@ def test_released_configs_give_the_presets(file, preset):
         pytest.skip("needs BLUE_TEST_DATA, the folder with model_configs/")
     folder = Path(os.environ["BLUE_TEST_DATA"]) / "model_configs"
     config = json.loads((folder / f"{file}.config.json").read_text())
-    assert hf.FAMILIES[config["model_type"]].from_config(config) == preset()
+    family = families.of_model_type(config["model_type"])
+    assert family.from_config(config) == preset()
 
 
-@pytest.mark.parametrize("name", [f.__name__ for f in models.PRESETS])
+@pytest.mark.parametrize("name", families.presets())
 def test_presets_survive_their_config_json(name):
-    cfg = models.preset(name)
-    family = gemma3 if "gemma3" in name else qwen3
+    cfg = families.preset(name)
+    family = families.of(cfg)
+    assert family == (gemma3 if "gemma3" in name else qwen3)
     assert family.from_config(json.loads(json.dumps(family.to_config(cfg)))) == cfg
 
 
 def test_unknown_presets_are_told_the_known_ones():
     with pytest.raises(UserError, match=r"'gemma4'.*gemma3_1b.*qwen3_1_7b"):
-        models.preset("gemma4")
+        families.preset("gemma4")
 
 
 # --- one block of tokens

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blue import flops, models, packing, prompts, queries
-from blue.models import attention, decoder, encoder, gemma3, qwen3
+from blue import flops, packing, prompts, queries
+from blue.models import attention, decoder, encoder, families, gemma3, qwen3
 from blue.tokenizer import load_tokenizer
 from configs import base
 from tests.real_logs import real_log
 
 CONFIG = base.get_config().encoder
-ENCODER = models.preset(CONFIG.preset)
+ENCODER = families.preset(CONFIG.preset)
 
 
 def pack(texts, *, lengths, rows, cfg=ENCODER):

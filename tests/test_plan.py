@@ -6,8 +6,9 @@ import json
 import jax
 import pytest
 
-from blue import chips, main, models, plan, programs, scoring
+from blue import chips, main, plan, programs, scoring
 from blue.errors import UserError
+from blue.models import families
 from blue.sharding import make_mesh
 from configs import base, profiler_amazon_clothing_qwen3
 
@@ -27,7 +28,7 @@ def found():
     """The plan of a tiny run on 4 x 2 devices of this machine."""
     config = tiny(batch_size=8, microbatch_size=4, remat="layers")
     mesh = make_mesh(1, 4, 2, devices=jax.devices())
-    profiler, encoder = models.preset("tiny_gemma3"), models.preset("tiny_qwen3")
+    profiler, encoder = families.preset("tiny_gemma3"), families.preset("tiny_qwen3")
     with programs.described():
         return plan.make_plan(config, mesh, V6E, profiler, encoder)
 
@@ -66,7 +67,7 @@ def test_weights_travel_once_a_step_to_the_decode_layout_and_never_a_token(found
 def test_resident_arrays(found):
     """float32 profiler and Adam over 8 chips; the decode copy over `tensor` alone."""
     resident = found["resident_gib"]
-    cfg = models.preset("tiny_gemma3")
+    cfg = families.preset("tiny_gemma3")
     whole = 4 * sum(
         leaf.size
         for leaf in jax.tree.leaves(
@@ -131,12 +132,12 @@ def test_what_the_compiler_does_not_name_is_named_by_the_trace():
     mesh = make_mesh(1, 8, 1)
     with programs.described():
         program = scoring.make_completion_logprobs(
-            models.preset("tiny_gemma3"), mesh, batch_size=8, prompt_tokens=448,
+            families.preset("tiny_gemma3"), mesh, batch_size=8, prompt_tokens=448,
             group_size=2, max_tokens=8, temperature=1.0, params_dtype="float32",
             dtype="float32",
         )  # fmt: skip
     largest = plan.largest_of_trace(program)
-    heads = models.preset("tiny_gemma3").num_heads
+    heads = families.preset("tiny_gemma3").num_heads
     assert largest[0]["name"].count("448") == 2  # attention of the prompts
     assert largest[0]["gib"] == pytest.approx(heads * 448 * 448 * 4 / GIB)
     part = plan.Part(lambda: None, 1e12, (), "reference", 1)
@@ -173,7 +174,7 @@ def test_mistakes_cost_one_line(monkeypatch, tmp_path, capsys):
 
 def test_the_second_profiler_of_the_paper_is_a_config():
     config = profiler_amazon_clothing_qwen3.get_config()
-    assert models.preset(config.profiler.preset).num_layers == 28
+    assert families.preset(config.profiler.preset).num_layers == 28
     assert config.batch_size == 64 and config.dtype.compute == "bfloat16"
 
 

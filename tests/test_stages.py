@@ -22,7 +22,6 @@ from blue import (
     checkpoints,
     experience,
     inference,
-    models,
     preemption,
     programs,
     record,
@@ -38,6 +37,7 @@ from blue import (
 from blue.checkpoints import Checkpoints
 from blue.data.examples import batch_indices
 from blue.errors import Preempted
+from blue.models import families
 from blue.optimizers import init_state
 from blue.sharding import AXES, make_mesh, put, replicated, to_host
 from blue.sources import stage_checkpoints
@@ -514,7 +514,7 @@ def test_a_broken_state_is_refused_not_trained(tmp_path):
     optimizer = optax.sgd(0.1)
     weights = {"layers": {"w": np.array([1.0, np.nan], np.float32)}}
     params = put(weights, replicated(mesh))
-    cfg = models.preset("tiny_gemma3")
+    cfg = families.preset("tiny_gemma3")
     model = inference.Model(cfg, params, None, "our model")  # pyright: ignore
     with pytest.raises(ValueError, match="our model has .* not finite in layers/w:"):
         session.start(saved, optimizer, model, mesh, {}, "auto")

@@ -33,7 +33,8 @@ def versions() -> dict[str, str]:
 
 def measure() -> dict[str, dict[str, float]]:
     """{program: figures of one chip}."""
-    from blue import models, plan, programs
+    from blue import plan, programs
+    from blue.models import families
     from blue.sharding import make_mesh
     from configs import profiler_amazon_clothing
 
@@ -42,8 +43,8 @@ def measure() -> dict[str, dict[str, float]]:
     plan.set_up(config)
     _, devices = plan.topology("v6e:8x8")
     mesh = make_mesh(1, -1, 1, devices=devices)
-    profiler = models.preset(config.profiler.preset)
-    encoder = models.preset(config.encoder.preset)
+    profiler = families.preset(config.profiler.preset)
+    encoder = families.preset(config.encoder.preset)
     with programs.described():
         parts = plan.make_parts(config, mesh, profiler, encoder)
         found = plan.compile_all({name: parts[name] for name in PROGRAMS})

@@ -24,8 +24,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue import checkpoints as files
-from blue import models, programs
+from blue import programs
 from blue.checkpoints import Checkpoints
+from blue.models import families
 from blue.optimizers import make_optimizer, make_schedule
 from blue.sharding import make_mesh
 
@@ -35,7 +36,7 @@ def flip_and_restore(folder: Path, flips: int, seed: int) -> Counter:
     mesh = make_mesh(1, -1, 1)
     schedule = make_schedule(1e-3, kind="constant", warmup_steps=1, num_steps=9)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
-    cfg = models.preset("tiny_qwen3")
+    cfg = families.preset("tiny_qwen3")
     shapes = programs.abstract_params(cfg, mesh, "float32")
     checkpoints = Checkpoints(folder, keep=2, milestone_every=0)
     saved = {}

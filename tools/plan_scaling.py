@@ -39,7 +39,8 @@ def planned(name: str, topology: str, fields: dict[str, Any]) -> dict[str, Any]:
     """The plan of a config with other values."""
     import importlib
 
-    from blue import models, plan, programs
+    from blue import plan, programs
+    from blue.models import families
     from blue.sharding import make_mesh
 
     config = importlib.import_module(f"configs.{name}").get_config()
@@ -49,14 +50,15 @@ def planned(name: str, topology: str, fields: dict[str, Any]) -> dict[str, Any]:
     mesh = make_mesh(**config.mesh, devices=devices)
     presets = (config.profiler.preset, config.encoder.preset)
     with programs.described():
-        found = plan.make_plan(config, mesh, chip, *map(models.preset, presets))
+        found = plan.make_plan(config, mesh, chip, *map(families.preset, presets))
     changed = {"config": name} | fields
     return {"topology": topology, "changed": changed} | found
 
 
 def passes(fields: dict[str, Any]) -> dict[str, Any]:
     """Reference pass and update of the paper's run with other values, on v6e:8x8."""
-    from blue import models, plan, programs
+    from blue import plan, programs
+    from blue.models import families
     from blue.sharding import make_mesh
     from configs import profiler_amazon_clothing
 
@@ -67,7 +69,7 @@ def passes(fields: dict[str, Any]) -> dict[str, Any]:
     mesh = make_mesh(1, -1, 1, devices=devices)
     presets = (config.profiler.preset, config.encoder.preset)
     with programs.described():
-        parts = plan.make_parts(config, mesh, *map(models.preset, presets))
+        parts = plan.make_parts(config, mesh, *map(families.preset, presets))
         parts = {name: parts[name] for name in ("reference", "update")}
         compiled = plan.compile_all(parts)
     entries = {
@@ -87,7 +89,8 @@ def head_alone(tokens: int) -> dict[str, float]:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from blue import losses, models, plan, scoring
+    from blue import losses, plan, scoring
+    from blue.models import families
     from blue.sharding import BATCH, make_mesh
     from configs import profiler_amazon_clothing
 
@@ -95,7 +98,7 @@ def head_alone(tokens: int) -> dict[str, float]:
     plan.set_up(config)
     _, devices = plan.topology("v6e:8x8")
     mesh = make_mesh(1, -1, 1, devices=devices)
-    cfg = models.preset(config.profiler.preset)
+    cfg = families.preset(config.profiler.preset)
     B, G, whole = config.batch_size, config.group_size, PartitionSpec()
     score = functools.partial(
         losses.token_logprobs, chunk=scoring.head_chunk(cfg, B * G, mesh)
@@ -125,7 +128,8 @@ def head_alone(tokens: int) -> dict[str, float]:
 
 def judged() -> dict[str, Any]:
     """Gemma 3 12B in bfloat16 that answers the multiple choice of a paper's step."""
-    from blue import models, plan, programs
+    from blue import plan, programs
+    from blue.models import families
     from blue.sharding import make_mesh
     from configs import profiler_amazon_clothing
 
@@ -134,7 +138,7 @@ def judged() -> dict[str, Any]:
     plan.set_up(config)
     chip, devices = plan.topology(JUDGE["topology"])
     mesh = make_mesh(*JUDGE["mesh"], devices=devices)
-    cfg = models.preset(JUDGE["preset"])
+    cfg = families.preset(JUDGE["preset"])
     with programs.described():
         part = plan.make_choice_part(config, mesh, cfg)
         compiled = plan.compile_part(part)
