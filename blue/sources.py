@@ -51,6 +51,7 @@ from blue.hub import Source
 from blue.inference import Model, Profile, TextEncoder
 from blue.models import families, hf, sentence_layout
 from blue.models.decoder import DecoderConfig, Lora
+from blue.models.encoder import architecture
 from blue.sharding import batch_shards, dividing_fsdp, put, replicated, to_host
 from blue.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from blue.writer import told_slices
@@ -551,19 +552,12 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         max_tokens=max_tokens,
         width=encoder.cfg.width,
         name=encoder.name,
-        fingerprint=f"{_architecture(encoder.cfg)} {weights} {tokenizer} "
+        fingerprint=f"{architecture(encoder.cfg)} {weights} {tokenizer} "
         f"{config.dtype.compute} {max_tokens}",
         query_prompt=_query_prompt(encoder),
         weights=weights,
         spent=run.spent,
     )
-
-
-def _architecture(cfg: DecoderConfig) -> str:
-    """The fields that can change a vector. `qk_norms` is told where it is off, for
-    tables of items were written before there was such a field."""
-    told = repr(cfg).replace(f"family={cfg.family!r}, ", "")
-    return told.replace("qk_norms=True, ", "")
 
 
 def make_generate_with(

@@ -114,6 +114,19 @@ def test_unknown_presets_are_told_the_known_ones():
         families.preset("gemma4")
 
 
+def test_tables_of_vectors_from_before_there_were_families_are_found_again():
+    told = encoder.architecture(qwen3.tiny_qwen3())
+    assert told == (
+        "DecoderConfig(vocab_size=1024, width=64, mlp_width=128, num_layers=2, "
+        "num_heads=4, num_kv_heads=2, head_size=16, pattern=('global',), window=0, "
+        "rope_theta=10000.0, rope_theta_local=10000.0, rope_factor=1.0, "
+        "norm_eps=1e-06, norm_plus_one=False, post_norms=False, activation='silu', "
+        "scale_embedding=False, query_scale=0.0, tied=True, lora=None)"
+    )
+    without = dataclasses.replace(qwen3.tiny_qwen3(), qk_norms=False)
+    assert "qk_norms=False" in encoder.architecture(without)
+
+
 # --- one block of tokens
 
 
