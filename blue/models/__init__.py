@@ -1,1 +1,0 @@
-"""Decoders, their families, and what is computed with them."""

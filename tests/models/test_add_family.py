@@ -8,17 +8,20 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import model_answers
 import numpy as np
 import pytest
 
-from blue import adapters, card, export, inference
-from blue.checkpoints import Checkpoints
 from blue.errors import UserError
-from blue.hub import Source
-from blue.models import decoder, families, hf, lora, safetensors
+from blue.hub import card, export, safetensors
+from blue.hub.directory import read_config, save_decoder
+from blue.hub.model import Model
+from blue.hub.source import Source
+from blue.models import decoder, families, lora
 from blue.models.decoder import Lora
-from blue.tokenizer import train_tokenizer
+from blue.sources import adapters
+from blue.text.tokenizer import train_tokenizer
+from blue.workdir.checkpoints import Checkpoints
+from tests.helpers import model_answers
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "blue/models/README.md").read_text()
@@ -55,7 +58,7 @@ def test_without_the_recipe_there_is_no_such_family(tmp_path):
         families.preset("tiny_plain")
     (tmp_path / "config.json").write_text('{"model_type": "plain"}')
     with pytest.raises(UserError, match="'plain'; supported are gemma3_text"):
-        hf.read_config(tmp_path)
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "qwen3", "plain"])
@@ -75,7 +78,7 @@ def test_it_is_saved_and_loaded(flag, tmp_path, monkeypatch):
     add(monkeypatch, flag)
     cfg = families.preset("tiny_plain")
     params = random_params(cfg)
-    hf.save(tmp_path, cfg, params)
+    save_decoder(tmp_path, cfg, params)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["model_type"] == "plain"
     tensors = safetensors.read_header(tmp_path / "model.safetensors")
@@ -99,7 +102,7 @@ def test_a_tensor_that_has_no_name_is_found(tmp_path, monkeypatch):
     add(monkeypatch, "qk_norms=False, post_norms=True")
     cfg = families.preset("tiny_plain")
     with pytest.raises(AssertionError, match="post_attention_norm"):
-        hf.save(tmp_path, cfg, random_params(cfg))
+        save_decoder(tmp_path, cfg, random_params(cfg))
 
 
 @FLAGS
@@ -110,10 +113,10 @@ def test_its_export_has_its_licence_and_its_names(flag, tmp_path, monkeypatch):
     params = random_params(cfg)
     frozen, trained = lora.split(params)
     base = tmp_path / "base"
-    hf.save(base, plain, frozen)
+    save_decoder(base, plain, frozen)
     tokenizer = train_tokenizer(["quiet books about rivers"] * 20, vocab_size=520)
     source = Source("base", "", str(base))
-    model = inference.Model(cfg, params, tokenizer, "base", source=source)
+    model = Model(cfg, params, tokenizer, "base", source=source)
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1, milestone_every=0)
     checkpoints.save_best(1, trained, adapters.note(model), 0.0)
     run = export.Run(
@@ -124,7 +127,7 @@ def test_its_export_has_its_licence_and_its_names(flag, tmp_path, monkeypatch):
     export.write(checkpoints, model, tmp_path, "profiler", run)
 
     exported = tmp_path / "export/profiler"
-    assert hf.read_config(exported) == plain
+    assert read_config(exported) == plain
     page = (exported / card.CARD).read_text()
     assert 'license: "other"\nlicense_name: "plain-terms"\n' in page
     assert "That of the model it began with: plain-terms." in page
@@ -144,7 +147,9 @@ def test_its_export_has_its_licence_and_its_names(flag, tmp_path, monkeypatch):
 
 @pytest.mark.parity
 def test_without_norms_of_queries_and_keys_it_is_a_llama(tmp_path, monkeypatch):
-    torch_models = pytest.importorskip("torch_models")
+    pytest.importorskip("torch", reason="needs the extra `parity`")
+    from tests.helpers import torch_models
+
     add(monkeypatch)
     model = torch_models.random_llama(7)
     torch_models.save(model, tmp_path)
