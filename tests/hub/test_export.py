@@ -24,7 +24,7 @@ from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_encoder, own_encoder
 from blue.sources.profiler import load_profiler, make_generate
 from blue.sources.role import stage_checkpoints
-from blue.sources.run import Run
+from blue.sources.run import Run, open_run
 from blue.sources.text import own_query_format_of, prompt_format_of, query_format_of
 from blue.stages import train_encoder, warm_start
 from blue.text import queries
@@ -101,9 +101,7 @@ def test_a_later_export_replaces_the_earlier_one_and_what_a_kill_left(run, tmp_p
     (tmp_path / "export/.profiler.draft/rubbish").write_text("half a file")
     (tmp_path / "export/profiler").mkdir()
     (tmp_path / "export/profiler/of_an_earlier_stage").write_text("")
-    about = session.about(
-        config, log, load_examples(config, log, str(run)), stage="warm_start"
-    )
+    about = session.about(Run(config, str(run), mesh, log), "warm_start")
     export.write(checkpoints, model, tmp_path, "profiler", about)
     assert [p.name for p in (tmp_path / "export").iterdir()] == ["profiler"]
     assert sorted(p.name for p in (tmp_path / "export/profiler").iterdir()) == [
@@ -121,9 +119,8 @@ def test_a_later_export_replaces_the_earlier_one_and_what_a_kill_left(run, tmp_p
 
 def export_again(config, run, model, workdir, role, stage):
     """The same parameters, of a model that was loaded from an export."""
-    log = load_log(config, str(run))
-    examples = load_examples(config, log, str(run))
-    about = session.about(config, log, examples, stage=stage, query_prompt="Q: ")
+    opened = open_run(config, str(run))
+    about = session.about(opened, stage, query_prompt="Q: ")
     checkpoints = stage_checkpoints(config, str(run), stage)
     export.write(checkpoints, model, workdir, role, about)
     return workdir / "export" / role
