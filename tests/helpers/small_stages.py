@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 
 from blue.models import families
+from blue.stages import train_encoder, train_profiler, warm_start
+from blue.training import session
 from configs import quickstart
 
 
@@ -13,6 +15,34 @@ def make_config():
     c = quickstart.get_config("tiny")
     c.train_encoder.batch_size = 8
     return c
+
+
+def remembered(function):
+    """`function`, called once for the same arguments; objects are what they say."""
+    results = {}
+
+    def call(*args, **kwargs):
+        key = str((args, sorted(kwargs.items())))
+        if key not in results:
+            results[key] = function(*args, **kwargs)
+        return results[key]
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def same_updates():
+    """A stage that runs again with the same config takes the update programs that are
+    there, as it does with all other programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (session, "optimizer_of"),
+            (train_encoder, "make_encoder_update"),
+            (warm_start, "make_sft_update"),
+            (train_profiler, "make_update"),
+        ):
+            patch.setattr(module, name, remembered(getattr(module, name)))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,9 @@ from blue.workdir import checkpoints, record, writer
 from blue.workdir.checkpoints import Checkpoints
 from blue.workdir.writer import Writer
 from tests.helpers import small_stages
-from tests.helpers.small_stages import one_layer  # noqa: F401
+from tests.helpers.small_stages import one_layer, same_updates  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("one_layer")
+pytestmark = pytest.mark.usefixtures("one_layer", "same_updates")
 RUN = {"encoder": train_encoder, "warm_start": warm_start, "profiler": train_profiler}
 STEPS = 4
 
@@ -57,7 +57,7 @@ def make_config():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, one_layer):  # noqa: F811
+def whole(tmp_path_factory, one_layer, same_updates):  # noqa: F811
     """A workdir in which three stages ran without a break.
 
     Beside it, in `*-STAGE`, lies what it held in the third step of each, after the
