@@ -1,6 +1,7 @@
 """Jitted programs: the same step on any mesh, micro-batches, no late compilation."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,19 +39,26 @@ def small(family):
 
 def make_run(cfg, mesh, micro=0):
     """State and update program on a mesh, from the same seed."""
+    params, init_state, update = programs_of(cfg, mesh, micro)
+    return params, init_state(params), update
+
+
+@functools.cache
+def programs_of(cfg, mesh, micro):
+    """Parameters, and the programs that make a state of them and update it."""
     schedule = make_schedule(1e-3, kind="constant", warmup_steps=0, num_steps=5)
     # Adam's first step is g / (|g| + eps): a smaller eps would show the rounding of
     # gradients that are all but zero
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-6, grad_clip=1.0)
     params = make_init(cfg, mesh, "float32")(np.uint32(3))
     shapes = abstract_params(cfg, mesh, "float32")
-    state = optimizers.make_init_state(shapes, optimizer, mesh)(params)
+    init_state = optimizers.make_init_state(shapes, optimizer, mesh)
     update = make_update(
         cfg, mesh, optimizer, schedule, batch_size=B, microbatch_size=micro,
         prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0, clip_eps=0.2,
         kl_coef=0.05, params_dtype="float32", dtype="float32", remat="layers",
     )  # fmt: skip
-    return params, state, update
+    return params, init_state, update
 
 
 def batch_on(mesh, seed=0):
@@ -254,6 +262,11 @@ def test_encoder_update_is_one_batch_on_any_mesh_and_however_packed():
             users, items, jnp.asarray(of_item), similarity_temperature=0.07
         )
 
+    @jax.jit
+    def step(state):
+        value, grads = jax.value_and_grad(plain)(state.params)
+        return value, *apply_gradients(state, grads, value, optimizer)
+
     queries, items = [
         [row[mask].tolist() for row, mask in zip(x.prompt, x.prompt_mask, strict=True)]
         for x in sides
@@ -269,8 +282,7 @@ def test_encoder_update_is_one_batch_on_any_mesh_and_however_packed():
         params = make_init(cfg, mesh, "float32")(np.uint32(3))
         shapes = abstract_params(cfg, mesh, "float32")
         state = optimizers.make_init_state(shapes, optimizer, mesh)(params)
-        value, grads = jax.jit(jax.value_and_grad(plain))(to_host(params))
-        expected, norm = apply_gradients(to_host(state), grads, value, optimizer)
+        value, expected, norm = step(to_host(state))
         update = make_encoder_update(
             cfg, mesh, optimizer, schedule, batch_size=B, similarity_temperature=0.07,
             num_rows=len(rows.tokens), tokens=2 * P, texts=rows.ends.shape[1],
