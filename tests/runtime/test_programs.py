@@ -22,7 +22,7 @@ from blue.training.policy import UpdateBatch, make_update
 from tests.helpers.small_model import one_a_row
 
 B, G, P, C = 8, 3, 12, 6
-MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4)]
+MESHES = [(1, 8, 1), (2, 2, 2), pytest.param((1, 2, 4), marks=pytest.mark.slow)]
 
 
 def mesh_of(shape):
@@ -30,10 +30,10 @@ def mesh_of(shape):
     return Mesh(np.asarray(jax.devices()[:count]).reshape(shape), AXES)
 
 
-def small(family):
+def small(family, layers=1):
     return dataclasses.replace(
         family(), vocab_size=64, width=32, mlp_width=48, head_size=8, window=5,
-        num_layers=2, pattern=family().pattern[-2:],
+        num_layers=layers, pattern=family().pattern[-2:],
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_one_step_is_the_same_on_any_mesh(shape, one_device):
     assert info["optim/grad_norm"] > 1e-3
 
 
-@pytest.mark.parametrize("micro", [1, 4])
+@pytest.mark.parametrize("micro", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_micro_batches_add_up(micro, one_device):
     mesh = mesh_of((1, 1, 1))
     _, state, update = make_run(small(qwen3.tiny_qwen3), mesh, micro=micro)
@@ -174,7 +174,7 @@ def test_degenerate_batches_give_finite_updates():
 
 
 def test_sampling_and_encoding_are_the_same_on_any_mesh():
-    cfg = small(gemma3.tiny_gemma3)
+    cfg = small(gemma3.tiny_gemma3, layers=2)
     results = []
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
@@ -207,7 +207,7 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
 
 def test_continuous_batching_is_the_same_on_any_mesh():
     """Sixteen prompts through eight rows; keys and values split over all three axes."""
-    cfg = small(gemma3.tiny_gemma3)
+    cfg = small(gemma3.tiny_gemma3, layers=2)
     shapes = sampling.SlotShapes(batch_size=B, prompt_tokens=P + 4, max_tokens=C)
     results = []
     for shape in ((1, 1, 1), (2, 2, 2)):
