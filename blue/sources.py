@@ -319,14 +319,14 @@ def _load_role(
     dtype = config.dtype.params
     if directory:
         cfg = hf.read_config(directory)  # before anything large is read
-        _check_vocabulary(cfg, tokenizer, section.checkpoint)
+        check_vocabulary(cfg, tokenizer, section.checkpoint)
         _tell_of_fsdp(cfg, mesh, dtype)
         cfg, params = hf.load(directory, mesh, dtype=dtype, head=role == "profiler")
         return Model(cfg, params, tokenizer, section.checkpoint, source=source)
     cfg = models.preset(section.preset)
     if not section.tokenizer:  # random weights: the head fits the trained tokenizer
         cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
-    _check_vocabulary(cfg, tokenizer, section.preset)
+    check_vocabulary(cfg, tokenizer, section.preset)
     _tell_of_fsdp(cfg, mesh, dtype)
     for stage in stages:
         checkpoints = stage_checkpoints(config, workdir, stage)
@@ -387,7 +387,7 @@ def find_checkpoint(config: ConfigDict, role: str) -> tuple[Source, str]:
     return source, layout.transformer
 
 
-def _check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
+def check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
     if tokenizer.vocab_size > cfg.vocab_size:
         raise UserError(
             f"{source}: its embedding has {cfg.vocab_size} rows and the tokenizer "
