@@ -24,16 +24,30 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from blue import hub, inference, queries, recipe, sources, write_profiles
-from blue.data import table
 from blue.data.log import Log, clean_line
+from blue.data.readers import table
 from blue.errors import UserError
-from blue.inference import Model, Profile
-from blue.models import hf, sentence_layout
-from blue.prompts import TEMPLATES
-from blue.recipe import EncoderRecipe, ProfilerRecipe
-from blue.sharding import batch_shards, make_mesh
-from blue.tokenizer import load_tokenizer
+from blue.hub import recipe, sentence_layout
+from blue.hub.directory import load_decoder, read_config
+from blue.hub.model import Model
+from blue.hub.recipe import EncoderRecipe, ProfilerRecipe
+from blue.hub.source import Source, fetch
+from blue.inference.embed import make_embedder
+from blue.inference.generate import Profile, make_generator
+from blue.inference.pad import bucket_for
+from blue.runtime.sharding import batch_shards, make_mesh
+from blue.sources.data import READERS
+from blue.sources.encoder import ITEMS_A_CALL
+from blue.sources.profiler import check_vocabulary, stage_id
+from blue.stages import write_profiles
+from blue.text.queries import (
+    PromptFormat,
+    QueryFormat,
+    history_profile_query,
+    profile_prompt,
+)
+from blue.text.templates import TEMPLATES
+from blue.text.tokenizer import load_tokenizer
 
 __all__ = [
     "Encoder",
@@ -104,10 +118,8 @@ class Profiler:
         if not prompts:
             return []
         of = self.recipe
-        needed = {
-            inference.bucket_for(of.prompt_buckets, len(prompt)) for prompt in prompts
-        }
-        generate = inference.make_generator(  # compiles what it has not compiled yet
+        needed = {bucket_for(of.prompt_buckets, len(prompt)) for prompt in prompts}
+        generate = make_generator(  # compiles what it has not compiled yet
             self.model.cfg,
             self.model.tokenizer,
             self.mesh,
@@ -116,7 +128,7 @@ class Profiler:
             max_tokens=of.max_completion_tokens,
             temperature=of.sampling_temperature,
             seed=seed,
-            stage_id=sources.stage_id(write_profiles.STAGE),
+            stage_id=stage_id(write_profiles.STAGE),
             params_dtype=of.params_dtype,
             dtype=of.compute_dtype,
         )
@@ -132,7 +144,7 @@ class Profiler:
         if ratings is None:
             ratings = [None] * len(histories)
         _check_length("ratings", ratings, len(histories))
-        prompt_format = queries.PromptFormat(
+        prompt_format = PromptFormat(
             templates=TEMPLATES[self.recipe.prompt_style],
             history_items=self.recipe.history_items,
             tokenizer=self.model.tokenizer,
@@ -143,7 +155,7 @@ class Profiler:
             titles = _titles(history, f"histories[{user}]")
             given = _ratings(of_user, len(titles), f"ratings[{user}]")
             prompts.append(
-                queries.profile_prompt(prompt_format, range(len(titles)), given, titles)
+                profile_prompt(prompt_format, range(len(titles)), given, titles)
             )
         return prompts
 
@@ -158,7 +170,7 @@ def load_profiler(checkpoint: str | os.PathLike, **settings: Any) -> Profiler:
         checkpoint: a directory, local or gs://, or a hub id `owner/name[@revision]`, of
             a Gemma 3 or Qwen3 with a chat template. Its parameters are spread over all
             devices.
-        settings: fields of `blue.recipe.ProfilerRecipe` that shall differ from the
+        settings: fields of `blue.hub.recipe.ProfilerRecipe` that shall differ from the
             export's, or from the defaults for a directory that is no export.
 
     Raises:
@@ -218,7 +230,7 @@ class Encoder:
             told = [clean_line(_text(t), ITEM_CHARS) for t in texts]
         if not told:
             return np.zeros((0, self.width), np.float32)
-        embedder = inference.make_embedder(  # compiles what it has not compiled yet
+        embedder = make_embedder(  # compiles what it has not compiled yet
             self.model.cfg,
             self.model.tokenizer,
             self.mesh,
@@ -228,7 +240,7 @@ class Encoder:
             params_dtype=self.recipe.params_dtype,
             dtype=self.recipe.compute_dtype,
         )
-        step = sources.ITEMS_A_CALL
+        step = ITEMS_A_CALL
         parts = [told[first : first + step] for first in range(0, len(told), step)]
         vectors = [embedder.embed(self.model.params, part) for part in parts]
         if not all(np.isfinite(part).all() for part in vectors):
@@ -263,14 +275,14 @@ class Encoder:
         ]
 
     def _view(self, profile: str | Profile, titles: list[str]) -> str:
-        query_format = queries.QueryFormat(
+        query_format = QueryFormat(
             templates=TEMPLATES[self.recipe.prompt_style],
             prefix=self.query_prompt,
             recent_items=self.recipe.recent_items,
             num_tokens=lambda text: len(self.model.tokenizer.pooled(text)),
             max_tokens=self.recipe.max_tokens,
         )
-        text = queries.history_profile_query(query_format, titles, _text(profile))
+        text = history_profile_query(query_format, titles, _text(profile))
         return text.removeprefix(self.query_prompt)
 
 
@@ -286,7 +298,7 @@ def load_encoder(
             a Qwen3 or Gemma 3 whose last token is pooled.
         query_prompt: what stands before a query; None: what the checkpoint says in
             config_sentence_transformers.json, else nothing.
-        settings: fields of `blue.recipe.EncoderRecipe` that shall differ from the
+        settings: fields of `blue.hub.recipe.EncoderRecipe` that shall differ from the
             export's, or from the defaults for a directory that is no export.
 
     Raises:
@@ -362,10 +374,10 @@ def read_log(
     }
     folder = os.path.expanduser(os.fspath(path))
     try:
-        if name in sources._READERS:
-            return sources._READERS[name](folder, **shared)
+        if name in READERS:
+            return READERS[name](folder, **shared)
         if name != "table":
-            known = ", ".join(("table", *sources._READERS))
+            known = ", ".join(("table", *READERS))
             raise UserError(f"name is {name!r}; known are {known}")
         return table.read(
             folder,
@@ -422,17 +434,17 @@ def rank(
 # --- what both models share
 
 
-def _fetch(checkpoint: str | os.PathLike) -> hub.Source:
-    return hub.fetch(os.path.expanduser(os.fspath(checkpoint)), "checkpoint")
+def _fetch(checkpoint: str | os.PathLike) -> Source:
+    return fetch(os.path.expanduser(os.fspath(checkpoint)), "checkpoint")
 
 
 def _load_model(
-    source: hub.Source, directory: str, mesh: Mesh, dtype: str, *, head: bool
+    source: Source, directory: str, mesh: Mesh, dtype: str, *, head: bool
 ) -> Model:
     """The model in `directory`, after what is small and may be wrong was read."""
-    cfg, tokenizer = hf.read_config(directory), load_tokenizer(directory)
-    sources.check_vocabulary(cfg, tokenizer, source.checkpoint)
-    cfg, params = hf.load(directory, mesh, dtype=dtype, head=head)
+    cfg, tokenizer = read_config(directory), load_tokenizer(directory)
+    check_vocabulary(cfg, tokenizer, source.checkpoint)
+    cfg, params = load_decoder(directory, mesh, dtype=dtype, head=head)
     return Model(cfg, params, tokenizer, source.checkpoint, source=source)
 
 

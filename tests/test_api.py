@@ -17,19 +17,17 @@ import numpy as np
 import pytest
 
 import blue
-from blue import (
-    inference,
-    prompts,
-    queries,
-    sources,
-    train_encoder,
-    warm_start,
-    write_profiles,
-)
 from blue.errors import UserError
-from blue.models import sentence_layout
-from blue.recipe import EncoderRecipe
-from blue.sharding import make_mesh
+from blue.hub import sentence_layout
+from blue.hub.recipe import EncoderRecipe
+from blue.inference.generate import Profile
+from blue.runtime.sharding import make_mesh
+from blue.sources.data import load_log
+from blue.sources.encoder import own_encoder
+from blue.sources.profiler import load_encoder, load_profiler_base, make_generate_with
+from blue.sources.text import prompt_format_of, query_format_of
+from blue.stages import train_encoder, warm_start, write_profiles
+from blue.text import prompts, queries
 from configs import quickstart
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +67,7 @@ def encoder(run):
     [
         "import blue; dir(blue)",
         "from blue.main import main; assert main(['blue', '--help']) == 0",
-        "from blue import settings; settings.load(['', '--config={config}', "
+        "from blue.workdir import settings; settings.load(['', '--config={config}', "
         "'--workdir=w'])",
     ],
 )
@@ -151,11 +149,11 @@ def test_profiles_are_those_of_the_generator(run, profiler):
     """Same parameters, prompts, stage, seed and keys: the same profiles."""
     config = make_config()
     config.profiler.checkpoint = str(run / "export/profiler")
-    log = sources.load_log(config, str(run))
+    log = load_log(config, str(run))
     mesh = make_mesh(1, -1, 1)
-    model = sources.load_profiler_base(config, log, str(run), mesh, stage="evaluate")
+    model = load_profiler_base(config, log, str(run), mesh, stage="evaluate")
     ratings = [[4.5, math.nan, 1.0], [3.0], []]
-    of = sources.prompt_format(config, model)
+    of = prompt_format_of(config, model)
     ids = [
         prompts.fit_profile_prompt(
             of.templates, titles[-8:], given[-8:], of.tokenizer, max_tokens=96
@@ -164,7 +162,7 @@ def test_profiles_are_those_of_the_generator(run, profiler):
     ]
     assert profiler.prompts(HISTORIES, ratings) == ids
     config.seed = 5
-    generate = sources.make_generate_with(
+    generate = make_generate_with(
         config, model, mesh, temperature=0.7, stage="write_profiles"
     )
     want = generate(model.params, ids, [0, 1, 2])
@@ -179,7 +177,7 @@ def test_profiles_of_a_log_are_those_of_its_stage(run, profiler, tmp_path):
     """With the run's user ids and seed: profiles.jsonl of stage write_profiles."""
     config = make_config()
     config.profiler.checkpoint = str(run / "export/profiler")
-    log = sources.load_log(config, str(run))
+    log = load_log(config, str(run))
     users = log.user_ids[::40]
     config.write_profiles.users = str(tmp_path / "users.txt")
     Path(config.write_profiles.users).write_text("\n".join(users))
@@ -256,16 +254,16 @@ def test_a_plain_directory_needs_no_training_config(run, tmp_path):
 def test_vectors_are_those_of_the_runs_encoder(run, encoder):
     config = make_config()
     config.encoder.checkpoint = str(run / "export/encoder")
-    log = sources.load_log(config, str(run))
+    log = load_log(config, str(run))
     mesh = make_mesh(1, -1, 1)
-    model = sources.load_encoder(config, log, str(run), mesh)
-    own = sources.own_encoder(config, model, mesh)
+    model = load_encoder(config, log, str(run), mesh)
+    own = own_encoder(config, model, mesh)
     texts = [*log.texts[:5], "", "lamp " * 100]
     np.testing.assert_allclose(
         encoder.embed(texts, "item"), own.embed(texts), atol=1e-5
     )
-    f = sources.query_format(config, own)
-    profile = inference.Profile("likes [quiet] lamps", 5, True)
+    f = query_format_of(config, own)
+    profile = Profile("likes [quiet] lamps", 5, True)
     histories = [[f"lamp no. {n}" for n in range(9)], []]
     want = [queries.history_profile_query(f, h, profile.text) for h in histories]
     assert encoder.user_texts([profile] * 2, histories) == want
