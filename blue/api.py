@@ -13,8 +13,7 @@ no config file is needed. Mistakes are `blue.errors.UserError`, in one line.
 """
 
 import dataclasses
-import math
-import numbers
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -40,6 +39,12 @@ from blue.sources.data import READERS
 from blue.sources.encoder import ITEMS_A_CALL
 from blue.sources.profiler import check_vocabulary, stage_id
 from blue.stages import write_profiles
+from blue.text.arguments import (
+    Ratings,
+    check_length,
+    clean_histories,
+    clean_ratings,
+)
 from blue.text.queries import (
     PromptFormat,
     QueryFormat,
@@ -62,6 +67,14 @@ __all__ = [
 ITEM_CHARS = 2000  # of an item's text, as the readers of logs cut it
 QUERIES_A_BLOCK = 256  # whose scores of all items are in memory together
 KINDS = ("query", "item")
+TABLE = {"events": "events.csv", "items": "items.csv", "separator": ""}
+COLUMNS = {  # usual names, such as customerId, are found in their place
+    "user_id": "user_id",
+    "item_id": "item_id",
+    "timestamp": "timestamp",
+    "rating": "rating",
+    "items_item_id": "item_id",
+}
 
 
 # --- the profiler
@@ -78,7 +91,7 @@ class Profiler:
     def write(
         self,
         histories: Sequence[Sequence[str]],
-        ratings: Sequence[Sequence[float | int | None] | None] | None = None,
+        ratings: Sequence[Ratings] | None = None,
         *,
         user_ids: Sequence[str] | None = None,
         seed: int = 0,
@@ -92,13 +105,12 @@ class Profiler:
 
         Args:
             histories: of each user the titles, oldest first, written as in the history
-                of training (`data.title_template`). Whole oldest titles go where the
-                prompt is too long; a history may be empty.
+                of training (`data.title_template`); may be empty. Whole oldest titles
+                go where the prompt is too long.
             ratings: of each user one number a title, on any scale; None or NaN where
                 there is none. Wordings without ratings (`short`) leave them out.
-            user_ids: keys of the sampling: with the ids and the seed of a run the
-                profiles are those of its stage `write_profiles`. None: the key is the
-                place in the list.
+            user_ids: keys of the sampling; with a run's ids and seed the profiles are
+                those of its stage `write_profiles`. None: places in the list.
             seed: 0 to 2^32 - 1.
 
         Raises:
@@ -106,15 +118,12 @@ class Profiler:
                 number, or one title is too long for the prompt.
         """
         prompts = self.prompts(histories, ratings)
+        keys = list(range(len(prompts)))
         if user_ids is not None:
-            _check_length("user_ids", user_ids, len(prompts))
-            keys = [write_profiles.sampling_id(str(user)) for user in user_ids]
-        else:
-            keys = list(range(len(prompts)))
+            check_length("user_ids", user_ids, len(prompts))
+            keys = [write_profiles.sampling_id(user) for user in user_ids]
         if type(seed) is not int or not 0 <= seed < 2**32:
-            raise UserError(
-                f"seed is {seed!r}, must be a whole number of 0 to 2^32 - 1"
-            )
+            raise UserError(f"seed is {seed!r}, must be a whole number below 2^32")
         if not prompts:
             return []
         of = self.recipe
@@ -137,27 +146,21 @@ class Profiler:
     def prompts(
         self,
         histories: Sequence[Sequence[str]],
-        ratings: Sequence[Sequence[float | int | None] | None] | None = None,
+        ratings: Sequence[Ratings] | None = None,
     ) -> list[list[int]]:
         """The token ids that the model reads of each user; arguments as in `write`."""
-        _check_lists("histories", histories)
-        if ratings is None:
-            ratings = [None] * len(histories)
-        _check_length("ratings", ratings, len(histories))
+        histories = clean_histories(histories)
+        numbers = clean_ratings(ratings, histories)
         prompt_format = PromptFormat(
             templates=TEMPLATES[self.recipe.prompt_style],
             history_items=self.recipe.history_items,
             tokenizer=self.model.tokenizer,
             max_tokens=self.recipe.max_prompt_tokens,
         )
-        prompts = []
-        for user, (history, of_user) in enumerate(zip(histories, ratings, strict=True)):
-            titles = _titles(history, f"histories[{user}]")
-            given = _ratings(of_user, len(titles), f"ratings[{user}]")
-            prompts.append(
-                profile_prompt(prompt_format, range(len(titles)), given, titles)
-            )
-        return prompts
+        return [
+            profile_prompt(prompt_format, range(len(titles)), given, titles)
+            for titles, given in zip(histories, numbers, strict=True)
+        ]
 
 
 def load_profiler(checkpoint: str | os.PathLike, **settings: Any) -> Profiler:
@@ -264,15 +267,11 @@ class Encoder:
         """
         _check_texts("profiles", profiles)
         if histories is None:
-            return [self._view(profile, []) for profile in profiles]
-        _check_lists("histories", histories)
-        _check_length("histories", histories, len(profiles))
-        return [
-            self._view(profile, _titles(history, f"histories[{user}]"))
-            for user, (profile, history) in enumerate(
-                zip(profiles, histories, strict=True)
-            )
-        ]
+            histories = [[]] * len(profiles)
+        recent = clean_histories(histories)
+        check_length("histories", recent, len(profiles))
+        pairs = zip(profiles, recent, strict=True)
+        return [self._view(profile, titles) for profile, titles in pairs]
 
     def _view(self, profile: str | Profile, titles: list[str]) -> str:
         query_format = QueryFormat(
@@ -325,67 +324,51 @@ def load_encoder(
 
 def read_log(
     path: str | os.PathLike,
-    *,
     name: str = "table",
-    events: str = "events.csv",
-    items: str = "items.csv",
-    separator: str = "",
+    *,
     title_template: str = "{title}",
     item_template: str = "{title}",
     max_bad_fraction: float = 0.01,
-    item_columns: Sequence[str] = (),
-    **columns: str,
+    **table_fields: str,
 ) -> Log:
     """The interaction log in a folder: `log.titles`, `log.history(user_id)`, arrays.
 
         read_log("shop", events="clicks.csv", items="products.csv", user_id="shopper")
-        read_log("ml-32m", name="movielens")
+        read_log("ml-32m", "movielens")
 
     Args:
         path: the folder.
         name: "table", a file of events and a file of items with any columns, or a
             public format: movielens, amazon_reviews_2023, google_local.
-        events, items, separator: the two files of a table, and what separates columns
-            (empty: what the first line has most).
         title_template: a history line, such as "{title} ({year})", from item columns.
         item_template: likewise, what the encoder reads of an item.
         max_bad_fraction: of a file's rows that may be broken, in [0, 1].
-        item_columns: item columns to keep in `log.columns`.
-        columns: names that a table's columns have: `user_id`, `item_id`, `timestamp`,
-            `rating` (empty: no ratings) of the events, `items_item_id` of the items.
-            Usual names, such as customerId, are found without.
+        table_fields: of a table the files `events` and `items`, their `separator`
+            (guessed), and the names of their columns where they are not usual ones:
+            `user_id`, `item_id`, `timestamp`, `rating` (empty: no ratings) of the
+            events, `items_item_id` of the items.
 
     Raises:
         UserError: one line that names the file and what is wrong with it.
     """
-    usual = {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp"}
-    usual |= {"rating": "rating", "items_item_id": "item_id"}
-    for column in columns:
-        if column not in usual:
+    if name not in ("table", *READERS):
+        known = ", ".join(("table", *READERS))
+        raise UserError(f"name is {name!r}; known are {known}")
+    known = TABLE | COLUMNS if name == "table" else {}
+    for field in table_fields:
+        if field not in known:
             raise UserError(
-                f"{column} is no argument of read_log and no column; columns are "
-                f"{', '.join(usual)}"
+                f"read_log does not know {field} for name={name!r}"
+                + (f"; known are {', '.join(known)}" if known else "")
             )
-    shared = {
-        "title_template": title_template,
-        "item_template": item_template,
-        "max_bad_fraction": max_bad_fraction,
-        "item_columns": tuple(item_columns),
-    }
-    folder = os.path.expanduser(os.fspath(path))
+    chosen = lambda usual: {key: table_fields.get(key, usual[key]) for key in usual}
+    read = functools.partial(table.read, **chosen(TABLE), columns=chosen(COLUMNS))
     try:
-        if name in READERS:
-            return READERS[name](folder, **shared)
-        if name != "table":
-            known = ", ".join(("table", *READERS))
-            raise UserError(f"name is {name!r}; known are {known}")
-        return table.read(
-            folder,
-            events=events,
-            items=items,
-            separator=separator,
-            columns=usual | columns,
-            **shared,
+        return (READERS | {"table": read})[name](
+            os.path.expanduser(os.fspath(path)),
+            title_template=title_template,
+            item_template=item_template,
+            max_bad_fraction=max_bad_fraction,
         )
     except UserError as error:  # flags of the command are arguments here
         told = re.sub(r"(--config\.)?\bdata\.(columns\.)?(?=[a-z])", "", str(error))
@@ -470,50 +453,6 @@ def _check_texts(name: str, texts: Sequence[str | Profile]) -> None:
             raise UserError(
                 f"{name}[{place}] is {type(text).__name__}, must be text or a Profile"
             )
-
-
-def _check_lists(name: str, lists: Sequence[Sequence[str]]) -> None:
-    """Refuses the titles of one user in place of the lists of several."""
-    if isinstance(lists, str) or any(isinstance(titles, str) for titles in lists):
-        raise UserError(
-            f"{name} must be a list of users, each a list of titles; one user is "
-            "[[title, title]]"
-        )
-
-
-def _check_length(name: str, values: Sequence[Any], users: int) -> None:
-    if len(values) != users:
-        raise UserError(f"{name} is of {len(values)} users, must be of {users}")
-
-
-def _titles(history: Sequence[str], told: str) -> list[str]:
-    """Titles as readers of logs clean them."""
-    titles = []
-    for place, title in enumerate(history):
-        if not isinstance(title, str):
-            kind = type(title).__name__
-            raise UserError(f"{told}[{place}] is {kind}, must be a title")
-        titles.append(clean_line(title))
-        if not titles[-1]:
-            raise UserError(f"{told}[{place}] is a title without visible text")
-    return titles
-
-
-def _ratings(
-    ratings: Sequence[float | int | None] | None, count: int, told: str
-) -> Float[np.ndarray, " h"]:
-    """One number a title, float32 as in a log; NaN where there is none."""
-    if ratings is None:
-        return np.full(count, np.nan, np.float32)
-    if len(ratings) != count:
-        raise UserError(f"{told} has {len(ratings)} ratings, must have {count}")
-    found = []
-    for place, rating in enumerate(ratings):
-        number = math.nan if rating is None else rating
-        if not isinstance(number, numbers.Real) or math.isinf(number):
-            raise UserError(f"{told}[{place}] is {rating!r}, must be a finite number")
-        found.append(float(number))
-    return np.array(found, np.float32)
 
 
 def _vectors(encoder: Encoder, given: Any, kind: str) -> Float[np.ndarray, "n E"]:

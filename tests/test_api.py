@@ -324,12 +324,8 @@ def test_public_formats_are_read_by_name(tmp_path):
     (tmp_path / "ratings.csv").write_text(
         "userId,movieId,rating,timestamp\n7,1,4.0,9\n"
     )
-    log = blue.read_log(
-        tmp_path, name="movielens", title_template="{title} ({year})",
-        item_columns=["genres"],
-    )  # fmt: skip
+    log = blue.read_log(tmp_path, "movielens", title_template="{title} ({year})")
     assert log.history("7") == (["Ran (1985)"], [4.0])
-    assert log.columns == {"genres": ["Drama"]}
 
 
 # --- mistakes
@@ -348,24 +344,13 @@ def mistake(call, *arguments, **named):
     return told
 
 
-@pytest.mark.parametrize(
-    "arguments, named, told",
-    [
-        ((["a", "b"],), {}, "one user is [[title, title]]"),
-        (("ab",), {}, "one user is [[title, title]]"),
-        (([["a", 3]],), {}, "histories[0][1] is int, must be a title"),
-        (([["a", " \u200b"]],), {}, "histories[0][1] is a title without visible text"),
-        (([["a"]], [[1], [2]]), {}, "ratings is of 2 users, must be of 1"),
-        (([["a"]], [[1, 2]]), {}, "ratings[0] has 2 ratings, must have 1"),
-        (([["a"]], [["4"]]), {}, "ratings[0][0] is '4', must be a finite number"),
-        (([["a"]], [[math.inf]]), {}, "ratings[0][0] is inf, must be a finite"),
-        (([["a"]],), {"user_ids": ["x", "y"]}, "user_ids is of 2 users, must be of 1"),
-        (([["a"]],), {"seed": -1}, "seed is -1"),
-        (([["x y " * 90]],), {}, "max_prompt_tokens=96 is too small"),
-    ],
-)
-def test_mistakes_in_what_is_written(profiler, arguments, named, told):
-    assert told in mistake(profiler.write, *arguments, **named)
+def test_mistakes_in_what_is_written(profiler):
+    write = profiler.write
+    assert "one user is [[title, title]]" in mistake(write, ["a", "b"])
+    assert "ratings[0] has 2 ratings" in mistake(write, [["a"]], [[1, 2]])
+    assert "user_ids is of 2 users" in mistake(write, [["a"]], user_ids=["x", "y"])
+    assert "seed is -1, must be" in mistake(write, [["a"]], seed=-1)
+    assert "max_prompt_tokens=96 is too small" in mistake(write, [["x y " * 90]])
 
 
 def test_mistakes_in_what_is_embedded_and_ranked(encoder):
@@ -383,33 +368,7 @@ def test_mistakes_in_what_is_loaded(run, tmp_path):
     assert "checkpoint=nowhere is no directory" in mistake(load, "nowhere")
     assert "'encoder'; a profiler is" in mistake(load, run / "export/encoder")
     assert "known are prompt_style" in mistake(load, export, temperature=1)
-    assert "must be one of full" in mistake(load, export, prompt_style="long")
-    assert "batch_size is 0" in mistake(load, export, batch_size=0)
-    assert "must be a number of 0" in mistake(load, export, sampling_temperature=-1)
-    assert "whole numbers of 1" in mistake(load, export, prompt_buckets=())
-
-
-@pytest.mark.parametrize(
-    "change, told",
-    [
-        ({"max_prompt_tokens": 10**12}, "max_prompt_tokens is 1000000000000, must be"),
-        ({"max_prompt_tokens": True}, "config.max_prompt_tokens is True"),
-        ({"prompts": []}, "config.prompts.style is missing; give prompt_style=..."),
-        ({"prompt_buckets": ["1"]}, "config.prompt_buckets is ['1']"),
-        ({"evaluate": {"sampling_temperature": math.nan}}, "is nan, must be a number"),
-    ],
-)
-def test_a_strangers_training_config_is_checked(run, tmp_path, change, told):
-    shutil.copytree(run / "export/profiler", tmp_path / "p")
-    path = tmp_path / "p/training_config.json"
-    facts = json.loads(path.read_text())
-    facts["config"] |= change
-    path.write_text(json.dumps(facts))
-    assert told in mistake(blue.load_profiler, tmp_path / "p")
-    path.write_text("[" * 10**5)
-    assert "not JSON" in mistake(blue.load_profiler, tmp_path / "p")
-    path.write_text("[]")
-    assert "must be a JSON object" in mistake(blue.load_profiler, tmp_path / "p")
+    assert "known are prompt_style" in mistake(blue.load_encoder, export, buckets=(1,))
 
 
 def test_mistakes_in_what_is_read(tmp_path):
@@ -421,7 +380,11 @@ def test_mistakes_in_what_is_read(tmp_path):
     told = mistake(blue.read_log, tmp_path / "a", user_id="who", title_template="{t}")
     assert "set title_template='{NAME}'" in told
     assert "name is 'imdb'; known are table" in mistake(blue.read_log, ".", name="imdb")
-    assert "title is no argument" in mistake(blue.read_log, ".", title="name")
+    assert "does not know title for name='table'" in mistake(
+        blue.read_log, ".", title="name"
+    )
+    told = mistake(blue.read_log, ".", "movielens", events="ratings.csv")
+    assert told == "read_log does not know events for name='movielens'"
 
 
 # --- configs from other folders, and the package as pip installs it
