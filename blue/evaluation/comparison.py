@@ -190,7 +190,7 @@ def rank_catalogue(
     *,
     num: int,
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
-    """ "full" and the expected protocols in one pass, and what each method recommends.
+    """`full` and the expected protocols in one pass, and what each method recommends.
 
     The expected ones stand for `num` negatives drawn uniformly or by popularity, with
     replacement, from what those protocols draw from.
