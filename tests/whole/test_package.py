@@ -44,9 +44,8 @@ def test_the_citation_is_valid_and_of_this_version():
     assert cff["version"] == PROJECT["version"] and cff["license"] == PROJECT["license"]
     paper = cff["preferred-citation"]
     assert paper["type"] == "article" and "2605.06981" in paper["url"]
-    assert all(
-        {*author} == {"given-names", "family-names"} for author in paper["authors"]
-    )
+    for author in paper["authors"]:
+        assert {*author} == {"given-names", "family-names"}
     assert paper["year"] == 2026 and 1 <= paper["month"] <= 12
 
 
@@ -129,14 +128,9 @@ def test_an_sdist_has_what_makes_and_describes_the_package(archives):
         for pattern in ("configs/*.py", "configs/*.md", "blue/**/*.md")
         for path in ROOT.glob(pattern)
     }
+    made |= {"pyproject.toml", "MANIFEST.in"}
     names = {name for name in names if ".egg-info/" not in name}
-    assert names == (
-        {"pyproject.toml", "MANIFEST.in"}
-        | about
-        | made
-        | shipped
-        | modules_of_the_clone()
-    )
+    assert names == about | made | shipped | modules_of_the_clone()
 
 
 @pytest.mark.slow
