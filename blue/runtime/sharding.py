@@ -231,7 +231,7 @@ def by_batch(mesh: Mesh) -> NamedSharding:
 def put(tree: Any, shardings: Any) -> Any:
     """Host arrays -> device arrays. Every host holds the whole array (it is small).
 
-    With `to_host` the one door to the devices in `only_by_doors`.
+    With `to_host` the only way to the devices inside `no_hidden_transfers`.
     """
 
     def one(x: Any, sharding: NamedSharding) -> jax.Array:
