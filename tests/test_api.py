@@ -18,8 +18,8 @@ import pytest
 import blue
 from blue import api
 from blue.errors import UserError
-from blue.hub import sentence_layout
-from blue.hub.recipe import EncoderRecipe
+from blue.hub import sentence_layout, source
+from blue.hub.recipe import EncoderRecipe, ProfilerRecipe
 from blue.inference.generate import Profile
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_log
@@ -178,6 +178,7 @@ def test_profiles_are_those_of_the_generator(run, profiler):
     assert profiler.write([]) == []
 
 
+@pytest.mark.slow
 def test_profiles_of_a_log_are_those_of_its_stage(run, profiler, tmp_path):
     """With the run's user ids and seed: profiles.jsonl of stage write_profiles."""
     config = make_config()
@@ -226,31 +227,46 @@ def test_a_recipe_comes_from_the_export_and_the_caller(run, profiler):
         "compute_dtype": "float32",
         "batch_size": 8,
     }
-    other = blue.load_profiler(
-        run / "export/profiler", max_prompt_tokens=64, sampling_temperature=0
-    )
-    assert other.recipe.prompt_buckets == (64,)
-    assert other.write([["lamp"]], seed=1) == other.write([["lamp"]], seed=2)
+    greedy = blue.load_profiler(run / "export/profiler", sampling_temperature=0)
+    assert greedy.write([["lamp"]], seed=1) == greedy.write([["lamp"]], seed=2)
 
 
-def test_a_plain_directory_needs_no_training_config(run, tmp_path):
+def test_a_plain_directory_needs_no_training_config(run, profiler, tmp_path):
     """As other tools write it: config.json, weights, tokenizer."""
     for role in ("profiler", "encoder"):
         shutil.copytree(run / "export" / role, tmp_path / role)
         (tmp_path / role / "training_config.json").unlink()
     (tmp_path / "encoder" / sentence_layout.PROMPTS).unlink()
-    plain = blue.load_profiler(
-        tmp_path / "profiler", max_prompt_tokens=800, max_completion_tokens=4
-    )
-    assert plain.recipe.prompt_style == "full"
-    assert plain.recipe.prompt_buckets == (512, 800)
-    (profile,) = plain.write([["orla lamp"]])
-    assert 1 <= profile.num_tokens <= 4
+    plain = blue.load_profiler(tmp_path / "profiler")
+    assert plain.recipe == ProfilerRecipe()
+    shown = plain.model.tokenizer.decode(plain.prompts([["orla lamp"]])[0])
+    assert "History: [orla lamp]" in shown
+    told = profiler.recipe._asdict()
+    same = blue.load_profiler(tmp_path / "profiler", **told)
+    assert same.write(HISTORIES, seed=3) == profiler.write(HISTORIES, seed=3)
     encoder = blue.load_encoder(tmp_path / "encoder")
     assert encoder.query_prompt == "" and encoder.recipe.max_tokens == 64
     assert encoder.recipe == EncoderRecipe(max_tokens=64, row_lengths=(32, 64))
     asked = blue.load_encoder(tmp_path / "encoder", query_prompt="Q: ", batch_size=16)
     assert asked.query_prompt == "Q: " and asked.recipe.batch_size == 16
+
+
+def test_a_hub_id_is_enough(run, profiler, monkeypatch):
+    """Of the hub nothing but the files of an export that was put there."""
+    asked = []
+
+    def download(repository, **wanted):
+        asked.append((repository, wanted["revision"]))
+        return str(run / "export" / repository.partition("/")[2])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    source._download.cache_clear()
+    fetched = blue.load_profiler("someone/profiler@v1")
+    assert fetched.recipe == profiler.recipe
+    assert fetched.model.source.checkpoint == "someone/profiler@v1"
+    assert blue.load_encoder("someone/encoder").recipe.prompt_style == "short"
+    assert asked == [("someone/profiler", "v1"), ("someone/encoder", None)]
+    source._download.cache_clear()
 
 
 # --- the encoder
