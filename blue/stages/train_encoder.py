@@ -18,7 +18,6 @@ from blue.data.batches import batch_indices
 from blue.data.examples import Split, history
 from blue.data.log import Log
 from blue.data.profiles import read_profiles
-from blue.errors import UserError
 from blue.inference import packing
 from blue.inference.pad import bucket_for
 from blue.runtime import programs
@@ -39,7 +38,6 @@ from blue.training.contrastive import make_encoder_update, row_counts
 
 logger = logging.getLogger("blue")
 STAGE = "encoder"
-VIEWS = ("history_profile", "history", "profile", "items")
 FEW_ITEMS = 4  # titles, at most, in a query of view `items`
 PROFILE_HISTORY = 20  # newest items a template profile is written from
 
@@ -135,9 +133,6 @@ def run(config: ConfigDict, workdir: str) -> None:
         logger.info("stage %s is finished already: skipped", STAGE)
         return
     section = config.train_encoder
-    unknown = [v for v in section.queries if v not in VIEWS]
-    if unknown or not section.queries:
-        raise UserError(f"train_encoder.queries = {section.queries}: known are {VIEWS}")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_divides(section.batch_size, "train_encoder.batch_size", mesh)
     log = load_log(config, workdir)

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from blue.data.batches import batch_indices
 from blue.data.examples import Split, history
 from blue.data.log import Log
-from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference.pad import pad_left, pad_right
 from blue.rewards import judges
@@ -39,7 +38,6 @@ from blue.training.supervised import make_sft_update
 
 logger = logging.getLogger("blue")
 STAGE = "warm_start"
-TASKS = ("profile", "choice")
 PROFILE_HISTORY = 20  # newest items a template profile of task choice is written from
 
 
@@ -148,9 +146,6 @@ def run(config: ConfigDict, workdir: str) -> None:
         logger.info("stage %s is finished already: skipped", STAGE)
         return
     section = config.warm_start
-    unknown = [t for t in section.tasks if t not in TASKS]
-    if unknown or not section.tasks:
-        raise UserError(f"warm_start.tasks = {section.tasks}: known are {TASKS}")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_divides(section.batch_size, "warm_start.batch_size", mesh)
     field = "warm_start.choice_batch_size"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from blue.main import STAGES, main
+from blue.main import main
+from blue.workdir.stages import STAGES
 from configs import base
 
 ROOT = Path(__file__).parents[2]
