@@ -130,7 +130,7 @@ def stratify(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """NDCG@10 of every method on each part of the rows, and the differences of KEY_PAIRS.
+    """NDCG@10 of every method on each part of the rows, and the key differences.
 
     A part is the rows with one of `names` as their label; `labels` has one for each row
     of `ranked`. A part of fewer than two users is left out.
