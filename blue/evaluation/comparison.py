@@ -46,8 +46,8 @@ def rule_profiles(given: Given) -> dict[str, list[str]]:
 
 def rankers_without_encoder(given: Given) -> list[Ranker]:
     """The methods that score items by themselves."""
-    rankers = [m.ranker(given) for m in methods.METHODS if m.ranker]
-    return [ranker for ranker in rankers if ranker is not None]
+    made = [(m.name, m.ranker(given)) for m in methods.METHODS if m.ranker]
+    return [ranker._replace(names=(name,)) for name, ranker in made if ranker]
 
 
 def rankers_of_space(
