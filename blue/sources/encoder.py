@@ -18,6 +18,7 @@ from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference import foreign
 from blue.inference.embed import TextEncoder, make_embedder
+from blue.models.encoder import architecture
 from blue.runtime import distributed
 from blue.runtime.progress import slices_with_progress
 from blue.sources.role import check_divides, load_role
@@ -89,7 +90,7 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         max_tokens=max_tokens,
         width=encoder.cfg.width,
         name=encoder.name,
-        fingerprint=f"{encoder.cfg} {weights} {tokenizer} "
+        fingerprint=f"{architecture(encoder.cfg)} {weights} {tokenizer} "
         f"{config.dtype.compute} {max_tokens}",
         query_prompt=own_query_prompt(encoder),
         weights=weights,
