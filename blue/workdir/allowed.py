@@ -6,6 +6,7 @@ a home among the imports below is read from there.
 """
 
 from blue.data.splits import TIES, WINDOW_POLICIES
+from blue.models.tensor_names import MATRICES
 from blue.text.templates import TEMPLATES
 
 # --- numbers; each is finite, and not negative
@@ -80,7 +81,6 @@ BELOW_ONE = ("adam_b1", "adam_b2", "warm_start.adam_b2")
 
 DTYPES, SCHEDULES = ("float32", "bfloat16"), ("constant", "cosine")
 ENCODERS = ("own", "sentence_transformers", "function")
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 DRAWN_PROTOCOLS = ("1+99", "1+99-popularity", "1+99-category")
 CATALOGUE_PROTOCOLS = ("full", "expected-1+99", "expected-1+99-popularity")
 ONE_OF = {
