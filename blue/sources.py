@@ -2,7 +2,7 @@
 
 A stage takes its profiler and encoder from, in this order: `<role>.checkpoint` if set;
 the last finished earlier stage of this workdir that trained it; the preset with random
-weights (DESIGN 3). Config stops here and at the stages.
+weights. Config stops here and at the stages.
 """
 
 import dataclasses
