@@ -17,8 +17,9 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from blue import settings, usage, xla_flags
 from blue.errors import NonFinite, Preempted, UserError
+from blue.runtime import xla_flags
+from blue.workdir import settings, usage
 
 log = logging.getLogger("blue")
 FORMAT = "%(asctime)s %(levelname).1s %(message)s"
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     if told:
         sys.stderr.write(f"{told}\n")
     if "jax" in sys.modules:
-        from blue import distributed
+        from blue.runtime import distributed
 
         return distributed.leave(code, told)
     return code
@@ -68,7 +69,7 @@ def _run(argv: Sequence[str]) -> tuple[int, str]:
     except KeyboardInterrupt:
         return 130, "interrupted"
     except Exception as error:
-        from blue import distributed
+        from blue.runtime import distributed
 
         if not distributed.joined():
             raise
@@ -88,17 +89,8 @@ def run(argv: Sequence[str]) -> None:
     if config.xla_flags:  # before jax starts
         xla_flags.set_for(xla_flags.platform_of(os.environ), os.environ)
     # these bring jax, which a typo need not wait for
-    from blue import (
-        compile_cache,
-        disk,
-        distributed,
-        preemption,
-        record,
-        resume,
-        run_lock,
-        startup,
-        watchdog,
-    )
+    from blue.runtime import compile_cache, disk, distributed, preemption, watchdog
+    from blue.workdir import record, resume, run_lock, startup
 
     if stages != ["plan"]:
         distributed.join(**config.distributed.to_dict())
@@ -115,7 +107,7 @@ def run(argv: Sequence[str]) -> None:
         name_process(index)
     limits = config.watchdog.to_dict()
     with (
-        disk.told(workdir),
+        disk.disk_errors_in_one_line(workdir),
         run_lock.hold(workdir),
         watchdog.watching(workdir, limits, process=startup.process()),
         preemption.listening(config.preemption_grace_s),
@@ -129,7 +121,7 @@ def run(argv: Sequence[str]) -> None:
             log.info("stage %s", stage)
             watchdog.beat("load", stage=stage)
             module, _ = STAGES[stage]
-            importlib.import_module(f"blue.{module}").run(config, workdir)
+            importlib.import_module(f"blue.stages.{module}").run(config, workdir)
 
 
 def compiler_only() -> None:

@@ -25,7 +25,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.num_devices = 0  # expected, of all hosts; 0: any number
     c.num_processes = 0  # expected; 0: any number
     c.compile_cache = "~/.cache/blue/xla"  # compiled programs; or gs://...; empty: none
-    c.xla_flags = True  # those of blue/xla_flags.py, on TPUs and GPUs; False: none
+    c.xla_flags = (
+        True  # those of blue/runtime/xla_flags.py, on TPUs and GPUs; False: none
+    )
     c.distributed = ConfigDict()  # several processes, one a host; the same command each
     c.distributed.coordinator = ""  # host:port of process 0, else that of environment
     #   JAX_COORDINATOR_ADDRESS; neither: one process alone

@@ -17,9 +17,14 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
-from blue import baselines, metrics, protocols, report, settings, sharding, sources
-from blue.cohort import choose_users
 from blue.data.examples import history
+from blue.evaluation import baselines, metrics, protocols, report
+from blue.evaluation.cohort import choose_users
+from blue.runtime import sharding
+from blue.sources.data import load_examples, load_log
+from blue.sources.encoder import load_text_encoder
+from blue.text.markdown import markdown_table
+from blue.workdir import settings
 
 
 def main(argv: list[str]) -> None:
@@ -35,14 +40,14 @@ def main(argv: list[str]) -> None:
         # the same wording without the title, which names one item alone
         pseudo = template.partition("}")[2].lstrip(" .,|-") or template
         config.data.pseudo_item_template = pseudo
-        log = sources.load_log(config, workdir)
-        examples = sources.load_examples(config, log, workdir)
+        log = load_log(config, workdir)
+        examples = load_examples(config, log, workdir)
         cohort = choose_users(examples.validation, log.titles, limit=own.users)
         recent = [
             history(cohort.split, int(row))[0][-config.prompts.recent_items :]
             for row in cohort.rows
         ]
-        encoder = sources.load_text_encoder(
+        encoder = load_text_encoder(
             config, config.encoder, log, workdir, mesh, stage="evaluate"
         )
         # of the catalogue only what is ranked or read
@@ -71,7 +76,7 @@ def main(argv: list[str]) -> None:
         rows.append([f"`{template}`", *cells, mean])
         print(rows[-1], file=sys.stderr)
     header = ["item template", "mean of recent vectors", "pseudo item", "mean of both"]
-    print(report.table(header, rows))
+    print(markdown_table(header, rows))
 
 
 if __name__ == "__main__":

@@ -30,13 +30,27 @@ import numpy as np
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
-from blue import adapters, hub, programs, session, sources
 from blue.errors import UserError
-from blue.inference import Model, pad_left
-from blue.models import decoder, encoder, hf, lora, sentence_layout
-from blue.sharding import make_mesh
-from blue.tokenizer import Tokenizer, load_tokenizer
-from blue.writer import Progress
+from blue.hub import sentence_layout
+from blue.hub.directory import load_decoder, read_config
+from blue.hub.model import Model
+from blue.hub.source import fetch
+from blue.inference.pad import pad_left
+from blue.models import decoder, encoder, lora
+from blue.models.params import shapes_of
+from blue.runtime.progress import Progress
+from blue.runtime.sharding import make_mesh
+from blue.sources.data import load_log
+from blue.sources.profiler import (
+    add_adapters,
+    find_checkpoint,
+    load_encoder,
+    load_profiler_base,
+    stage_checkpoints,
+)
+from blue.sources.text import load_role_tokenizer
+from blue.text.tokenizer import Tokenizer, load_tokenizer
+from blue.training import optimizers, session
 
 ENGINES = ("blue", "transformers", "sentence_transformers")
 ROLE_OF = {"profiler": "profiler", "warm_start": "profiler", "encoder": "encoder"}
@@ -70,14 +84,14 @@ def open_model(spec: str, role: str, dtype: str) -> Model:
         stage, _, step = (rest or role).partition("@")
         return open_run(run, stage, step)
     mesh, directory = make_mesh(1, -1, 1), directory_of(spec, role)
-    cfg, params = hf.load(directory, mesh, dtype=dtype, head=role == "profiler")
+    cfg, params = load_decoder(directory, mesh, dtype=dtype, head=role == "profiler")
     tokenizer: Any = find_tokenizer(spec, role)
     return Model(cfg, params, tokenizer, spec)
 
 
 def directory_of(spec: str, role: str) -> str:
     """Where the weights of a Hugging Face directory or hub id are."""
-    directory = hub.fetch(spec, "the model").directory
+    directory = fetch(spec, "the model").directory
     return (
         sentence_layout.read(directory).transformer if role == "encoder" else directory
     )
@@ -91,18 +105,18 @@ def open_run(run: str, stage: str, step: str) -> Model:
         raise UserError(f"{run}:{stage}@{step}: a step is a number")
     config = read_run_config(run)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    log = sources.load_log(config, run)
-    load = sources.load_encoder if stage == "encoder" else sources.load_profiler_base
+    log = load_log(config, run)
+    load = load_encoder if stage == "encoder" else load_profiler_base
     start = load(config, log, run, mesh, stage=stage)
-    model = sources.add_adapters(config, ROLE_OF[stage], start, mesh, stage=stage)
+    model = add_adapters(config, ROLE_OF[stage], start, mesh, stage=stage)
     frozen, trained = lora.split(model.params)
-    shapes = adapters.shapes_of(trained)
-    checkpoints = sources.stage_checkpoints(config, run, stage)
+    shapes = shapes_of(trained)
+    checkpoints = stage_checkpoints(config, run, stage)
     if step:
         sections = {"encoder": "train_encoder", "warm_start": "warm_start"}
         section = config[sections[stage]] if stage in sections else config
         _, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
-        abstract = programs.abstract_state(shapes, optimizer, mesh)
+        abstract = optimizers.abstract_state(shapes, optimizer, mesh)
         trained = checkpoints.restore(abstract, int(step))[0].params
     else:
         trained = checkpoints.restore_best(shapes)[0]
@@ -158,7 +172,7 @@ def open_side(spec: str, role: str, engine: str, dtype: str, length: int) -> Sid
         )
     whole = engine == "sentence_transformers"
     directory = (
-        hub.fetch(spec, "the model").directory if whole else directory_of(spec, role)
+        fetch(spec, "the model").directory if whole else directory_of(spec, role)
     )
     return make[engine, role](directory, getattr(torch, dtype))
 
@@ -455,9 +469,9 @@ def find_tokenizer(spec: str, role: str) -> Tokenizer | None:
         has_one = any(Path(directory).glob("tokenizer.json*"))
         return load_tokenizer(directory) if has_one else None
     config = read_run_config(run)
-    log = sources.load_log(config, run)
-    _, directory = sources.find_checkpoint(config, role)
-    return sources.load_role_tokenizer(config, log, run, role, directory)
+    log = load_log(config, run)
+    _, directory = find_checkpoint(config, role)
+    return load_role_tokenizer(config, log, run, role, directory)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -492,7 +506,7 @@ def run(argv: Sequence[str]) -> int:
             raise UserError("--random-tokens needs a directory as A, no run")
         if "sentence_transformers" in (args.engine_a, args.engine_b):
             raise UserError("engine sentence_transformers needs --texts")
-        size = hf.read_config(directory_of(args.models[0], role)).vocab_size
+        size = read_config(directory_of(args.models[0], role)).vocab_size
         rows = [random_rows(args.random_tokens, size)] * 2
     started = time.monotonic()
     found = compare(

@@ -18,8 +18,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
-from blue import metrics, protocols, queries, report, sharding, sources
-from blue.cohort import choose_users, write_profiles
+from blue.evaluation import metrics, protocols, report
+from blue.evaluation.cohort import choose_users, write_profiles
+from blue.runtime import sharding
+from blue.sources.data import load_examples, load_log
+from blue.sources.encoder import load_item_table, load_text_encoder
+from blue.sources.profiler import load_profiler, make_generate
+from blue.sources.text import prompt_format_of, query_format_of
+from blue.text import queries
+from blue.text.markdown import markdown_table
 
 
 def read_config(run: str) -> ConfigDict:
@@ -34,26 +41,24 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     config = read_config(given.runs[0])
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    log = sources.load_log(config, given.runs[0])
-    examples = sources.load_examples(config, log, given.runs[0])
+    log = load_log(config, given.runs[0])
+    examples = load_examples(config, log, given.runs[0])
     cohort = choose_users(examples.test, log.titles, limit=given.users)
-    encoder = sources.load_text_encoder(
-        config, config.encoder, log, given.runs[0], mesh
-    )
-    table = sources.item_table(encoder, log, given.runs[0])
-    query_format = sources.query_format(config, encoder)
+    encoder = load_text_encoder(config, config.encoder, log, given.runs[0], mesh)
+    table = load_item_table(encoder, log, given.runs[0])
+    query_format = query_format_of(config, encoder)
     texts = {}
     for run in given.runs:
         own = read_config(run)
-        profiler = sources.load_profiler(own, log, run, mesh, "trained")
+        profiler = load_profiler(own, log, run, mesh, "trained")
         assert profiler is not None, f"{run}: no finished profiler stage"
         written = write_profiles(
             cohort,
-            sources.make_generate(
+            make_generate(
                 own, profiler, mesh, temperature=own.evaluate.sampling_temperature
             ),
             titles=log.titles,
-            prompt_format=sources.prompt_format(own, profiler),
+            prompt_format=prompt_format_of(own, profiler),
         )
         texts[run] = [queries.profile_query(query_format, p.text) for p in written]
     vectors = queries.embed_texts(encoder.embed, texts)
@@ -77,7 +82,7 @@ def main(argv: list[str]) -> None:
         rows.append([name, *cells, f"{metrics.minimum_detectable(values)[2]:.3f}"])
     print(f"{len(np.unique(cohort.users))} test users, {len(cohort.rows)} targets\n")
     header = ["NDCG@10", *(Path(run).name for run in given.runs), "difference"]
-    print(report.table([*header, "detectable"], rows))
+    print(markdown_table([*header, "detectable"], rows))
 
 
 if __name__ == "__main__":

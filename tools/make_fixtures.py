@@ -8,7 +8,8 @@ Needs the extra `parity`. From the repository's root:
 from pathlib import Path
 
 import numpy as np
-import torch_models
+
+from tests.helpers import torch_models
 
 LINEAR = {"rope_type": "linear", "factor": 8.0}
 LENGTHS = [14, 9, 3]  # the window of the Gemma model is 5

@@ -16,11 +16,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from blue import main as blue_main
-from blue import settings, sources
 from blue.data.examples import Examples, Split
 from blue.data.log import Log
 from blue.data.splits import WINDOW_POLICIES
 from blue.errors import UserError
+from blue.sources.data import load_examples, load_log
+from blue.workdir import settings
 
 # https://arxiv.org/abs/2605.06981, table of data sets:
 # part of the file's name -> split -> items, users, mean length, examples
@@ -54,8 +55,8 @@ DEFINITIONS = (
 
 def run(config: ConfigDict, workdir: str) -> str:
     """Prepares, and returns the report as Markdown. Raises `UserError`."""
-    log = sources.load_log(config, workdir)
-    examples = sources.load_examples(config, log, workdir)
+    log = load_log(config, workdir)
+    examples = load_examples(config, log, workdir)
     parts = [
         f"# {log.name}",
         rows_left_out(log),
@@ -154,7 +155,7 @@ def policy_table(config: ConfigDict, log: Log, chosen: Examples) -> str:
                 stats = chosen.stats
             else:
                 with tempfile.TemporaryDirectory() as scratch:
-                    stats = sources.load_examples(other, log, scratch).stats
+                    stats = load_examples(other, log, scratch).stats
         except UserError as error:
             rows.append(f"| {policy} | none: {error} | | | |")
             continue

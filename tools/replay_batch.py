@@ -22,19 +22,25 @@ import optax
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
-from blue import (
-    adapters,
-    bad_batches,
-    programs,
-    scoring,
-    session,
-    sharding,
-    sources,
-    updates,
-)
 from blue.errors import UserError
+from blue.inference import scoring
 from blue.models import lora
-from blue.optimizers import apply_gradients, non_finite_leaves
+from blue.models.params import shapes_of
+from blue.runtime import sharding
+from blue.sources import adapters
+from blue.sources.data import load_log
+from blue.sources.profiler import (
+    add_adapters,
+    load_encoder,
+    load_profiler_base,
+    stage_checkpoints,
+)
+from blue.training import optimizers, session
+from blue.training.contrastive import contrastive_gradients
+from blue.training.optimizers import apply_gradients, non_finite_leaves
+from blue.training.policy import UpdateBatch, grpo_gradients
+from blue.training.supervised import sft_gradients
+from blue.workdir import bad_batches
 
 
 class Term(NamedTuple):
@@ -65,10 +71,10 @@ def read_config(run: str) -> ConfigDict:
 
 
 def profiler(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
-    batch = updates.UpdateBatch(*(kept[f] for f in updates.UpdateBatch._fields))
+    batch = UpdateBatch(*(kept[f] for f in UpdateBatch._fields))
     device = sharding.put(batch, sharding.by_batch(mesh))
     B, G, C = batch.tokens.shape
-    gradients = updates.grpo_gradients(
+    gradients = grpo_gradients(
         model.cfg, mesh, batch_size=B, microbatch_size=config.microbatch_size,
         temperature=config.sampling_temperature, clip_eps=config.clip_eps,
         kl_coef=config.kl_coef, dtype=config.dtype.compute, remat=config.remat,
@@ -109,7 +115,7 @@ def profiler(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
 def warm_start(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     batch = tuple(kept[f"input_{n}"] for n in range(4))
     prompt, prompt_mask, tokens, mask = sharding.put(batch, sharding.by_batch(mesh))
-    gradients = updates.sft_gradients(
+    gradients = sft_gradients(
         model.cfg, mesh, dtype=config.dtype.compute, remat=config.remat
     )
     logprobs = scoring.make_completion_logprobs(
@@ -136,7 +142,7 @@ def encoder(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     section = config.train_encoder
     inputs = [kept[f"input_{n}"] for n in range(7)]  # packed rows, places, item ids
     device = sharding.put(tuple(inputs), sharding.by_batch(mesh))
-    gradients = updates.contrastive_gradients(
+    gradients = contrastive_gradients(
         model.cfg, similarity_temperature=section.similarity_temperature,
         dtype=config.dtype.compute, remat=config.remat,
     )  # fmt: skip
@@ -171,11 +177,11 @@ def replay(run: str, file: str) -> dict[str, Any]:
         raise UserError(f"{file}: stage {name} is none of {', '.join(STAGES)}")
     config = read_config(run)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    log = sources.load_log(config, run)
+    log = load_log(config, run)
     role = "encoder" if name == "encoder" else "profiler"
-    load = {"encoder": sources.load_encoder, "profiler": sources.load_profiler_base}
+    load = {"encoder": load_encoder, "profiler": load_profiler_base}
     base = load[role](config, log, run, mesh, stage=name)
-    model = sources.add_adapters(config, role, base, mesh, stage=name)
+    model = add_adapters(config, role, base, mesh, stage=name)
     stage = STAGES[name](config, model, mesh, kept)
     frozen, trained = lora.split(model.params)
     state, saved = restore(run, name, step, config, stage, mesh, trained)
@@ -218,8 +224,8 @@ def restore(
     trained: Any,
 ) -> tuple[Any, int]:
     """The newest checkpoint of at most `step` steps."""
-    shapes = adapters.shapes_of(trained)
-    abstract = programs.abstract_state(shapes, stage.optimizer, mesh)
+    shapes = shapes_of(trained)
+    abstract = optimizers.abstract_state(shapes, stage.optimizer, mesh)
     folder = Path(run) / "checkpoints" / name
     steps = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdecimal()]
     usable = [s for s in steps if s <= step]
@@ -227,7 +233,7 @@ def restore(
         raise UserError(
             f"{folder}: no checkpoint at or before step {step}, it has {sorted(steps)}"
         )
-    checkpoints = sources.stage_checkpoints(config, run, name)
+    checkpoints = stage_checkpoints(config, run, name)
     state, meta = checkpoints.restore(abstract, max(usable))
     adapters.check(meta, stage.model, checkpoints.directory)
     return state, meta["step"]

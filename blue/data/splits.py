@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
-from blue.data.cells import read_id
-from blue.data.columns import find_user_column
 from blue.data.log import clean_line
-from blue.data.rows import read_rows
+from blue.data.readers.cells import read_id
+from blue.data.readers.columns import find_user_column
+from blue.data.readers.rows import read_rows
 from blue.errors import UserError
 
 SPLITS = ("train", "validation", "test")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from blue.data.examples import generator
+from blue.data.examples import rng_for
 from blue.data.log import Log
 from blue.errors import UserError
 
@@ -139,7 +139,7 @@ def make(
     tastes = _draw_tastes(seed, users, catalogue)
     histories = [
         _draw_history(
-            generator(seed, "synthetic user", user),
+            rng_for(seed, "synthetic user", user),
             _Taste(*(row[user] for row in tastes)),
             catalogue,
             lengths=lengths,
@@ -198,7 +198,7 @@ class _Catalogue(NamedTuple):
 
 def _make_catalogue(seed: int, items: int, topics: int) -> _Catalogue:
     """Topics, and brands inside them, have equally many items, up to one."""
-    rng = generator(seed, "synthetic items")
+    rng = rng_for(seed, "synthetic items")
     slots = rng.permutation(items)  # an item's number tells nothing about its topic
     topic = (slots % topics).astype(np.int32)
     brand = (slots // topics % _NUM_BRANDS).astype(np.int32)
@@ -246,7 +246,7 @@ class _Taste(NamedTuple):
 
 
 def _draw_tastes(seed: int, users: int, catalogue: _Catalogue) -> _Tastes:
-    rng, topics = generator(seed, "synthetic tastes"), len(catalogue.of_topic)
+    rng, topics = rng_for(seed, "synthetic tastes"), len(catalogue.of_topic)
     main = _balanced(rng, catalogue.topics, users)
     second = _avoid(rng, _balanced(rng, catalogue.topics, users), [main], topics)
     later = _balanced(rng, catalogue.topics, users)

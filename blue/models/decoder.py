@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from blue.models import attention, splash
-from blue.sharding import gather, keep_rows
+from blue.runtime.sharding import gather, keep_rows
 
 Params = dict[str, Any]
 LOCAL, GLOBAL = "local", "global"
@@ -224,7 +224,7 @@ def self_attention(
     def attend(q: Float[Array, "B T N H"], kv: KV) -> tuple[Array, KV]:
         is_cudnn = _kernel(q, keys=kv.k.shape[1]) == "cudnn"
         whole = [(slice(None), slice(None))]
-        parts = whole if is_cudnn else near(q.shape[1], kv.k.shape[1], window)
+        parts = whole if is_cudnn else visible_parts(q.shape[1], kv.k.shape[1], window)
         out = [
             jax.nn.dot_product_attention(
                 q[:, own], kv.k[:, seen], kv.v[:, seen],
@@ -238,7 +238,7 @@ def self_attention(
     return attend
 
 
-def near(queries: int, keys: int, window: int) -> list[tuple[slice, slice]]:
+def visible_parts(queries: int, keys: int, window: int) -> list[tuple[slice, slice]]:
     """Parts of the last `queries` of `keys` slots, and the keys that some query of the
     part may see, as `self_attention` has it."""
     before = keys - queries

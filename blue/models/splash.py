@@ -28,7 +28,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from blue.sharding import BATCH
+from blue.runtime.sharding import BATCH
 
 LANES = 128  # tiles are multiples of it, and blocks of tokens padded to one
 TILES = (512, 256, 128)  # queries and keys of a tile: the first that fits is taken

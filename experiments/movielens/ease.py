@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from blue import comparison, metrics, protocols, sources
-from blue.cohort import choose_users
+from blue.evaluation import comparison, metrics, protocols
+from blue.evaluation.cohort import choose_users
+from blue.sources.data import load_examples, load_log
 
 run = Path(sys.argv[1])
 config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
-log = sources.load_log(config, str(run))
-examples = sources.load_examples(config, log, str(run))
+log = load_log(config, str(run))
+examples = load_examples(config, log, str(run))
 cohort = choose_users(examples.test, log.titles, limit=config.evaluate.test_users)
 rankers = comparison.rankers_without_encoder(
     log,

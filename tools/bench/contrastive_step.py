@@ -21,13 +21,16 @@ if __name__ == "__main__":
     import jax
     import numpy as np
 
-    from blue import packing, programs, train_encoder, updates
-    from blue.sharding import by_batch, put
+    from blue.inference import packing
+    from blue.runtime import programs
+    from blue.runtime.sharding import by_batch, put
+    from blue.stages import train_encoder
+    from blue.training.contrastive import make_encoder_update, row_counts
     from tools.bench import ours
 
     cfg, mesh = ours.encoder(args.size), ours.one_device()
     schedule, optimizer = ours.adam(1e-5)
-    counts = train_encoder.row_counts(args.batch, args.hi, args.hi, shards=1)
+    counts = row_counts(args.batch, args.hi, args.hi, shards=1)
     steps = {}
     _, state = ours.start(cfg, mesh, optimizer)
     ids = np.arange(args.batch, dtype=np.int32)
@@ -50,7 +53,7 @@ if __name__ == "__main__":
     for number in range(args.steps + 1):  # only those that are needed
         count = len(pack(number)[0].tokens)
         if count not in steps:
-            steps[count] = updates.make_encoder_update(
+            steps[count] = make_encoder_update(
                 cfg, mesh, optimizer, schedule, batch_size=args.batch, num_rows=count,
                 tokens=args.hi, texts=packing.texts_a_row(args.hi), remat="",
                 similarity_temperature=0.05, **ours.DTYPES,

@@ -20,8 +20,9 @@ if __name__ == "__main__":
     import jax
     import numpy as np
 
-    from blue import programs, sampling
-    from blue.sharding import by_batch, put, replicated
+    from blue.inference import sampling
+    from blue.models.params import make_init
+    from blue.runtime.sharding import by_batch, put, replicated
     from tools.bench import ours
 
     cfg, mesh = ours.profiler(args.size), ours.one_device()
@@ -31,7 +32,7 @@ if __name__ == "__main__":
         cfg, mesh, **sizes, group_size=args.g, max_tokens=args.new, temperature=1.0,
         top_k=0, top_p=1.0, end_ids=(-1,), pad_id=measure.PAD, dtype="float32",
     )  # fmt: skip
-    params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
+    params = make_init(cfg, mesh, "float32")(np.uint32(0))
     params = sampling.make_relayout(cfg, mesh, **ours.DTYPES)(params)
     tokens, mask, ids = put(ours.prompts(cfg, args.users, args.prompt), by_batch(mesh))
     first, whole, prompt_only, rest = 0.0, [], [], []

@@ -186,17 +186,21 @@ def median_s(
 
 def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the programs that the profiler stage runs."""
-    from blue import xla_flags
+    from blue.runtime import xla_flags
 
     xla_flags.set_for(xla_flags.platform_of(os.environ), os.environ)
     import jax
     import numpy as np
     from jax.sharding import Mesh
 
-    from blue import programs, sampling, scoring, updates
+    from blue.inference import sampling, scoring
     from blue.models import attention
-    from blue.optimizers import make_optimizer, make_schedule
-    from blue.sharding import AXES, by_batch, put
+    from blue.models.params import abstract_params, make_init
+    from blue.runtime import programs
+    from blue.runtime.sharding import AXES, by_batch, put
+    from blue.training import optimizers
+    from blue.training.optimizers import make_optimizer, make_schedule
+    from blue.training.policy import UpdateBatch, make_update
 
     cfg, encoder_cfg = models(args.tiny)
     mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
@@ -215,7 +219,7 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     sizes |= {"max_tokens": C, "temperature": 1.0}
     reference = scoring.make_completion_logprobs(cfg, mesh, **sizes, **dtypes)
-    update = updates.make_update(
+    update = make_update(
         cfg, mesh, adam, rate, **sizes, microbatch_size=args.microbatch, clip_eps=0.2,
         kl_coef=0.01, remat="layers", **dtypes,
     )  # fmt: skip
@@ -223,10 +227,10 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
         encoder_cfg, mesh, batch_size=args.texts, tokens=args.text_tokens, texts=1,
         params_dtype="bfloat16", dtype="bfloat16",
     )  # fmt: skip
-    params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
-    encoder = programs.make_init(encoder_cfg, mesh, "bfloat16")(np.uint32(1))
-    shapes = programs.abstract_params(cfg, mesh, "float32")
-    state = programs.make_init_state(shapes, adam, mesh)(params)
+    params = make_init(cfg, mesh, "float32")(np.uint32(0))
+    encoder = make_init(encoder_cfg, mesh, "bfloat16")(np.uint32(1))
+    shapes = abstract_params(cfg, mesh, "float32")
+    state = optimizers.make_init_state(shapes, adam, mesh)(params)
 
     rng = np.random.default_rng(0)
     tokens = lambda *shape: rng.integers(0, cfg.vocab_size, shape, np.int32)
@@ -252,7 +256,7 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
 
     def learn(rollout: Any, ref: Any) -> Any:
         nonlocal state
-        batch = updates.UpdateBatch(
+        batch = UpdateBatch(
             prompt, mask, rollout.tokens, rollout.mask, rollout.logprobs, ref,
             advantages, teaching,
         )  # fmt: skip

@@ -8,7 +8,7 @@ step: the parts of a GRPO step (a small Gemma 3) against P prompt tokens, C comp
 tokens, G completions, B users, each alone. catalogue: the negatives of a batch and the
 ranks of targets among all items, against items. table: the vectors of all items (a
 small encoder, a dozen tokens an item), against items. log: reading and cutting a log,
-against its rows (tools/bench_prepare.py). Seconds of the processor on one core, each
+against its rows (tools/bench/prepare.py). Seconds of the processor on one core, each
 point in a process of its own; compilation does not count. The exponent is the slope of
 log time over log size between the last two points: 1 is linear. Writes growth.json,
 growth.png.
@@ -103,8 +103,9 @@ def catalogue(items: int) -> dict[str, Any]:
 
     import numpy as np
 
-    from blue import protocols
-    from blue.data.examples import Split, sample_negatives
+    from blue.data.examples import Split
+    from blue.data.negatives import sample_negatives
+    from blue.evaluation import protocols
 
     rng, users = np.random.default_rng(0), 64
     own = [np.sort(rng.choice(items, 20, replace=False)) for _ in range(users)]
@@ -148,7 +149,7 @@ def table(items: int) -> dict[str, Any]:
     import resource
     import types
 
-    from blue import sources
+    from blue.sources.encoder import load_item_table
     from tools.bench import ours
 
     cfg = ours.encoder("mini")
@@ -158,7 +159,7 @@ def table(items: int) -> dict[str, Any]:
     encoder.embed(measure.texts(4096, **sizes, seed=2))  # compiles
     with tempfile.TemporaryDirectory() as directory, measure.Clock() as clock:
         log: Any = types.SimpleNamespace(texts=texts)
-        sources.item_table(encoder, log, directory)
+        load_item_table(encoder, log, directory)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "size": items,

@@ -27,8 +27,11 @@ if __name__ == "__main__":
     import jax
     import numpy as np
 
-    from blue import advantages, programs, sampling, scoring, updates
-    from blue.sharding import by_batch, put, replicated
+    from blue.inference import sampling, scoring
+    from blue.rewards import advantages
+    from blue.runtime import programs
+    from blue.runtime.sharding import by_batch, put, replicated
+    from blue.training.policy import UpdateBatch, make_update
     from tools.bench import ours
 
     cfg, mesh = ours.profiler(args.size), ours.one_device()
@@ -43,7 +46,7 @@ if __name__ == "__main__":
         )  # fmt: skip
         sizes |= {"temperature": 1.0, "microbatch_size": args.micro, **ours.DTYPES}
         reference = scoring.make_completion_logprobs(cfg, mesh, **sizes)
-        update = updates.make_update(
+        update = make_update(
             cfg, mesh, optimizer, schedule, **sizes, clip_eps=0.2, kl_coef=0.01,
             remat="",
         )  # fmt: skip
@@ -74,7 +77,7 @@ if __name__ == "__main__":
             scores = [[measure.reward(r.tolist()) for r in rows] for rows in written]
             scores = put(np.array(scores, np.float32), by_batch(mesh))
             with measure.Clock() as learning:
-                batch = updates.UpdateBatch(
+                batch = UpdateBatch(
                     prompt, mask, out.tokens, out.mask, out.logprobs, ref,
                     *judge(scores),
                 )  # fmt: skip

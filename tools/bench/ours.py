@@ -10,12 +10,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from blue import inference, programs, sources
+from blue.hub.model import Model
+from blue.inference.embed import TextEncoder
 from blue.models import gemma3, qwen3
 from blue.models.decoder import DecoderConfig
-from blue.optimizers import make_optimizer, make_schedule
-from blue.sharding import AXES
-from blue.tokenizer import Tokenizer
+from blue.models.params import abstract_params, make_init
+from blue.runtime.sharding import AXES
+from blue.sources.encoder import own_encoder
+from blue.text.tokenizer import Tokenizer
+from blue.training import optimizers
+from blue.training.optimizers import make_optimizer, make_schedule
 from configs import base
 from tools.bench import measure
 
@@ -41,9 +45,7 @@ def encoder(size: str) -> DecoderConfig:
     return _sized(qwen3.tiny_qwen3(), measure.ENCODERS[size])
 
 
-def text_encoder(
-    cfg: DecoderConfig, batch_size: int
-) -> tuple[sources.TextEncoder, float]:
+def text_encoder(cfg: DecoderConfig, batch_size: int) -> tuple[TextEncoder, float]:
     """The stages' encoder of texts (a token a word) with random weights, buckets as in
     configs/base.py; and its parameters in millions."""
     config, mesh = base.get_config(), one_device()
@@ -55,9 +57,9 @@ def text_encoder(
         chat_template=None,
         eos_ids=[measure.END],
     )
-    params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
-    model = inference.Model(cfg, params, tokenizer, "bench")
-    return sources.own_encoder(config, model, mesh), num_params(params)
+    params = make_init(cfg, mesh, "float32")(np.uint32(0))
+    model = Model(cfg, params, tokenizer, "bench")
+    return own_encoder(config, model, mesh), num_params(params)
 
 
 def one_device() -> Mesh:
@@ -73,9 +75,9 @@ def adam(rate: float) -> tuple[Any, Any]:
 
 def start(cfg: DecoderConfig, mesh: Mesh, optimizer: Any) -> tuple[Any, Any]:
     """(random parameters, the training state around a copy of them)."""
-    params = programs.make_init(cfg, mesh, "float32")(np.uint32(0))
-    shapes = programs.abstract_params(cfg, mesh, "float32")
-    return params, programs.make_init_state(shapes, optimizer, mesh)(params)
+    params = make_init(cfg, mesh, "float32")(np.uint32(0))
+    shapes = abstract_params(cfg, mesh, "float32")
+    return params, optimizers.make_init_state(shapes, optimizer, mesh)(params)
 
 
 def num_params(params: Any) -> float:

@@ -1,0 +1,86 @@
+"""Reader of a log that a user brings: a file of events and a file of items.
+
+Any column names, item texts from templates.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from blue.data.log import Log
+from blue.data.readers.assemble import Catalogue, Events, make_log, take_rows
+from blue.data.readers.columns import check_times, find_columns
+from blue.data.readers.rows import read_rows
+from blue.errors import UserError
+
+
+def read(
+    path: str,
+    *,
+    events: str,
+    items: str,
+    separator: str,
+    columns: Mapping[str, str],
+    title_template: str,
+    item_template: str,
+    max_bad_fraction: float,
+    item_columns: Sequence[str] = (),
+) -> Log:
+    """The log in the files `events` and `items` of the folder `path`.
+
+    Args:
+      separator: of columns in text files, one or more characters; empty: `,`, tab, `;`
+        or `|`, whichever the first line has most.
+      columns: the names of user_id, item_id, timestamp and rating (empty: no ratings)
+        in the events and of items_item_id in the items. Numbers, from 1, mean that the
+        text file has no header. Times are seconds or milliseconds since 1970 or ISO
+        text; without a time zone, UTC. An empty rating cell is a missing rating (NaN).
+      title_template: a history line, such as "{title} ({year})", from columns of the
+        items. Lists are joined by commas, a missing value leaves no stray punctuation.
+      item_template: likewise, what the encoder and the options read.
+      max_bad_fraction: of a file's rows that may be broken (100 always may). Repeated
+        items and events are left out too, but are not broken.
+      item_columns: columns of the items to keep by name.
+
+    Raises:
+      UserError: one line that names the file and what is wrong with it.
+    """
+    folder, separator = Path(path), separator.replace("\\t", "\t")
+    if any(character in '"\r\n' for character in separator):
+        raise UserError(f"data.separator={separator!r} cannot separate columns")
+    columns, title_template, item_template = find_columns(
+        folder / events,
+        folder / items,
+        separator=separator,
+        columns=columns,
+        title_template=title_template,
+        item_template=item_template,
+    )
+    catalogue = Catalogue(title_template, item_template, item_columns)
+    wanted = list(dict.fromkeys([columns["items_item_id"], *catalogue.fields]))
+    item_file = take_rows(
+        folder / items,
+        read_rows(folder / items, wanted, separator=separator),
+        lambda values: catalogue.add(values[0], dict(zip(wanted, values, strict=True))),
+        max_bad_fraction,
+    )
+    check_times(
+        folder / events,
+        columns["timestamp"],
+        separator=separator,
+        max_bad_fraction=max_bad_fraction,
+    )
+    log_events = Events(catalogue)
+    keys = [columns[key] for key in ("user_id", "item_id", "timestamp", "rating")]
+    event_file = take_rows(
+        folder / events,
+        read_rows(folder / events, [key for key in keys if key], separator=separator),
+        lambda values: log_events.add(*values),
+        max_bad_fraction,
+    )
+    return make_log(
+        folder.resolve().name,
+        catalogue,
+        log_events,
+        item_files=[item_file],
+        event_files=[event_file],
+    )

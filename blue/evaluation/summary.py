@@ -1,0 +1,244 @@
+"""From ranks to the numbers of evaluation.json: intervals, differences, strata.
+
+Every mean is over users of each user's mean over its targets, every interval resamples
+users, every difference is paired.
+"""
+
+import bisect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from blue.evaluation import metrics
+
+METRICS = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"}
+RAW_METHODS = ("all_history", "10_history", "mean_items", "popular")
+# the differences users rely on (first minus second), where both methods exist
+PAIRS = (
+    ("blue", "base"),
+    ("blue", "shuffled_blue"),
+    ("base", "shuffled_base"),
+    ("base", "empty"),
+    ("10h+blue", "10h+base"),
+    ("10h+blue", "10_history"),
+    ("10h+blue", "10h+shuffled_blue"),
+)
+# what the trained profile has to beat to have learned more than wording or popularity
+CONTROLS = ("constant", "pseudo_item", "mean_recent", "mean_recent_centred", "ease")
+CONTROL_PAIRS = (
+    ("blue_centred", "base_centred"),
+    ("blue", "base_centred"),
+    ("10h+blue", "10h+pseudo_item"),
+    ("pseudo_item", "shuffled_pseudo_item"),
+    ("pseudo_item", "10_history"),
+    ("10h+pseudo_item", "10_history"),
+)
+HEADLINES = (  # in one line for each protocol after the first
+    ("blue", "base"),
+    ("blue", "shuffled_blue"),
+    ("base", "shuffled_base"),
+    ("10h+blue", "10_history"),
+    ("10h+base", "10_history"),
+)
+POPULARITY = ("head", "mid", "tail")  # thirds of the training interactions
+LENGTHS = {  # history lengths: name -> the first
+    **{"0": 0, "1-2": 1, "3-4": 3, "5-9": 5, "10-19": 10},
+    **{"20-49": 20, "50-99": 50, "100+": 100},
+}
+
+
+class Ranked(NamedTuple):
+    """What one protocol says of every method, a number for each of its rows."""
+
+    rows: Int[np.ndarray, " U"]  # which of the cohort's
+    users: Int[np.ndarray, " U"]  # of each
+    values: dict[str, dict[str, Float[np.ndarray, " U"]]]  # method -> metric -> row
+    facts: dict[str, Any]  # of the protocol, for the result
+    ties: dict[str, float] = {}  # method -> share of rows whose target is tied
+
+
+def difference_pairs(
+    methods: Sequence[str], others: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Pairs (a, b) for `a - b`: PAIRS, against raw history, controls, other methods."""
+    trained = "blue" if "blue" in methods else "base"
+    pairs = list(PAIRS)
+    for ours in (trained, f"10h+{trained}"):
+        pairs += [(ours, raw) for raw in RAW_METHODS]
+    pairs += [(trained, control) for control in CONTROLS]
+    pairs += CONTROL_PAIRS
+    for other in others:
+        pairs += [(other, "base"), (f"10h+{other}", "10h+base")]
+        pairs += [("blue", other), ("10h+blue", f"10h+{other}")]
+    return [p for p in dict.fromkeys(pairs) if set(p) <= set(methods)]
+
+
+def summarise(
+    protocols: Mapping[str, Ranked],
+    *,
+    others: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """`protocols`, `methods`, `differences`, `half_widths` and `ties` of the result.
+
+    Means are over users of each user's mean over its targets, and users are what is
+    resampled. A difference brings its minimum detectable difference, `mdd`; a half
+    width is that of its interval.
+    """
+    result: dict[str, Any] = {
+        "protocols": {},
+        "methods": {},
+        "differences": [],
+        "half_widths": {},
+        "ties": {},
+    }
+    for protocol, ranked in protocols.items():
+        methods, differences = intervals_of(
+            ranked,
+            difference_pairs(list(ranked.values), others),
+            metric_names=list(METRICS),
+            resamples=resamples,
+            seed=seed,
+        )
+        for method, found in methods.items():
+            result["methods"].setdefault(method, {})[protocol] = found
+        for d in differences:
+            result["differences"].append(
+                {"a": d["a"], "b": d["b"], "protocol": protocol, **d}
+            )
+            row = result["half_widths"].setdefault(f"{d['a']} - {d['b']}", {})
+            width = (d["high"] - d["low"]) / 2
+            row.setdefault(protocol, {})[d["metric"]] = width
+        users = len(np.unique(ranked.users))
+        counts = {"users": users, "targets": len(ranked.users)}
+        result["protocols"][protocol] = ranked.facts | counts
+        if ranked.ties:
+            result["ties"][protocol] = ranked.ties
+    return result
+
+
+def intervals_of(
+    ranked: Ranked,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    metric_names: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Each method's metrics with intervals, and the paired differences of `pairs`."""
+    values = ranked.values
+    keys = [(name, metric) for name in values for metric in metric_names]
+    table = [values[name][metric] for name, metric in keys]
+    of_pairs = [(a, b, metric) for a, b in pairs for metric in metric_names]
+    table += [values[a][metric] - values[b][metric] for a, b, metric in of_pairs]
+    means = metrics.user_means(np.stack(table), ranked.users)
+    found = metrics.bootstrap_intervals(means, resamples=resamples, seed=seed)
+    methods: dict[str, dict[str, Any]] = {}
+    for (name, metric), interval in zip(keys, found, strict=False):
+        methods.setdefault(name, {})[metric] = interval._asdict()
+    detectable = metrics.minimum_detectable(means[len(keys) :])
+    rows = zip(of_pairs, found[len(keys) :], detectable.tolist(), strict=True)
+    differences = [
+        {"a": a, "b": b, "metric": metric, **interval._asdict(), "mdd": mdd}
+        for (a, b, metric), interval, mdd in rows
+    ]
+    return methods, differences
+
+
+def popularity_strata(
+    item_counts: Int[np.ndarray, " items"], targets: Int[np.ndarray, " U"]
+) -> list[str]:
+    """Whether each target is head, mid or tail: a third of all training interactions.
+
+    The most popular items that make up the first third are the head. Items of equal
+    count go by their number.
+    """
+    order = np.argsort(-item_counts, kind="stable")
+    before = np.cumsum(item_counts[order]) - item_counts[order]
+    third = np.empty(len(order), np.int64)
+    third[order] = np.minimum(3 * before // max(int(item_counts.sum()), 1), 2)
+    third[item_counts == 0] = 2
+    return [POPULARITY[i] for i in third[targets].tolist()]
+
+
+def length_strata(lengths: Sequence[int]) -> list[str]:
+    """The range of LENGTHS that each history falls into."""
+    names, starts = list(LENGTHS), list(LENGTHS.values())
+    return [names[bisect.bisect_right(starts, length) - 1] for length in lengths]
+
+
+def stratify(
+    ranked: Ranked,
+    labels: Sequence[str],
+    *,
+    names: Iterable[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """NDCG@10 of every method on each part of the rows, and the PAIRS' differences.
+
+    A part is the rows with one of `names` as their label; `labels` has one for each row
+    of `ranked`. A part of fewer than two users is left out.
+    """
+    strata: dict[str, dict[str, Any]] = {}
+    for label in names:
+        here = np.array([text == label for text in labels])
+        users = ranked.users[here]
+        if len(np.unique(users)) < 2:
+            continue
+        values = {
+            name: {"ndcg@10": found["ndcg@10"][here]}
+            for name, found in ranked.values.items()
+        }
+        methods, differences = intervals_of(
+            Ranked(ranked.rows[here], users, values, {}),
+            [p for p in PAIRS if set(p) <= set(values)],
+            metric_names=["ndcg@10"],
+            resamples=resamples,
+            seed=seed,
+        )
+        strata[label] = {
+            "users": len(np.unique(users)),
+            "targets": len(users),
+            "methods": methods,
+            "differences": differences,
+        }
+    return strata
+
+
+def all_strata(
+    ranked: Mapping[str, Ranked],
+    item_counts: Int[np.ndarray, " items"],
+    targets: Int[np.ndarray, " U"],
+    lengths: Sequence[int],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """`stratify` by the target's popularity, and by history length: kind -> protocol.
+
+    `targets` and `lengths` are of the whole cohort. History length for the first
+    protocol only.
+    """
+    kinds = {
+        "popularity": (popularity_strata(item_counts, targets), POPULARITY),
+        "history_length": (length_strata(lengths), tuple(LENGTHS)),
+    }
+    first = next(iter(ranked))
+    return {
+        kind: {
+            protocol: stratify(
+                of_protocol,
+                [labels[row] for row in of_protocol.rows.tolist()],
+                names=names,
+                resamples=resamples,
+                seed=seed,
+            )
+            for protocol, of_protocol in ranked.items()
+            if kind == "popularity" or protocol == first
+        }
+        for kind, (labels, names) in kinds.items()
+    }

@@ -1,0 +1,246 @@
+"""A trained model as a Hugging Face directory: export/profiler/ or export/encoder/.
+
+Adapters are merged into it, and written by themselves: export/<role>_adapter/.
+
+Another run loads it, tokenizer included, with `--config.profiler.checkpoint=DIR` (or
+`encoder.checkpoint`), and so do transformers, vLLM and, for an encoder,
+sentence-transformers. With it go a model card, licence files and what was run.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from blue.hub import card, peft, sentence_layout
+from blue.hub.directory import KEPT, read_source, save_decoder
+from blue.hub.model import Model
+from blue.hub.source import Source
+from blue.models import lora
+from blue.models.decoder import Params
+from blue.models.params import make_merge, shapes_of
+from blue.runtime.sharding import to_host
+from blue.workdir import record
+from blue.workdir.checkpoints import Checkpoints, fingerprint
+
+logger = logging.getLogger("blue")
+TASKS = {"profiler": "CAUSAL_LM", "encoder": "FEATURE_EXTRACTION"}  # PEFT's words
+
+
+class Run(NamedTuple):
+    """What a stage knows of itself and its weights do not tell."""
+
+    stage: str
+    config: dict[str, Any]  # of the run, without secrets
+    data: str  # name of the log
+    fingerprint: str  # of the log and the settings of its examples
+    validated: bool  # the best parameters were chosen by NDCG@10 on validation users
+    sampling_temperature: float  # of profiles when they are used
+    max_completion_tokens: int  # of a profile
+    max_tokens: int  # of a text, the encoder's
+    query_prompt: str  # before the encoder's queries
+    lender: Source = Source()  # of weights that went into one that began random
+
+
+def write(
+    checkpoints: Checkpoints,
+    model: Model,
+    workdir: str | os.PathLike,
+    role: str,
+    run: Run,
+) -> None:
+    """The stage's best parameters, in the place of an earlier export of the role.
+
+    Args:
+        model: what the stage started from: its shapes, configuration and tokenizer.
+        workdir: local or gs://.
+        role: "profiler" or "encoder".
+
+    On a disk the directory appears complete or not at all; in a bucket, where a
+    directory is renamed file by file, config.json of a half export may be there.
+    """
+    frozen, trained = lora.split(model.params)
+    best, meta = checkpoints.restore_best(shapes_of(trained))
+    params = lora.join(frozen, best)
+    if model.cfg.lora:
+        merge = make_merge(model.cfg, shapes_of(params))
+        params = merge(params)
+    directory = epath.Path(workdir) / "export" / role
+    draft = _draft(directory)
+    save_decoder(draft, lora.without(model.cfg), params, source=_kept(model, role))
+    weights = fingerprint(params)
+    if jax.process_index() == 0:
+        _save_tokenizer(draft, model, role, run)
+        _describe(draft, model, role, run, meta, weights)
+        _put_in_place(draft, directory)
+    logger.info("%s of step %d exported to %s", role, meta["step"], directory)
+    _write_adapters(directory.parent / f"{role}_adapter", model, role, best)
+
+
+def _save_tokenizer(draft: epath.Path, model: Model, role: str, run: Run) -> None:
+    """The tokenizer's files, and what else is of the role: its layout."""
+    if role == "profiler":
+        model.tokenizer.save(draft, sampling=_sampling(run.sampling_temperature))
+        return
+    model.tokenizer.save(draft, pooled=True)
+    sentence_layout.write(
+        draft,
+        width=model.cfg.width,
+        max_tokens=run.max_tokens,
+        query_prompt=run.query_prompt,
+    )
+
+
+def _write_adapters(
+    directory: epath.Path, model: Model, role: str, best: Params
+) -> None:
+    """The stage's best adapters, unmerged, for PEFT.
+
+    A stage without adapters takes away those of an earlier one, which belong to no
+    model that is exported.
+    """
+    writes = jax.process_index() == 0
+    if model.cfg.lora is None:
+        if writes and directory.exists():
+            directory.rmtree()
+        return
+    best = to_host(best)
+    if not writes:
+        return
+    draft, source = _draft(directory), model.source
+    # what PEFT can load again: a hub id has no revision there
+    base = source.checkpoint.partition("@")[0] if source.commit else source.checkpoint
+    peft.save(
+        draft,
+        model.cfg,
+        best,
+        task=TASKS[role],
+        base=base,
+        tower=_tower(_transformer(model, role)),
+    )
+    _put_in_place(draft, directory)
+
+
+def _transformer(model: Model, role: str) -> str:
+    """The directory whose config.json the model began with; empty: none."""
+    directory = model.source.directory
+    if directory and role == "encoder":
+        return sentence_layout.read(directory).transformer
+    return directory
+
+
+def _tower(directory: str) -> str:
+    """What transformers calls our decoder inside the model of this directory."""
+    multimodal = directory and read_source(directory)["model_type"] == "gemma3"
+    return "language_model" if multimodal else ""
+
+
+def _draft(directory: epath.Path) -> epath.Path:
+    """Where to write what will stand in the place of `directory`."""
+    draft, old = _beside(directory)
+    for left in (draft, old) if jax.process_index() == 0 else ():  # by a killed run
+        if left.exists():
+            left.rmtree()
+    return draft
+
+
+def _put_in_place(draft: epath.Path, directory: epath.Path) -> None:
+    _, old = _beside(directory)
+    if directory.exists():  # a directory cannot be replaced in one step
+        directory.rename(old)
+    draft.rename(directory)
+    if old.exists():
+        old.rmtree()
+
+
+def _beside(directory: epath.Path) -> tuple[epath.Path, epath.Path]:
+    draft, old = (f".{directory.name}.{end}" for end in ("draft", "old"))
+    return directory.parent / draft, directory.parent / old
+
+
+def _kept(model: Model, role: str) -> dict[str, Any]:
+    """Fields of config.json that are not the architecture's: the source's, else ours.
+
+    The tokens that end a profile are those of generation_config.json.
+    """
+    tokenizer = model.tokenizer
+    tokens = {"eos_token_id": list(tokenizer.end_ids), "pad_token_id": tokenizer.pad_id}
+    if tokenizer.bos_id is not None:
+        tokens["bos_token_id"] = tokenizer.bos_id
+    directory = _transformer(model, role)
+    if not directory:
+        return tokens
+    source = read_source(directory)
+    source = {**(source.get("text_config") or {}), **source}
+    return tokens | {k: source[k] for k in KEPT if source.get(k) is not None}
+
+
+def _sampling(temperature: float) -> dict[str, Any]:
+    """Fields of generation_config.json: how profiles are sampled when they are used.
+
+    The source's own (Gemma 3: the 64 likeliest tokens, of 95%) are not kept: training
+    and evaluation sample the whole distribution. Where top_k is absent, transformers
+    takes 50.
+    """
+    if not temperature:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+
+
+def _describe(
+    directory: epath.Path,
+    model: Model,
+    role: str,
+    run: Run,
+    meta: Mapping[str, Any],
+    weights: int,
+) -> None:
+    """The licence files, training_config.json and the card."""
+    source = model.source if model.source.directory else run.lender
+    gemma = model.cfg.norm_plus_one
+    before = {path.name for path in directory.iterdir()}
+    card.copy_notices(source, directory, gemma=gemma)
+    facts = {
+        "role": role,
+        "stage": run.stage,
+        "step": meta["step"],
+        "validation": meta["value"] if run.validated else None,
+        "weights": weights,
+        "model": model.name,
+        "checkpoint": source.checkpoint,
+        "commit": source.commit,
+        "base_model": card.base_model(source),
+        "random_weights": card.began_random(source),
+        "licence": card.licence(source, gemma=gemma),
+        "notices": sorted({p.name for p in directory.iterdir()} - before),
+        "data": run.data,
+        "fingerprint": run.fingerprint,
+        "max_completion_tokens": run.max_completion_tokens,
+        **record.code(),
+        "config": run.config,
+    }
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    (directory / card.FACTS).write_text(text)
+    (directory / card.CARD).write_text(card.render(facts, ""))
+
+
+def add_evaluation(workdir: str | os.PathLike, section: str, weights: set[int]) -> None:
+    """Puts the evaluation on the cards of the exports that it is about.
+
+    Args:
+        section: what the card says of it, in Markdown.
+        weights: `fingerprint` of the parameters of each model that was evaluated.
+    """
+    for role in ("profiler", "encoder"):
+        directory = epath.Path(workdir) / "export" / role
+        if not (directory / card.FACTS).exists():
+            continue
+        facts = json.loads((directory / card.FACTS).read_text())
+        if facts["weights"] in weights:
+            part = directory / f".{card.CARD}.part"
+            part.write_text(card.render(facts, section))
+            part.replace(directory / card.CARD)

@@ -1,0 +1,107 @@
+"""Texts in, vectors out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from blue.inference import packing, scoring
+from blue.models import flops
+from blue.models.decoder import DecoderConfig, Params
+from blue.runtime.sharding import by_batch, put, to_host
+from blue.text.tokenizer import Tokenizer
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+
+class TextEncoder(NamedTuple):
+    """Whoever turns texts into vectors: for rewards, evaluation and the item table."""
+
+    embed: Embed  # texts -> unit vectors [n E] float32, in order
+    # texts -> a function that waits for their vectors, NaN for those that have none;
+    # the encoder is at work by then
+    start: Callable[[Sequence[str]], Callable[[], np.ndarray]]
+    num_tokens: Callable[[str], int]  # of a text as the encoder reads it
+    max_tokens: int  # longer texts lose their end
+    width: int  # E
+    name: str
+    fingerprint: str  # the same vectors for the same texts: keys them on disk
+    query_prompt: str | None = None  # its own before queries; None: it does not say
+    weights: int | None = None  # `fingerprint` of our own parameters
+    spent: Mapping[str, int] | None = None  # as in `Embedder`; None: it does not say
+
+
+class Embedder(NamedTuple):
+    """Texts -> vectors with our own encoder, whose parameters come first."""
+
+    # unit vectors [n E] float32, in the order of the texts
+    embed: Callable[[Params, Sequence[str]], np.ndarray]
+    # the same in two: all is on its way to the devices when it returns
+    start: Callable[[Params, Sequence[str]], Callable[[], np.ndarray]]
+    spent: dict[str, int]  # so far: "slots" that were computed, "tokens" in them
+
+
+def make_embedder(
+    cfg: DecoderConfig,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    *,
+    lengths: Sequence[int],
+    max_tokens: int,
+    batch_size: int,
+    params_dtype: str,
+    dtype: str,
+) -> Embedder:
+    """Compiles a program for each of `lengths`, slots of a row; a batch has
+    `batch_size` rows, and as many texts as they hold (packing.py).
+
+    Texts of more than `max_tokens` lose their end; the pooling token stays. Equal texts
+    are embedded once, so that their vectors are equal to the bit.
+    """
+    run = {
+        length: scoring.make_embed(
+            cfg,
+            mesh,
+            batch_size=batch_size,
+            tokens=length,
+            texts=packing.texts_a_row(length),
+            params_dtype=params_dtype,
+            dtype=dtype,
+        )
+        for length in lengths
+    }
+    spent = {"slots": 0, "tokens": 0}
+
+    def start(params: Params, texts: Sequence[str]) -> Callable[[], np.ndarray]:
+        place: dict[tuple[int, ...], int] = {}
+        of_text = np.zeros(len(texts), np.int64)
+        for n, ids in enumerate(tokenizer.pooled_batch(texts)):
+            ids = ids if len(ids) <= max_tokens else ids[: max_tokens - 1] + ids[-1:]
+            of_text[n] = place.setdefault(tuple(ids), len(place))
+        batches = packing.pack(
+            list(place),
+            lengths=lengths,
+            rows=batch_size,
+            cost=lambda length: flops.encode(cfg, batch_size, length),
+            pad_id=tokenizer.pad_id,
+        )
+        waiting = []
+        for rows in batches:
+            length = rows.tokens.shape[1]
+            on_devices = put(tuple(rows[:5]), by_batch(mesh))
+            waiting.append((rows.text, run[length](params, *on_devices)))
+            spent["slots"] += rows.tokens.size
+            spent["tokens"] += rows.used
+
+        def vectors() -> np.ndarray:
+            out = np.zeros((len(place), cfg.width), np.float32)
+            for text, found in waiting:
+                known = text >= 0
+                out[text[known]] = to_host(found)[known]
+            return out[of_text]
+
+        return vectors
+
+    embed = lambda params, texts: start(params, texts)()
+    return Embedder(embed, start, spent)

@@ -1,0 +1,102 @@
+"""Text in, text or vectors out: the compiled programs behind plain host functions.
+
+Each `make_*` compiles its programs for fixed shapes, once; what it returns pads, sorts
+by length, calls, and puts the answers back in order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from blue.inference import sampling
+from blue.inference.pad import bucket_for, pad_left
+from blue.models import lora
+from blue.models.decoder import DecoderConfig, Params
+from blue.runtime.progress import slices_with_progress
+from blue.runtime.sharding import by_batch, put, replicated, to_host
+from blue.text.tokenizer import Tokenizer
+
+
+class Profile(NamedTuple):
+    """A generated profile."""
+
+    text: str
+    num_tokens: int
+    finished: bool  # an end token was sampled
+
+
+def decode_profile(
+    tokenizer: Tokenizer, tokens: np.ndarray, mask: np.ndarray
+) -> Profile:
+    """Text of one completion [C]; ids the tokenizer lacks (padded heads) drop out."""
+    ids = tokens[mask].tolist()
+    finished = bool(ids) and ids[-1] in tokenizer.end_ids
+    known = [i for i in ids if i < tokenizer.vocab_size]
+    return Profile(tokenizer.decode(known).strip(), len(ids), finished)
+
+
+def make_generator(
+    cfg: DecoderConfig,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    buckets: Sequence[int],
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    stage_id: int,
+    params_dtype: str,
+    dtype: str,
+) -> Callable[[Params, Sequence[Sequence[int]], Sequence[int]], list[Profile]]:
+    """(params, prompts, example ids) -> one profile each, in order.
+
+    Sampling is keyed by (seed, stage, example), not by how prompts are batched.
+    """
+    relayout = sampling.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
+    cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged
+    run = {
+        length: sampling.make_sample(
+            cfg,
+            mesh,
+            batch_size=batch_size,
+            prompt_tokens=length,
+            group_size=1,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            end_ids=tuple(tokenizer.end_ids),
+            pad_id=tokenizer.pad_id,
+            dtype=dtype,
+        )
+        for length in buckets
+    }
+    seeds = put(np.array([seed, stage_id, 0], np.uint32), replicated(mesh))
+
+    def generate(
+        params: Params, prompt_ids: Sequence[Sequence[int]], ids: Sequence[int]
+    ) -> list[Profile]:
+        decode_params = relayout(params)
+        out: list[Any] = [None] * len(prompt_ids)
+        order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))
+        for members in slices_with_progress(
+            len(order), batch_size, name="profiles", unit="profile"
+        ):
+            part = order[members]
+            padded = part + [part[0]] * (batch_size - len(part))
+            rows = [prompt_ids[i] for i in padded]
+            length = bucket_for(buckets, max(len(r) for r in rows))
+            tokens, mask = pad_left(rows, length, tokenizer.pad_id)
+            keys = np.array([ids[i] for i in padded], np.int32)
+            batch = put((tokens, mask, keys), by_batch(mesh))
+            rollout = to_host(run[length](decode_params, *batch, seeds))
+            for row, i in enumerate(part):
+                out[i] = decode_profile(
+                    tokenizer, rollout.tokens[row, 0], rollout.mask[row, 0]
+                )
+        return out
+
+    return generate

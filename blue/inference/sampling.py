@@ -1,0 +1,311 @@
+"""Programs that write: a copy in the decode layout, prefill, decoding, and slots.
+
+A rollout of the paper is `make_relayout` once a step, then `make_sample`. Many prompts,
+each of its own length, go through slots instead: continuous batching.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, UInt32
+
+from blue.inference import rollout
+from blue.models import decoder, decoding, lora
+from blue.models.decoder import DecoderConfig, Params
+from blue.models.params import abstract_params
+from blue.runtime.programs import Program, compile_program, rows, shardings_of
+from blue.runtime.sharding import (
+    abstract,
+    by_batch,
+    gather,
+    keep_kv,
+    kv_shardings,
+    param_shardings,
+    replicated,
+)
+
+
+@functools.cache
+def make_relayout(
+    cfg: DecoderConfig, mesh: Mesh, *, params_dtype: str, dtype: str
+) -> Program:
+    """(params) -> a copy in the decode layout and dtype: once a step, never a token.
+
+    Each layer's arrays are its own there, whole but for `tensor`. Adapters are merged,
+    so that sampling knows the plain model alone.
+    """
+    plain = abstract_params(lora.without(cfg), mesh, params_dtype)
+    out = shardings_of(abstract_decode_params(plain, mesh, dtype))
+
+    def run(params: Params) -> Params:
+        cast = lambda tree, to: jax.tree.map(lambda x: x.astype(to), tree)
+        if cfg.lora:  # in float32, to be rounded once, to `dtype`
+            params = lora.merge(cast(params, jnp.float32), cfg)
+        # stacks are gathered, not layers: of the shards of one layer, a few rows, the
+        # TPU compiler makes all-reduces, which send everything twice
+        return decoding.unstack_layers(cast(gather(params, dtype), dtype))
+
+    args = (abstract_params(cfg, mesh, params_dtype),)
+    return compile_program(run, args, out_shardings=out)
+
+
+def abstract_decode_params(params: Params, mesh: Mesh, dtype: str) -> Params:
+    """Shapes and shardings of what `make_relayout` returns, for a plain model."""
+    cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+    shapes = jax.eval_shape(decoding.unstack_layers, jax.tree.map(cast, params))
+    return abstract(shapes, param_shardings(shapes, mesh, axes=("tensor",)))
+
+
+def sampler_model(params: Params, cfg: DecoderConfig, **sizes: Any) -> rollout.Model:
+    """A decoder as the functions that `rollout.sample` takes.
+
+    params: in the decode layout.
+    """
+    group, length, dtype = sizes["group"], sizes["length"], sizes["dtype"]
+    head = decoder.head(params)
+
+    def prefill(prompt: Array, mask: Array) -> tuple[Array, Any]:
+        hidden, kv = decoding.prefill(params, cfg, prompt, mask, dtype=dtype)
+        return hidden, (mask, kv)
+
+    def begin(kept: tuple[Array, Any]) -> Any:
+        mask, kv = kept
+        cache = decoding.init_cache(cfg, mask.shape[0], group, length, dtype)
+        return mask, kv, keep_kv(cache, cfg.num_kv_heads)
+
+    def step(tokens: Array, slot: Array, state: Any) -> tuple[Array, Any]:
+        mask, kv, cache = state
+        hidden, cache = decoding.decode_step(
+            params, cfg, tokens, slot, mask, kv, cache, dtype=dtype
+        )
+        return hidden, (mask, kv, cache)
+
+    def logits(hidden: Array) -> Array:
+        return jnp.einsum(
+            "BGD,VD->BGV", hidden, head, preferred_element_type=jnp.float32
+        )
+
+    return rollout.Model(prefill, begin, step, logits)
+
+
+def _sampling_key(seeds: UInt32[Array, " 3"]) -> Array:
+    """The key of (seed, stage, step)."""
+    key = jax.random.key(seeds[0])
+    return jax.random.fold_in(jax.random.fold_in(key, seeds[1]), seeds[2])
+
+
+@functools.cache
+def make_prefill(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    dtype: str,
+) -> Program:
+    """(decode params, prompt, mask) -> (hidden [B D], what `make_decode` takes)."""
+
+    def run(params: Params, prompt: Array, mask: Array) -> Any:
+        sizes = {"group": 1, "length": 0, "dtype": jnp.dtype(dtype)}
+        return sampler_model(params, cfg, **sizes).prefill(prompt, mask)
+
+    args = (
+        abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
+        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
+        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+    )
+    out = shardings_of(abstract_prefilled(cfg, mesh, batch_size, prompt_tokens, dtype))
+    return compile_program(run, args, out_shardings=out)
+
+
+def abstract_prefilled(
+    cfg: DecoderConfig, mesh: Mesh, batch_size: int, prompt_tokens: int, dtype: str
+) -> Any:
+    """Shapes and shardings of what `make_prefill` returns."""
+    B, P = batch_size, prompt_tokens
+
+    def prefilled() -> Any:
+        kv = decoding.init_cache(cfg, B, 1, P, dtype)
+        return jnp.zeros((B, cfg.width), dtype), (jnp.zeros((B, P), bool), kv)
+
+    shapes = jax.eval_shape(prefilled)
+    return abstract(shapes, kv_shardings(shapes, mesh))
+
+
+@functools.cache
+def make_decode(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    group_size: int,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    end_ids: tuple[int, ...],
+    pad_id: int,
+    dtype: str,
+) -> Program:
+    """(decode params, hidden, kept of the prompts, example ids, [seed, stage, step]) ->
+    Rollout."""
+
+    def run(params: Params, hidden: Array, kept: Any, ids: Array, seeds: Array) -> Any:
+        return rollout.sample(
+            sampler_model(
+                params, cfg, group=group_size, length=max_tokens, dtype=jnp.dtype(dtype)
+            ),
+            hidden,
+            kept,
+            _sampling_key(seeds),
+            ids,
+            group_size=group_size,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            end_ids=end_ids,
+            pad_id=pad_id,
+        )
+
+    args = (
+        abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
+        *abstract_prefilled(cfg, mesh, batch_size, prompt_tokens, dtype),
+        rows(mesh, (batch_size,), jnp.int32),
+        jax.ShapeDtypeStruct((3,), jnp.uint32, sharding=replicated(mesh)),
+    )
+    return compile_program(run, args, out_shardings=by_batch(mesh))
+
+
+def make_sample(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    dtype: str,
+    **options: Any,
+) -> Callable[..., rollout.Rollout]:
+    """(decode params, prompt, mask, example ids, [seed, stage, step]) -> Rollout.
+
+    Prefill and decoding are programs of their own; options: those of `make_decode`.
+    """
+    sizes = {"batch_size": batch_size, "prompt_tokens": prompt_tokens, "dtype": dtype}
+    prefill = make_prefill(cfg, mesh, **sizes)
+    decode = make_decode(cfg, mesh, **sizes, **options)
+
+    def sample(
+        params: Params, prompt: Any, mask: Any, ids: Any, seeds: Any
+    ) -> rollout.Rollout:
+        hidden, kept = prefill(params, prompt, mask)
+        return decode(params, hidden, kept, ids, seeds)
+
+    return sample
+
+
+class SlotShapes(NamedTuple):
+    """Sizes of the programs of continuous batching."""
+
+    batch_size: int  # rows decoded at a time
+    prompt_tokens: int  # of the longest prompt
+    max_tokens: int
+
+
+def _new_slots(cfg: DecoderConfig, shapes: SlotShapes, dtype: str) -> rollout.Slots:
+    """Free slots, all zero, of the state that `sampler_model` keeps."""
+    B, P, C = shapes
+    kv = decoding.init_cache(cfg, B, 1, P, dtype)
+    cache = decoding.init_cache(cfg, B, 1, C, dtype)
+    state = (jnp.zeros((B, P), bool), kv, cache)
+    return rollout.new_slots(jnp.zeros((B, cfg.width), dtype), state, C)
+
+
+def abstract_slots(
+    cfg: DecoderConfig, mesh: Mesh, shapes: SlotShapes, dtype: str
+) -> rollout.Slots:
+    """Shapes and shardings of the state of continuous batching."""
+    slots = jax.eval_shape(lambda: _new_slots(cfg, shapes, dtype))
+    return abstract(slots, kv_shardings(slots, mesh))
+
+
+@functools.cache
+def make_new_slots(
+    cfg: DecoderConfig, mesh: Mesh, shapes: SlotShapes, dtype: str
+) -> Program:
+    """() -> Slots, all of them free."""
+    out = shardings_of(abstract_slots(cfg, mesh, shapes, dtype))
+    return compile_program(
+        lambda: _new_slots(cfg, shapes, dtype), (), out_shardings=out
+    )
+
+
+@functools.cache
+def make_refill(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    shapes: SlotShapes,
+    *,
+    refill_size: int,
+    prompt_tokens: int,
+    dtype: str,
+) -> Program:
+    """(decode params, Slots, prompt, mask, example ids, rows), slots donated -> Slots.
+
+    `refill_size` prompts at a time, padded to `prompt_tokens`.
+    """
+
+    def run(params: Params, slots: rollout.Slots, *new: Array) -> rollout.Slots:
+        sizes = {"group": 1, "length": shapes.max_tokens, "dtype": jnp.dtype(dtype)}
+        return rollout.refill(sampler_model(params, cfg, **sizes), slots, *new)
+
+    slots = abstract_slots(cfg, mesh, shapes, dtype)
+    args = (
+        abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
+        slots,
+        rows(mesh, (refill_size, prompt_tokens), jnp.int32),
+        rows(mesh, (refill_size, prompt_tokens), jnp.bool_),
+        rows(mesh, (refill_size,), jnp.int32),
+        rows(mesh, (refill_size,), jnp.int32),
+    )
+    return compile_program(run, args, out_shardings=shardings_of(slots), donate=(1,))
+
+
+@functools.cache
+def make_advance(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    shapes: SlotShapes,
+    *,
+    temperature: float,
+    end_ids: tuple[int, ...],
+    dtype: str,
+) -> Program:
+    """(decode params, Slots, free rows wanted, [seed, stage, step]), slots donated ->
+    (Slots, steps taken)."""
+
+    def run(params: Params, slots: rollout.Slots, num_free: Array, seeds: Array):
+        sizes = {"group": 1, "length": shapes.max_tokens, "dtype": jnp.dtype(dtype)}
+        return rollout.advance(
+            sampler_model(params, cfg, **sizes),
+            slots,
+            _sampling_key(seeds),
+            num_free,
+            temperature=temperature,
+            end_ids=end_ids,
+        )
+
+    slots = abstract_slots(cfg, mesh, shapes, dtype)
+    whole = replicated(mesh)
+    args = (
+        abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
+        slots,
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
+        jax.ShapeDtypeStruct((3,), jnp.uint32, sharding=whole),
+    )
+    out = (shardings_of(slots), whole)
+    return compile_program(run, args, out_shardings=out, donate=(1,))

@@ -1,0 +1,162 @@
+"""Programs that read: log-probabilities, option letters, embeddings, rewards."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
+
+from blue.models import decoder, encoder
+from blue.models.decoder import DecoderConfig, Params
+from blue.models.logprobs import TokenScores, token_logprobs
+from blue.models.params import abstract_params
+from blue.runtime.programs import Program, compile_program, rows
+from blue.runtime.sharding import BATCH, by_batch, keep_rows
+
+LOGITS_BUDGET = 2**26  # float32 logits of one head chunk a device: 256 MiB
+
+
+def head_chunk(cfg: DecoderConfig, row_count: int, mesh: Mesh) -> int:
+    """Completion positions whose logits exist at once."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    per_position = -(-row_count // shards) * cfg.vocab_size
+    return max(1, LOGITS_BUDGET // per_position)
+
+
+def completion_scores(
+    params: Params,
+    cfg: DecoderConfig,
+    prompt: Array,
+    prompt_mask: Array,
+    tokens: Array,
+    *,
+    mesh: Mesh,
+    temperature: float,
+    dtype: str,
+    remat: str,
+) -> TokenScores:
+    """Log-probability and entropy of every completion token; inside of a program."""
+    params = decoder.gather_tables(params, jnp.dtype(dtype))
+    hidden = decoder.group_forward(
+        params, cfg, prompt, prompt_mask, tokens, dtype=jnp.dtype(dtype), remat=remat
+    )
+    chunk = head_chunk(cfg, tokens.shape[0] * tokens.shape[1], mesh)
+    score = functools.partial(token_logprobs, temperature=temperature, chunk=chunk)
+    # Each device goes through its own rows: the head's gradient, as large as the head,
+    # is summed over devices once and not for every chunk.
+    by_device = jax.shard_map(
+        score,
+        in_specs=(BATCH, BATCH, PartitionSpec()),
+        out_specs=BATCH,
+        axis_names={*BATCH[0]},
+        mesh=mesh,
+        check_vma=False,  # else the sum moves into the loop over chunks
+    )
+    return by_device(hidden, tokens, decoder.head(params))
+
+
+def split_rows(rows: Array, size: int) -> Array:
+    """[B ...] -> [B / size, size, ...]: row b goes to part b % (B / size), so every
+    device works on every part."""
+    count = rows.shape[0] // size
+    return jnp.swapaxes(rows.reshape(size, count, *rows.shape[1:]), 0, 1)
+
+
+@functools.cache
+def make_completion_logprobs(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    group_size: int,
+    max_tokens: int,
+    temperature: float,
+    params_dtype: str,
+    dtype: str,
+    microbatch_size: int = 0,
+) -> Program:
+    """(params, prompt, mask, tokens [B G C]) -> log-probabilities [B G C].
+
+    The reference pass, and the reader's likelihood of option titles. It goes through
+    `microbatch_size` prompts at a time; 0: all.
+    """
+    micro = microbatch_size or batch_size
+
+    def run(params: Params, prompt: Array, mask: Array, tokens: Array) -> Array:
+        def score(batch: tuple[Array, ...]) -> Array:
+            return completion_scores(
+                params, cfg, *keep_rows(batch),
+                mesh=mesh, temperature=temperature, dtype=dtype, remat="",
+            ).logprobs  # fmt: skip
+
+        batch = (prompt, mask, tokens)
+        if micro == batch_size:
+            return score(batch)
+        out = jax.lax.map(score, jax.tree.map(lambda a: split_rows(a, micro), batch))
+        return jnp.swapaxes(out, 0, 1).reshape(tokens.shape)
+
+    args = (
+        abstract_params(cfg, mesh, params_dtype),
+        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
+        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+        rows(mesh, (batch_size, group_size, max_tokens), jnp.int32),
+    )
+    return compile_program(run, args, out_shardings=by_batch(mesh))
+
+
+@functools.cache
+def make_letter_logits(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    prompt_tokens: int,
+    letter_ids: tuple[int, ...],
+    params_dtype: str,
+    dtype: str,
+) -> Program:
+    """(params, question, mask) -> logits of the option letters at the answer [B O]."""
+    letters = jnp.asarray(letter_ids)
+
+    def run(params: Params, tokens: Array, mask: Array) -> Array:
+        params = decoder.gather_tables(params, jnp.dtype(dtype))
+        hidden = decoder.forward(params, cfg, tokens, mask, dtype=jnp.dtype(dtype))
+        head = decoder.head(params)[letters].astype(hidden.dtype)
+        return jnp.einsum(
+            "BD,OD->BO", hidden[:, -1], head, preferred_element_type=jnp.float32
+        )
+
+    args = (
+        abstract_params(cfg, mesh, params_dtype),
+        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
+        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+    )
+    return compile_program(run, args, out_shardings=by_batch(mesh))
+
+
+@functools.cache
+def make_embed(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    tokens: int,
+    texts: int,
+    params_dtype: str,
+    dtype: str,
+) -> Program:
+    """(params, the first five of `packing.Rows`: R `batch_size`, T `tokens`, S `texts`)
+    -> unit vectors [R S E], float32."""
+
+    def run(params: Params, *arrays: Array) -> Array:
+        params = decoder.gather_tables(params, jnp.dtype(dtype))
+        return encoder.embed_packed(params, cfg, *arrays, dtype=jnp.dtype(dtype))
+
+    args = (
+        abstract_params(cfg, mesh, params_dtype),
+        *(rows(mesh, (batch_size, tokens), jnp.int32) for _ in range(4)),
+        rows(mesh, (batch_size, texts), jnp.int32),
+    )
+    return compile_program(run, args, out_shardings=by_batch(mesh))

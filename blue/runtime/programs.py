@@ -1,0 +1,127 @@
+"""What a jitted program is, and those that make parameters; nothing else is jitted.
+
+Those that write are in sampling.py, that read in scoring.py, that learn in updates.py.
+
+A builder takes shapes (abstract arrays) and returns an executable, so a stage compiles
+all it needs before its first step and nothing can recompile in the loop. Compilations
+run side by side; `wait` is the barrier before the loop. Inference programs are shared
+by the stages of a process. Arguments lie on the mesh as `sharding` says: parameters by
+rule, batches by rows.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from blue.runtime import compile_cache, preemption, watchdog
+from blue.runtime.sharding import by_batch
+
+log = logging.getLogger("blue")
+
+# Of the whole process, for `speed/compiles`; those out of compile_cache are among them.
+compiles = {"count": 0, "seconds": 0.0}
+
+
+def _count_compile(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiles["count"] += 1
+        compiles["seconds"] += duration_secs
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_compile)
+
+
+_pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
+_pending: list[Future] = []
+_only_described = False
+
+
+class Program:
+    """A program for arguments of given shapes and shardings; compiled in a thread."""
+
+    def __init__(self, jitted: Any, args: tuple, mesh: Mesh | None) -> None:
+        self.args = args
+        self._jitted, self._mesh = jitted, mesh
+        self._compiled = None if _only_described else _pool.submit(self.compile)
+        if self._compiled:
+            _pending.append(self._compiled)
+
+    def __call__(self, *arguments: Any) -> Any:
+        watchdog.beat()
+        assert self._compiled, "only described"
+        return self._compiled.result()(*arguments)
+
+    @property
+    def chips(self) -> int:
+        """How many devices it runs on."""
+        return self._mesh.size if self._mesh else 1
+
+    def compile(self) -> Any:
+        """The executable; whoever calls it again compiles again."""
+        return self.trace().lower().compile()
+
+    def trace(self) -> Any:
+        """The program as jax sees it: its jaxpr."""
+        # where sharding.keep_rows and gather find it
+        on_mesh = jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext()
+        with on_mesh:
+            return self._jitted.trace(*self.args)
+
+
+@contextlib.contextmanager
+def described() -> Iterator[None]:
+    """Inside, programs are built and not compiled: for `plan`, which does so itself."""
+    global _only_described
+    _only_described = True
+    try:
+        yield
+    finally:
+        _only_described = False
+
+
+def compile_program(
+    fn: Callable, args: tuple, *, out_shardings: Any = None, donate: tuple = ()
+) -> Program:
+    """Starts to compile fn for abstract arguments that carry their shardings."""
+    jitted = jax.jit(fn, out_shardings=out_shardings, donate_argnums=donate)
+    leaf = jax.tree.leaves((args, out_shardings))[0]
+    # arrays of one device may come without a mesh
+    mesh = getattr(getattr(leaf, "sharding", leaf), "mesh", None)
+    return Program(jitted, args, mesh)
+
+
+def wait() -> None:
+    """Returns when all programs are compiled; raises what one of them raised."""
+    started, count = time.monotonic(), len(_pending)
+    with watchdog.phase("compile"):
+        while _pending:
+            _pending.pop().result()
+            watchdog.beat()
+    preemption.leave_if_requested("stopped after compilation")
+    seconds = time.monotonic() - started
+    log.info("waited %.1f s for the last of %d programs to compile", seconds, count)
+    read = compile_cache.hits
+    log.info(
+        "since the start %d compiled (%.1f s of work), %d read from the cache (%.1f s)",
+        compiles["count"] - read["count"],
+        compiles["seconds"] - read["seconds"],
+        read["count"],
+        read["seconds"],
+    )
+
+
+def rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An abstract batch, its leading axis split over the mesh; stands for an array."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=by_batch(mesh))
+
+
+def shardings_of(tree: Any) -> Any:
+    """Those of abstract arrays."""
+    return jax.tree.map(lambda x: x.sharding, tree)

@@ -1,0 +1,89 @@
+"""Adapters (LoRA) from stage to stage: put beside a model, kept alone, merged later.
+
+A stage that trains adapters keeps them and nothing else. Whoever needs its result loads
+what the stage started from, its base, and merges the adapters into that; a note beside
+them says which base, and what they are.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from blue.errors import UserError
+from blue.hub.model import Model
+from blue.models import lora
+from blue.models.decoder import DecoderConfig, Lora, Params
+from blue.models.params import abstract_params, make_adapters, make_merge
+from blue.runtime.sharding import put, replicated
+from blue.workdir.checkpoints import Checkpoints, fingerprint
+
+
+def add(model: Model, fresh: Lora, mesh: Mesh, *, seed: int, dtype: str) -> Model:
+    """The model with fresh adapters, which add nothing yet, beside the same arrays."""
+    cfg = dataclasses.replace(model.cfg, lora=fresh)
+    key = put(np.uint32(seed), replicated(mesh))
+    trained = make_adapters(cfg, mesh, dtype)(key)
+    params = lora.join(model.params, trained)
+    return model._replace(cfg=cfg, params=params, origin=_origin(model))
+
+
+def _origin(model: Model) -> str:
+    """Tells bases apart. Merging rounds, on other devices otherwise, so a merged base
+    is known by what it was merged from."""
+    return model.origin or f"{fingerprint(model.params):08x}"
+
+
+def note(model: Model) -> dict[str, Any]:
+    """For the meta of checkpoints of what is trained of this model; JSON."""
+    if model.cfg.lora is None:
+        return {}
+    fields = model.cfg.lora._asdict()
+    fields["targets"] = list(fields["targets"])
+    return {"lora": fields | {"base": model.origin}}
+
+
+def check(meta: Mapping[str, Any], model: Model, directory: str) -> None:
+    """Raises `UserError` unless a checkpoint's note is that of `model`: another alpha
+    or base would go unseen, their leaves are the same."""
+    found, wanted = meta.get("lora", {}), note(model).get("lora", {})
+    for field in sorted({*found, *wanted}):
+        has, want = found.get(field), wanted.get(field)
+        if has != want:
+            raise UserError(
+                f"{directory}: adapters with {field} {has}, and the config gives "
+                f"{want}: go on with the settings and checkpoint it was begun with, or "
+                "take another --workdir"
+            )
+
+
+def load_best(
+    checkpoints: Checkpoints,
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    *,
+    dtype: str,
+    start: Callable[[], Model],
+) -> tuple[Params, dict[str, Any], str]:
+    """What a stage trained, as parameters of the plain `cfg`; its meta; its origin.
+
+    start: loads what the stage started from. Only adapters need it.
+    """
+    has = (checkpoints.best() or {}).get("lora")
+    if not has:
+        shapes = abstract_params(cfg, mesh, dtype)
+        return *checkpoints.restore_best(shapes), ""
+    kept = Lora(has["rank"], has["alpha"], tuple(has["targets"]))
+    cfg = dataclasses.replace(cfg, lora=kept)
+    shapes = abstract_params(cfg, mesh, dtype)
+    trained, meta = checkpoints.restore_best(lora.split(shapes)[1])
+    base = start()
+    if has["base"] != _origin(base):
+        raise UserError(
+            f"{checkpoints.directory}: its adapters were trained on another model than "
+            f"{base.name}; give the checkpoint, preset and seed of that run"
+        )
+    params = make_merge(cfg, shapes)(lora.join(base.params, trained))
+    return params, meta, f"{_origin(base)}+{fingerprint(trained):08x}"

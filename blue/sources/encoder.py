@@ -1,0 +1,141 @@
+"""config + workdir -> the text encoder and the item table."""
+
+import functools
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from blue.data.log import Log
+from blue.errors import UserError
+from blue.hub.model import Model
+from blue.inference import foreign
+from blue.inference.embed import TextEncoder, make_embedder
+from blue.runtime import distributed
+from blue.runtime.progress import slices_with_progress
+from blue.sources.profiler import check_divides, load_encoder
+from blue.sources.text import own_query_prompt, token_counter
+from blue.workdir.checkpoints import fingerprint
+
+logger = logging.getLogger("blue")
+
+ITEMS_A_CALL = 4096  # of the encoder, for the item table: bounds the memory
+
+
+def encoder_buckets(config: ConfigDict) -> tuple[int, ...]:
+    """Lengths of the encoder's rows, ascending; a text of `encoder.max_tokens` fits."""
+    return tuple(sorted({*config.encoder.buckets, config.encoder.max_tokens}))
+
+
+def load_text_encoder(
+    config: ConfigDict,
+    section: ConfigDict,
+    log: Log,
+    workdir: str,
+    mesh: Mesh,
+    *,
+    stage: str = "evaluate",
+) -> TextEncoder:
+    """The encoder that config.encoder or config.evaluate.transfer names, for `stage`.
+
+    Sizes come from config.encoder; an own transfer encoder is its checkpoint.
+    """
+    if section.kind == "sentence_transformers":
+        return foreign.sentence_transformers(
+            section.checkpoint,
+            max_tokens=config.encoder.max_tokens,
+            batch_size=config.encoder.batch_size,
+        )
+    if section.kind == "function":
+        return foreign.function(
+            section.checkpoint,
+            max_tokens=config.encoder.max_tokens,
+            batch_size=config.encoder.batch_size,
+        )
+    if section is not config.encoder:
+        config = config.copy_and_resolve_references()
+        config.encoder.checkpoint, config.encoder.tokenizer = section.checkpoint, ""
+    model = load_encoder(config, log, workdir, mesh, stage=stage)
+    return own_encoder(config, model, mesh)
+
+
+def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
+    """Our own encoder, compiled for the devices of `mesh`."""
+    check_divides(config.encoder.batch_size, "encoder.batch_size", mesh)
+    max_tokens = config.encoder.max_tokens
+    run = make_embedder(
+        encoder.cfg,
+        encoder.tokenizer,
+        mesh,
+        lengths=encoder_buckets(config),
+        max_tokens=max_tokens,
+        batch_size=config.encoder.batch_size,
+        params_dtype=config.dtype.params,
+        dtype=config.dtype.compute,
+    )
+    weights, tokenizer = fingerprint(encoder.params), encoder.tokenizer.fingerprint
+    return TextEncoder(
+        embed=functools.partial(run.embed, encoder.params),
+        start=functools.partial(run.start, encoder.params),
+        num_tokens=token_counter(encoder),
+        max_tokens=max_tokens,
+        width=encoder.cfg.width,
+        name=encoder.name,
+        fingerprint=f"{encoder.cfg} {weights} {tokenizer} "
+        f"{config.dtype.compute} {max_tokens}",
+        query_prompt=own_query_prompt(encoder),
+        weights=weights,
+        spent=run.spent,
+    )
+
+
+def load_item_table(
+    encoder: TextEncoder, log: Log, workdir: str
+) -> Float[np.ndarray, "items E"]:
+    """Unit vectors of the whole catalogue, computed once and memory-mapped.
+
+    Kept under a fingerprint of the encoder and the item texts.
+    """
+    digest = hashlib.sha256(encoder.fingerprint.encode())
+    for text in log.texts:
+        digest.update(text.encode() + b"\0")
+    path = Path(workdir) / "items" / f"{digest.hexdigest()[:16]}.npy"
+    if not distributed.of_first(path.exists):
+        _embed_items(encoder, log, path)
+    return np.load(path, mmap_mode="r")
+
+
+def _embed_items(encoder: TextEncoder, log: Log, path: Path) -> None:
+    """Writes the table to `path`, whole or not at all; all processes embed for it."""
+    logger.info("embedding %d items", len(log.texts))
+    writes, partial = jax.process_index() == 0, path.with_suffix(".tmp")
+    shape = (len(log.texts), encoder.width)
+    vectors = None
+    if writes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        vectors = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+    begin = lambda first: encoder.start(log.texts[first : first + ITEMS_A_CALL])
+    ready = begin(0)
+    for part in slices_with_progress(shape[0], ITEMS_A_CALL, name="items", unit="item"):
+        following = begin(part.stop)  # on their way before these are waited for
+        found, ready = ready(), following
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"encoder {encoder.name}: the vectors of items are not finite; its "
+                "weights are broken"
+            )
+        if vectors is not None:
+            vectors[part] = found
+
+    def finish() -> None:
+        assert vectors is not None
+        vectors.flush()
+        os.replace(partial, path)
+
+    distributed.of_first(finish)

@@ -1,0 +1,475 @@
+"""Stage `plan`: what a run costs on a TPU topology, before anyone rents it.
+
+The TPU compiler works without a TPU. Every program of a training step is compiled at
+its real shapes, by the builders that the stages call; shapes come from presets and the
+config, so neither weights nor data nor tokenizers are read. Memory is the compiler's
+account; work is counted in the compiled program's text, loops as often as they run.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from etils import epath
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from blue.errors import UserError
+from blue.evaluation import ranking
+from blue.hub.directory import read_config as read_model_config
+from blue.inference import packing, sampling, scoring
+from blue.models import families, flops, lora, splash
+from blue.models.decoder import DecoderConfig
+from blue.models.params import abstract_params
+from blue.runtime import chips, hlo, programs
+from blue.runtime.programs import Program
+from blue.runtime.sharding import batch_shards, dividing_fsdp, make_mesh
+from blue.sources.encoder import encoder_buckets
+from blue.sources.profiler import about_fsdp, fresh_adapters
+from blue.stages import plan_report, train_profiler
+from blue.stages.plan_compile import GIB, Compiled, Part, compile_all
+from blue.training import optimizers, session
+from blue.training.contrastive import make_encoder_update, row_counts
+from blue.training.policy import make_update
+
+logger = logging.getLogger("blue")
+OWN_ITEMS = 256  # of a user, which the ranking leaves out
+END, PAD = (1,), 0  # stand in for a tokenizer's ids: no shape depends on them
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Writes plan.json and plan.md for `config.plan.topology`."""
+    chip, devices = topology(config.plan.topology)
+    mesh = make_mesh(
+        config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=devices
+    )
+    train_profiler.check(config, mesh)
+    set_up(config)
+    profiler, encoder = (read_config(config, role) for role in ("profiler", "encoder"))
+    with programs.described():
+        plan = make_plan(config, mesh, chip, profiler, encoder)
+    plan = {"topology": config.plan.topology} | plan
+    directory = epath.Path(workdir)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+    (directory / "plan.md").write_text(plan_report.render(plan))
+    misfits = [name for name, p in plan["programs"].items() if not p["fits"]]
+    verdict = f"does not fit: {', '.join(misfits)}" if misfits else "every program fits"
+    logger.info("%s: %s; see %s", config.plan.topology, verdict, directory / "plan.md")
+
+
+def set_up(config: ConfigDict) -> None:
+    """How this process compiles."""
+    # an executable for another machine is of no use in the cache of this one
+    jax.config.update("jax_enable_compilation_cache", False)
+    effort = -1.0 if config.plan.quick else 0.0
+    jax.config.update("jax_exec_time_optimization_effort", effort)
+
+
+def topology(name: str) -> tuple[chips.Chip, Sequence[Any]]:
+    """The chip and the devices of a topology such as v6e:8x8, none of them attached."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "stage plan needs the TPU compiler: install the extra `tpu` "
+            "(pip install -e '.[tpu]')"
+        )
+    kind = name.partition(":")[0]
+    known = [chip for chip in chips.BY_NAME if chip.startswith("v")]
+    if kind not in known:
+        raise UserError(
+            f"plan.topology={name}: {kind!r} is not known; write one of "
+            f"{', '.join(known)} and its shape, such as v6e:8x8"
+        )
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except Exception as error:  # the compiler's own, of several types
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"plan.topology={name}: {reason}") from None
+    return chips.BY_NAME[kind], found.devices
+
+
+def read_config(config: ConfigDict, role: str) -> DecoderConfig:
+    """The role's model: of its checkpoint if that is a directory, else the preset's."""
+    section = config[role]
+    if section.checkpoint and epath.Path(section.checkpoint).is_dir():
+        return read_model_config(section.checkpoint)
+    if section.checkpoint:
+        logger.info(
+            "%s.checkpoint=%s is no directory here: planned with preset %s",
+            role, section.checkpoint, section.preset,
+        )  # fmt: skip
+    return families.preset(section.preset)
+
+
+def make_plan(
+    config: ConfigDict,
+    mesh: Mesh,
+    chip: chips.Chip,
+    profiler: DecoderConfig,
+    encoder: DecoderConfig,
+) -> dict[str, Any]:
+    """plan.json, but for the topology's name."""
+    parts = make_parts(config, mesh, profiler, encoder)
+    resident = make_resident(config, mesh, profiler, encoder)
+    compiled = compile_all(parts)
+    plan: dict[str, Any] = {
+        "chips": mesh.size,
+        "mesh": dict(mesh.shape),
+        "hbm_gib_per_chip": chip.hbm_bytes / GIB,
+        "quick": config.plan.quick,
+        "resident_gib": resident | {"total": sum(resident.values())},
+        "programs": {},
+    }
+    for name, part in parts.items():
+        others = [v for key, v in resident.items() if key not in part.uses]
+        beside = sum(others) if part.phase else 0.0  # another stage has none of them
+        plan["programs"][name] = describe(
+            part, compiled[name], beside, chip, chips_count=mesh.size
+        )
+    plan["programs"]["decode_step"]["least_bytes_per_chip"] = least_bytes(
+        config, mesh, profiler
+    )
+    plan["step"] = make_step(plan["programs"], parts, config)
+    params = abstract_params(profiler, mesh, config.dtype.params)
+    better = dividing_fsdp(params, mesh)
+    plan["advice"] = advice(plan["programs"], config, mesh, dividing=better)
+    return finite(plan)
+
+
+def finite(tree: Any) -> Any:
+    """Numbers that are none become None: JSON has neither NaN nor infinity."""
+    if isinstance(tree, Mapping):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    bad = isinstance(tree, float) and not math.isfinite(tree)
+    return None if bad else tree
+
+
+# --- the programs of a run
+
+
+def make_parts(
+    config: ConfigDict, mesh: Mesh, profiler: DecoderConfig, encoder: DecoderConfig
+) -> dict[str, Part]:
+    """Every program of a GRPO step, of the encoder's stage and of an evaluation."""
+    B, G = config.batch_size, config.group_size
+    P, C = max(config.prompt_buckets), config.max_completion_tokens
+    dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
+    policy = dataclasses.replace(profiler, lora=fresh_adapters(config.profiler))
+    trained = dataclasses.replace(encoder, lora=fresh_adapters(config.encoder))
+    prompts = {"batch_size": B, "prompt_tokens": P}
+    group = prompts | {
+        "group_size": G,
+        "max_tokens": C,
+        "temperature": config.sampling_temperature,
+    }
+    micro = config.microbatch_size or B
+    schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
+    chunk = scoring.head_chunk(profiler, micro * G, mesh)
+    count = {"tiles": has_tiles(mesh)}
+
+    def relayout() -> Program:
+        return sampling.make_relayout(policy, mesh, **dtypes)
+
+    def prefill() -> Program:
+        return sampling.make_prefill(
+            profiler, mesh, dtype=config.dtype.compute, **prompts
+        )
+
+    def decode() -> Program:
+        return sampling.make_decode(
+            profiler, mesh, top_k=config.top_k, top_p=config.top_p, end_ids=END,
+            pad_id=PAD, dtype=config.dtype.compute, **group,
+        )  # fmt: skip
+
+    def reference() -> Program:
+        return scoring.make_completion_logprobs(
+            profiler, mesh, microbatch_size=config.microbatch_size, **dtypes, **group
+        )
+
+    def update() -> Program:
+        return make_update(
+            policy, mesh, optimizer, schedule, microbatch_size=config.microbatch_size,
+            clip_eps=config.clip_eps, kl_coef=config.kl_coef, remat=config.remat,
+            **dtypes, **group,
+        )  # fmt: skip
+
+    parts = {
+        "relayout": Part(
+            relayout, flops.relayout(), ("profiler",), "rollout", 1
+        ),
+        "prefill": Part(
+            prefill, flops.prefill(profiler, B, P, **count),
+            ("decode_copy",), "rollout", 1,
+        ),
+        "decode_step": Part(
+            decode, flops.decode_step(profiler, B, G, P, C),
+            ("decode_copy",), "rollout", C, True,
+        ),
+        "reference": Part(
+            reference, flops.reference(profiler, B, G, P, C, chunk=chunk, **count),
+            ("reference",), "reference", 1,
+        ),
+        "update": Part(
+            update,
+            flops.update(
+                policy, B, G, P, C, remat=config.remat, chunk=chunk, **count
+            ),
+            ("profiler", "optimizer"), "update", 1,
+        ),
+    }  # fmt: skip
+    if config.rewards.choice.scoring == "letters":
+        parts["choice"] = make_choice_part(config, mesh, profiler)
+    if config.encoder.kind == "own":
+        parts |= _encoder_parts(config, mesh, encoder, trained)
+    parts["ranking"] = _ranking_part(config, mesh, encoder.width)
+    return parts
+
+
+def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
+    """The reader's multiple choice, asked about all profiles of a step and none."""
+    choice = config.rewards.choice
+    users = config.microbatch_size or config.batch_size  # at a time
+    rows = users * (config.group_size + 1)
+
+    def build() -> Program:
+        return scoring.make_letter_logits(
+            cfg, mesh, batch_size=rows, prompt_tokens=choice.max_prompt_tokens,
+            letter_ids=tuple(range(choice.num_options)),
+            params_dtype=config.dtype.params, dtype=config.dtype.compute,
+        )  # fmt: skip
+
+    work = flops.choice(
+        cfg, rows, choice.max_prompt_tokens, choice.num_options, tiles=has_tiles(mesh)
+    )
+    reads = "profiler" if choice.reader == "policy" else "reference"
+    return Part(build, work, (reads,), "choice", config.batch_size // users)
+
+
+def _encoder_parts(
+    config: ConfigDict, mesh: Mesh, cfg: DecoderConfig, trained: DecoderConfig
+) -> dict[str, Part]:
+    size, buckets = config.encoder.batch_size, encoder_buckets(config)
+    stage = config.train_encoder
+    profiles = 2 * config.batch_size * config.group_size  # both views
+    # as if all were as long as may be, and none began like another
+    rows = math.ceil(profiles / (buckets[-1] // config.encoder.max_tokens))
+    length = max(stage.query_tokens, stage.item_tokens)
+    shards = batch_shards(mesh)
+    most = row_counts(stage.batch_size, length, stage.item_tokens, shards)[-1]
+    schedule, optimizer = session.optimizer_of(config, stage, b2=config.adam_b2)
+    dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
+
+    def embed(tokens: int) -> Callable[[], Program]:
+        return lambda: scoring.make_embed(
+            cfg, mesh, batch_size=size, tokens=tokens,
+            texts=packing.texts_a_row(tokens), **dtypes,
+        )  # fmt: skip
+
+    def update() -> Program:
+        return make_encoder_update(
+            trained, mesh, optimizer, schedule, batch_size=stage.batch_size,
+            num_rows=most, tokens=length, texts=packing.texts_a_row(length),
+            similarity_temperature=stage.similarity_temperature, remat=config.remat,
+            **dtypes,
+        )  # fmt: skip
+
+    def count(tokens: int) -> dict[str, bool]:
+        return {"tiles": has_tiles(mesh) and splash.numbers(tokens)}
+
+    longest = buckets[-1]
+    short = min(b for b in buckets if b >= min(stage.item_tokens, longest))
+    return {
+        "encode": Part(
+            embed(longest), flops.encode(cfg, size, longest, **count(longest)),
+            ("encoder",), "encode", math.ceil(rows / size),
+        ),
+        "encode_items": Part(
+            embed(short), flops.encode(cfg, size, short, **count(short)),
+            ("encoder",), "items", 0,
+        ),
+        "encoder_update": Part(
+            update,
+            flops.encoder_update(
+                trained, stage.batch_size, most, length, remat=config.remat,
+                **count(length),
+            ),
+            (), "", 0,
+        ),
+    }  # fmt: skip
+
+
+def _ranking_part(config: ConfigDict, mesh: Mesh, width: int) -> Part:
+    """A slab of the catalogue ranked for some of an evaluation's queries."""
+    columns = 2  # of weights: drawn uniformly, and by popularity
+    sizes = ranking.slab_sizes(mesh, config.plan.num_items, width, columns)
+    sizes = sizes._replace(own=OWN_ITEMS)
+    work = flops.ranking(sizes.queries, sizes.slab, width + columns)
+    return Part(lambda: ranking.make_rank_slab(mesh, sizes), work, (), "", 0)
+
+
+def has_tiles(mesh: Mesh) -> bool:
+    """Whether long blocks are for the kernel of models/splash.py."""
+    return mesh.devices.flat[0].platform == "tpu"
+
+
+def make_resident(
+    config: ConfigDict, mesh: Mesh, profiler: DecoderConfig, encoder: DecoderConfig
+) -> dict[str, float]:
+    """GiB a chip of what lies there through the whole stage.
+
+    With adapters the profiler shares its matrices with the reference. The item table is
+    counted as if it were spread over the chips; today it stays in host memory.
+    """
+    params = abstract_params(profiler, mesh, config.dtype.params)
+    policy = dataclasses.replace(profiler, lora=fresh_adapters(config.profiler))
+    trained = lora.split(abstract_params(policy, mesh, config.dtype.params))[1]
+    _, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
+    state = optimizers.abstract_state(trained, optimizer, mesh)
+    copy = sampling.abstract_decode_params(params, mesh, config.dtype.compute)
+    texts = abstract_params(encoder, mesh, config.dtype.params)
+    own = config.encoder.kind == "own"
+    return {
+        "profiler": gib(trained),
+        "optimizer": gib(state) - gib(trained),
+        "reference": gib(params),
+        "decode_copy": gib(copy),
+        "encoder": gib(texts) if own else 0.0,
+        "item_table": config.plan.num_items * encoder.width * 4 / mesh.size / GIB,
+    }
+
+
+def gib(tree: Any) -> float:
+    """GiB that abstract arrays take on one chip."""
+    part = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    return sum(part(leaf) for leaf in jax.tree.leaves(tree)) / GIB
+
+
+# --- what it means
+
+
+def describe(
+    part: Part,
+    compiled: Compiled,
+    beside: float,
+    chip: chips.Chip,
+    *,
+    chips_count: int,
+) -> dict[str, Any]:
+    """One program's entry of plan.json. `beside`: GiB of resident arrays that it does
+    not use. Work is that of a training step; of a decode step, of one token for every
+    row; of what no step calls, of one call."""
+    calls = 1 if part.a_turn else max(1, part.calls)
+    memory = compiled.memory
+    moved = {
+        kind: {field: value * calls for field, value in row.items()}
+        for kind, row in compiled.collectives.items()
+    }
+    work = (compiled.flops * calls, compiled.bytes * calls, hlo.network_bytes(moved))
+    roof = chips.roofline(*work, chip)
+    entry: dict[str, Any] = {
+        "flops_per_chip": work[0],
+        "formula_flops_per_chip": part.formula * calls / chips_count,
+        "bytes_per_chip": work[1],
+        "collectives": moved,
+        "roofline_s": roof._asdict(),
+        "bound": roof.bound,
+        "times_a_step": part.calls,
+        "largest": compiled.largest,
+    }
+    if memory is None:
+        used = re.search(r"(?:Used |temporaries \()([\d.]+)G", compiled.message)
+        total = float(used[1]) if used else math.inf
+        return entry | {"hbm_gib": {"total": total}, "fits": False}
+    hbm = {
+        "arguments": memory.argument_size_in_bytes / GIB,
+        "temporaries": memory.temp_size_in_bytes / GIB,
+        "output": (memory.output_size_in_bytes - memory.alias_size_in_bytes) / GIB,
+    }
+    hbm["total"] = sum(hbm.values())
+    fits = hbm["total"] + beside <= chip.hbm_bytes / GIB
+    return entry | {"hbm_gib": hbm | {"beside": beside}, "fits": bool(fits)}
+
+
+def least_bytes(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> float:
+    """A chip's part of weights and caches, each read once: what a decode step cannot do
+    without."""
+    users = config.batch_size // batch_shards(mesh)
+    sizes = (config.group_size, max(config.prompt_buckets))
+    itemsize = jnp.dtype(config.dtype.compute).itemsize
+    whole = flops.decode_bytes(
+        cfg, users, *sizes, config.max_completion_tokens, itemsize=itemsize
+    )
+    return whole / mesh.shape["tensor"]
+
+
+def make_step(
+    found: Mapping[str, Any], parts: Mapping[str, Part], config: ConfigDict
+) -> dict[str, Any]:
+    """The roofline's seconds of each phase of a step, one after the other, with every
+    profile as long as it may be."""
+    phases: dict[str, float] = {}
+    for name, part in parts.items():
+        if not part.calls:
+            continue
+        calls = part.calls if part.a_turn else 1
+        seconds = calls * max(found[name]["roofline_s"].values())
+        phases[part.phase] = phases.get(part.phase, 0.0) + seconds
+    seconds = sum(phases.values())
+    tokens = config.batch_size * config.group_size * config.max_completion_tokens
+    return {"seconds": seconds, "phases": phases, "tokens_per_s": tokens / seconds}
+
+
+def advice(
+    found: Mapping[str, Any], config: ConfigDict, mesh: Mesh, *, dividing: int = 0
+) -> list[str]:
+    """Settings that would help the programs that do not fit, and one that always does
+    where the profiler's matrices are divided by `dividing` only, a part of fsdp."""
+    always = []
+    if 0 < dividing < mesh.shape["fsdp"]:
+        always.append(about_fsdp(mesh, dividing))
+    bad = [name for name, program in found.items() if not program["fits"]]
+    lines = []
+    if {"update", "encoder_update"} & set(bad) and config.remat != "layers":
+        lines.append("remat=layers computes layers again instead of keeping them")
+    if "update" in bad:
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        micro = config.microbatch_size or config.batch_size
+        smaller = [
+            n for n in range(shards, micro, shards) if config.batch_size % n == 0
+        ]
+        if smaller:
+            lines.append(
+                f"microbatch_size={smaller[-1]} (now {micro} users at a time; "
+                f"{smaller[0]} needs least)"
+            )
+    if bad and mesh.shape["tensor"] == 1:
+        lines.append(
+            "mesh.tensor=2 splits heads, mlp and the vocabulary, and the decode copy"
+        )
+    if {"update", "reference", "decode_step"} & set(bad):
+        lines.append(
+            f"max_completion_tokens below {config.max_completion_tokens}, or "
+            f"group_size below {config.group_size}"
+        )
+    if {"encode", "encode_items"} & set(bad):
+        lines.append(f"encoder.batch_size below {config.encoder.batch_size}")
+    if "choice" in bad:
+        now = config.rewards.choice.max_prompt_tokens
+        lines.append(f"rewards.choice.max_prompt_tokens below {now}")
+    if "encoder_update" in bad:
+        lines.append(
+            f"train_encoder.batch_size below {config.train_encoder.batch_size}"
+        )
+    more = [*lines, "more chips: a larger plan.topology"] if bad else []
+    return [*always, *more]

@@ -1,0 +1,257 @@
+"""Stage `warm_start`: supervised fine-tuning of a profiler that starts from nothing.
+
+Real models write profiles when asked; a tiny one from random weights must be shown.
+Task `profile`: the prompt -> plain template profiles of its history. Task `choice`:
+such a profile -> the title the user took next, which makes it a likelihood reader. Both
+are taken from training users' observed interactions only: no user of validation or test
+is ever shown.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from blue.data.batches import batch_indices
+from blue.data.examples import Split, history
+from blue.data.log import Log
+from blue.errors import UserError
+from blue.hub.model import Model
+from blue.inference.pad import pad_left, pad_right
+from blue.rewards import judges
+from blue.runtime import programs
+from blue.runtime.sharding import by_batch, make_mesh, put
+from blue.sources.data import load_examples, load_log
+from blue.sources.profiler import (
+    add_adapters,
+    check_divides,
+    load_profiler_base,
+    stage_checkpoints,
+    stage_id,
+)
+from blue.sources.text import prompt_format_of
+from blue.text import prompts, queries
+from blue.text.rule_profiles import template_profile
+from blue.text.templates import Templates
+from blue.training import session
+from blue.training.supervised import make_sft_update
+
+logger = logging.getLogger("blue")
+STAGE = "warm_start"
+TASKS = ("profile", "choice")
+PROFILE_HISTORY = 20  # newest items a template profile of task choice is written from
+
+
+def random_prefix(
+    split: Split, row: int, rng: np.random.Generator, *, least: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """A user's items up to a random moment, their ratings, and the item taken next."""
+    items, ratings = history(split, row)
+    items = np.append(items, split.next_item[row])
+    end = int(rng.integers(min(least, len(items) - 1), len(items)))
+    return items[:end], ratings[:end], int(items[end])
+
+
+def short_profile(
+    templates: Templates,
+    titles: Sequence[str],
+    model: Model,
+    *,
+    num_items: int,
+    max_tokens: int,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Tokens of a template profile with its end token, shortened until it fits."""
+    while True:
+        text = template_profile(templates, titles, num_items=num_items, rng=rng)
+        ids = model.tokenizer.encode(text) + [model.tokenizer.turn_end_id]
+        if len(ids) <= max_tokens or num_items == 1:
+            return ids[:max_tokens]
+        num_items -= 1
+
+
+def profile_batch(
+    split: Split,
+    indices: np.ndarray,
+    log: Log,
+    model: Model,
+    prompt_format: queries.PromptFormat,
+    *,
+    targets: int,
+    num_items: int,
+    max_tokens: int,
+    rng: np.random.Generator,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts [B] and `targets` template profiles of each, B * targets."""
+    rows, goals = [], []
+    for row in indices:
+        items, ratings, _ = random_prefix(
+            split, int(row), rng, least=prompt_format.history_items
+        )
+        items = items[-prompt_format.history_items :]
+        titles = [log.titles[i] for i in items]
+        ids, _ = prompts.fit_profile_prompt(
+            prompt_format.templates,
+            titles,
+            ratings[-len(items) :],
+            model.tokenizer,
+            max_tokens=prompt_format.max_tokens,
+        )
+        rows.append(ids)
+        for _ in range(targets):
+            goals.append(
+                short_profile(
+                    prompt_format.templates,
+                    titles,
+                    model,
+                    num_items=num_items,
+                    max_tokens=max_tokens,
+                    rng=rng,
+                )
+            )
+    return rows, goals
+
+
+def choice_batch(
+    split: Split,
+    indices: np.ndarray,
+    log: Log,
+    model: Model,
+    templates: Templates,
+    *,
+    num_items: int,
+    prompt_tokens: int,
+    title_tokens: int,
+    rng: np.random.Generator,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Title questions [B] about template profiles, and the titles taken next [B].
+
+    One question in eight is about an empty profile: the prior that scores subtract.
+    """
+    rows, goals = [], []
+    for row in indices:
+        items, _, next_item = random_prefix(split, int(row), rng, least=5)
+        titles = [log.titles[i] for i in items[-PROFILE_HISTORY:]]
+        profile = template_profile(templates, titles, num_items=num_items, rng=rng)
+        profile = "" if rng.random() < 1 / 8 else profile
+        make = lambda p: prompts.title_message(templates, p)
+        rows.append(judges.fit_message(model.tokenizer, make, profile, prompt_tokens))
+        title = log.titles[next_item]
+        goals.append(judges.title_target(model.tokenizer, title, title_tokens))
+    return rows, goals
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Fine-tunes the profiler on template profiles and titles of training users."""
+    if stage_checkpoints(config, workdir, STAGE).finished():
+        logger.info("stage %s is finished already: skipped", STAGE)
+        return
+    section = config.warm_start
+    unknown = [t for t in section.tasks if t not in TASKS]
+    if unknown or not section.tasks:
+        raise UserError(f"warm_start.tasks = {section.tasks}: known are {TASKS}")
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    check_divides(section.batch_size, "warm_start.batch_size", mesh)
+    field = "warm_start.choice_batch_size"
+    check_divides(section.choice_batch_size, field, mesh)
+    log = load_log(config, workdir)
+    examples = load_examples(config, log, workdir)
+    model = load_profiler_base(config, log, workdir, mesh, stage=STAGE)
+    model = add_adapters(config, "profiler", model, mesh, stage=STAGE)
+    logger.info("profiler: %s", model.name)
+
+    schedule, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
+    prompt_format = prompt_format_of(config, model)
+    choice = config.rewards.choice
+    shapes = {  # of a task's batch: rows, prompt tokens, targets a row, target tokens
+        "profile": (
+            section.batch_size,
+            config.max_prompt_tokens,
+            section.targets,
+            config.max_completion_tokens,
+        ),
+        "choice": (
+            section.choice_batch_size,
+            choice.max_prompt_tokens,
+            1,
+            choice.max_option_tokens,
+        ),
+    }
+    steps = {
+        task: make_sft_update(
+            model.cfg,
+            mesh,
+            optimizer,
+            schedule,
+            batch_size=shapes[task][0],
+            prompt_tokens=shapes[task][1],
+            targets=shapes[task][2],
+            target_tokens=shapes[task][3],
+            params_dtype=config.dtype.params,
+            dtype=config.dtype.compute,
+            remat=config.remat,
+        )
+        for task in dict.fromkeys(section.tasks)
+    }
+
+    def next_step(step: int) -> tuple[programs.Program, tuple]:
+        task = section.tasks[step % len(section.tasks)]
+        B, P, G, C = shapes[task]
+        rng = np.random.default_rng([config.seed, stage_id(STAGE), step])
+        indices = batch_indices(
+            len(examples.train.user), batch_size=B, seed=config.seed, step=step
+        )
+        if task == "profile":
+            rows, goals = profile_batch(
+                examples.train,
+                indices,
+                log,
+                model,
+                prompt_format,
+                targets=G,
+                num_items=section.profile_items,
+                max_tokens=C,
+                rng=rng,
+            )
+        else:
+            rows, goals = choice_batch(
+                examples.train,
+                indices,
+                log,
+                model,
+                prompt_format.templates,
+                num_items=section.profile_items,
+                prompt_tokens=P,
+                title_tokens=C,
+                rng=rng,
+            )
+        batch = to_batch(rows, goals, shapes[task], model.tokenizer.pad_id, mesh)
+        return steps[task], batch
+
+    session.train_supervised(
+        config,
+        workdir,
+        run=session.about(config, log, examples, stage=STAGE),
+        num_steps=section.num_steps,
+        role="profiler",
+        model=model,
+        optimizer=optimizer,
+        mesh=mesh,
+        next_step=next_step,
+    )
+
+
+def to_batch(
+    rows: list[list[int]],
+    goals: list[list[int]],
+    shape: tuple[int, int, int, int],
+    pad_id: int,
+    mesh: Mesh,
+) -> tuple:
+    """Token lists -> padded prompts and targets on the mesh."""
+    B, P, G, C = shape
+    tokens, mask = pad_right(goals, C, pad_id)
+    targets = tokens.reshape(B, G, C), mask.reshape(B, G, C)
+    return put((*pad_left(rows, P, pad_id), *targets), by_batch(mesh))

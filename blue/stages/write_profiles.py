@@ -1,0 +1,336 @@
+"""Stage `write_profiles`: a profile of every user, in profiles.jsonl.
+
+All that the log knows of a user is the history. Profiles are appended to a part file as
+they are finished, and a run that was stopped goes on with the users missing there. A
+profile is a function of profiler, history, seed and user id: not of batches, of where a
+run was stopped, or of who else is written.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from blue.data.log import Log
+from blue.errors import UserError
+from blue.hub.model import Model
+from blue.inference.continuous import (
+    Job,
+    WriteProfiles,
+    make_profile_writer,
+    prompt_lengths,
+)
+from blue.inference.generate import Profile
+from blue.runtime import distributed, preemption, programs, watchdog
+from blue.runtime.progress import Progress
+from blue.runtime.sharding import batch_shards, make_mesh
+from blue.sources.data import load_log
+from blue.sources.profiler import check_divides, load_profiler, stage_id
+from blue.sources.text import prompt_format_of, templates_of
+from blue.text import queries
+from blue.workdir.checkpoints import fingerprint
+
+logger = logging.getLogger("blue")
+STAGE = "write_profiles"
+WINDOW = 2048  # users whose prompts are made, and ordered by length, at a time
+
+
+# --- users
+
+
+def choose_users(log: Log, path: str) -> tuple[Int[np.ndarray, " U"], list[str]]:
+    """Users to write, as ascending indices of the log, and ids that it does not know.
+
+    path: a file with one user id a line (a repeated one counts once); empty: all users
+    of the log.
+    """
+    if not path:
+        return np.arange(len(log.user_ids)), []
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(f"write_profiles.users={path}: {reason}") from None
+    wanted = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not wanted:
+        raise UserError(f"write_profiles.users={path}: no user id in it, one a line")
+    numbers = {user_id: number for number, user_id in enumerate(log.user_ids)}
+    strangers = [user_id for user_id in wanted if user_id not in numbers]
+    known = sorted(numbers[user_id] for user_id in wanted if user_id in numbers)
+    return np.array(known, np.int64), strangers
+
+
+def sampling_id(user_id: str) -> int:
+    """What keys a user's sampling: 31 bits of a hash of the id."""
+    digest = hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=4)
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def make_jobs(
+    log: Log, users: Int[np.ndarray, " U"], prompt_format: queries.PromptFormat
+) -> Iterator[Job]:
+    """The users' prompts; ordered by length within a window, for little padding."""
+    bounds = np.searchsorted(log.user, np.arange(len(log.user_ids) + 1))
+    for start in range(0, len(users), WINDOW):
+        window = []
+        for user in users[start : start + WINDOW].tolist():
+            own = slice(bounds[user], bounds[user + 1])
+            prompt = queries.profile_prompt(
+                prompt_format, log.item[own], log.rating[own], log.titles
+            )
+            window.append(Job(user, sampling_id(log.user_ids[user]), prompt))
+        yield from sorted(window, key=lambda job: len(job.prompt))
+
+
+# --- files
+
+
+def describe(
+    config: ConfigDict, log: Log, user_ids: list[str], profiler: Model
+) -> dict[str, Any]:
+    """What the profiles come from; `fingerprint` is equal where they are, too."""
+    digest = hashlib.sha256()
+    weights, wording = fingerprint(profiler.params), templates_of(config)
+    settings = [
+        *(str(profiler.cfg), weights, profiler.tokenizer.fingerprint, wording),
+        *(config.prompts.history_items, config.max_prompt_tokens),
+        *(config.max_completion_tokens, config.evaluate.sampling_temperature),
+        *(config.seed, config.dtype.compute),
+    ]
+    for texts in (settings, user_ids, log.user_ids, log.titles):
+        digest.update(json.dumps(texts).encode())
+    for array in (log.user, log.item, log.rating):
+        digest.update(array.tobytes())
+    return {
+        "fingerprint": digest.hexdigest()[:16],
+        "users": len(user_ids),
+        "seed": config.seed,
+        "step": profiler.step,
+        "model": profiler.name,
+    }
+
+
+def to_line(user_id: str, profile: Profile, profiler: Model) -> bytes:
+    """A user's line of profiles.jsonl."""
+    row = {
+        "user_id": user_id,
+        "profile": profile.text,
+        "num_tokens": profile.num_tokens,
+        "finished": profile.finished,
+        "step": profiler.step,
+        "model": profiler.name,
+    }
+    # ASCII: no separator that some reader takes for a line end, no lone surrogate.
+    return json.dumps(row).encode() + b"\n"
+
+
+def append(path: Path, lines: Iterable[bytes]) -> None:
+    """Whole lines at the end of a file for its owner's eyes only, safe on the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "ab") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, lines: Iterable[bytes]) -> None:
+    """All of `path` or nothing."""
+    draft = path.with_name(path.name + ".draft")
+    draft.unlink(missing_ok=True)
+    append(draft, lines)
+    draft.replace(path)
+
+
+def read_part(path: Path, facts: dict[str, Any]) -> dict[str, int] | None:
+    """Where the line of each user that is done starts in the part file.
+
+    None where there is none that begins with these `facts`. From the first line on that
+    a crash tore, the file is cut off.
+    """
+    if not path.exists():
+        return None
+    places, end = {}, 0
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line) if line.endswith(b"\n") else {}
+                if end:
+                    places[row["user_id"]] = end
+                elif row["fingerprint"] != facts["fingerprint"]:
+                    return None
+            except (ValueError, KeyError, TypeError):
+                break
+            end += len(line)
+    if jax.process_index() == 0:
+        os.truncate(path, end)
+    return places if end else None
+
+
+def is_finished(final: Path, facts: dict[str, Any]) -> bool:
+    """Whether profiles.jsonl holds the profiles of these `facts` already."""
+    try:
+        found = json.loads(final.with_suffix(".json").read_bytes())
+        return final.exists() and found["fingerprint"] == facts["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+# --- the stage
+
+
+def make_write(
+    config: ConfigDict,
+    profiler: Model,
+    prompt_format: queries.PromptFormat,
+    mesh: Mesh,
+    *,
+    num_users: int,
+) -> WriteProfiles:
+    """(params, jobs) -> profiles; compiles all programs of the stage."""
+    # fewer slots for few users: only a slot that is refilled is not idle at the end
+    shards = batch_shards(mesh)
+    few = max(num_users // 4 // shards, 1) * shards
+    size = min(config.write_profiles.batch_size, few)
+    least = len(queries.profile_prompt(prompt_format, [], [], []))
+    return make_profile_writer(
+        profiler.cfg,
+        profiler.tokenizer,
+        mesh,
+        batch_size=size,
+        refill_size=max(size // 8 // shards, 1) * shards,
+        lengths=prompt_lengths(least, config.max_prompt_tokens),
+        max_tokens=config.max_completion_tokens,
+        temperature=config.evaluate.sampling_temperature,
+        seed=config.seed,
+        stage_id=stage_id(STAGE),
+        params_dtype=config.dtype.params,
+        dtype=config.dtype.compute,
+    )
+
+
+def write_missing(
+    config: ConfigDict,
+    log: Log,
+    profiler: Model,
+    mesh: Mesh,
+    part: Path,
+    *,
+    users: Int[np.ndarray, " U"],
+    already: int,
+) -> None:
+    """Appends the profiles of `users` to the part file, which has `already` others."""
+    prompt_format = prompt_format_of(config, profiler)
+    write = make_write(config, profiler, prompt_format, mesh, num_users=len(users))
+    programs.wait()
+    total = already + len(users)
+    progress = Progress(STAGE, first=already, total=total, unit="user")
+    done, token_slots, tokens = already, 0, 0
+    for written in write(profiler.params, make_jobs(log, users, prompt_format)):
+        if jax.process_index() == 0:
+            append(
+                part,
+                [
+                    to_line(log.user_ids[user], profile, profiler)
+                    for user, profile in written.profiles
+                ],
+            )
+        done += len(written.profiles)
+        token_slots += written.token_slots
+        tokens += written.tokens
+        progress.update(done - 1, {"padding": 1 - tokens / token_slots})
+        preemption.leave_if_requested(f"{done} of {total} profiles are written")
+    progress.end()
+    waste = 100 * (1 - tokens / token_slots)
+    logger.info("padding waste %.1f%% of token slots", waste)
+
+
+def finish(
+    final: Path,
+    part: Path,
+    facts: dict[str, Any],
+    user_ids: list[str],
+    last: list[bytes],
+) -> None:
+    """Puts the lines of the part file into the order of `user_ids`, `last` after them.
+
+    Stopped anywhere in here, the part file is there and this is done again.
+    """
+    places = read_part(part, facts)
+    assert places is not None and places.keys() == set(user_ids)
+    with part.open("rb") as found:
+
+        def lines() -> Iterator[bytes]:
+            for user_id in user_ids:
+                found.seek(places[user_id])
+                yield found.readline()
+            yield from last
+
+        text = json.dumps(facts, indent=1) + "\n"
+        replace(final.with_suffix(".json"), [text.encode()])
+        replace(final, lines())
+    part.unlink()
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Writes profiles.jsonl, one line a user in the log's order, mode 0600.
+
+    Ids of `write_profiles.users` that the log does not know come last, with an empty
+    profile. profiles.json says what the profiles come from: a second run with the same
+    profiler, log and settings keeps them, another one writes all of them anew.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    size = config.write_profiles.batch_size
+    check_divides(size, "write_profiles.batch_size", mesh)
+    log = load_log(config, workdir)
+    users, strangers = choose_users(log, config.write_profiles.users)
+    profiler = load_profiler(config, log, workdir, mesh, "trained")
+    profiler = profiler or load_profiler(config, log, workdir, mesh, "base")
+    assert profiler is not None
+    user_ids = [log.user_ids[user] for user in users]
+    facts = describe(config, log, [*user_ids, *strangers], profiler)
+    final = Path(workdir) / "profiles.jsonl"
+    part = Path(workdir) / "profiles.jsonl.part"
+    if strangers:
+        logger.warning(
+            "%d users of %s are not in the log: their profile is empty",
+            len(strangers),
+            config.write_profiles.users,
+        )
+
+    places = read_part(part, facts)
+    if places is None and is_finished(final, facts):
+        logger.info("%s has all %d profiles already", final, facts["users"])
+        return
+    if places is None:
+        old = next((path for path in (part, final) if path.exists()), None)
+        if old:
+            logger.warning(
+                "%s is of another profiler, log, list of users or setting: all "
+                "profiles are written anew",
+                old,
+            )
+        if jax.process_index() == 0:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            replace(part, [json.dumps(facts).encode() + b"\n"])
+        places = {}
+    watchdog.beat("evaluate")
+    missing = users[[user_id not in places for user_id in user_ids]]
+    logger.info("profiler: %s; %d profiles to write", profiler.name, len(missing))
+    if len(missing):
+        write_missing(
+            config, log, profiler, mesh, part, users=missing, already=len(places)
+        )
+    empty = Profile("", 0, True)
+    last = [to_line(user_id, empty, profiler) for user_id in strangers]
+    # the others wait: a later stage may read the file
+    distributed.of_first(lambda: finish(final, part, facts, user_ids, last))
+    logger.info("%d profiles in %s", facts["users"], final)

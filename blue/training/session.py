@@ -1,0 +1,317 @@
+"""What training stages share around their loop: start or resume, stop, finish; and the
+whole loop of the two supervised stages."""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from blue.data.examples import Examples
+from blue.data.log import Log
+from blue.errors import NonFinite, Preempted, UserError
+from blue.hub import export
+from blue.hub.model import Model
+from blue.hub.source import Source, fetch
+from blue.models import lora
+from blue.models.decoder import Params
+from blue.models.params import shapes_of
+from blue.runtime import preemption, programs, tracing, watchdog
+from blue.runtime.sharding import no_hidden_transfers, to_host
+from blue.sources import adapters
+from blue.sources.profiler import stage_checkpoints
+from blue.training import alarms, optimizers
+from blue.training.optimizers import (
+    TrainState,
+    make_optimizer,
+    make_schedule,
+    non_finite_leaves,
+)
+from blue.workdir import bad_batches, record, resume
+from blue.workdir.checkpoints import Checkpoints
+from blue.workdir.writer import Writer, has_lines, last_lines
+
+logger = logging.getLogger("blue")
+
+
+def optimizer_of(
+    config: ConfigDict, section: ConfigDict, *, b2: float
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The schedule of `section` (lr, lr_schedule, lr_warmup_steps, num_steps), and
+    Adam under it."""
+    schedule = make_schedule(
+        section.lr,
+        kind=section.lr_schedule,
+        warmup_steps=section.lr_warmup_steps,
+        num_steps=section.num_steps,
+    )
+    optimizer = make_optimizer(
+        schedule,
+        b1=config.adam_b1,
+        b2=b2,
+        eps=config.adam_eps,
+        grad_clip=config.grad_clip,
+    )
+    return schedule, optimizer
+
+
+SIZES = {  # of each training stage: what may not change between its steps
+    "profiler": ("batch_size", "microbatch_size", "group_size"),
+    "encoder": ("train_encoder.batch_size", "train_encoder.queries"),
+    "warm_start": (
+        *("warm_start.batch_size", "warm_start.targets", "warm_start.tasks"),
+        "warm_start.choice_batch_size",
+    ),
+}
+
+
+def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str, Any]:
+    """What every checkpoint of the stage keeps beside its state.
+
+    data: fingerprint of the examples.
+    """
+    shape = dataclasses.asdict(lora.without(model.cfg))
+    kept = resume.note(
+        record.redacted(config),
+        model=shape,
+        tokenizer=model.tokenizer.fingerprint,
+        data=data,
+        fields=SIZES[stage],
+        devices=jax.device_count(),
+    )
+    return {**kept, **adapters.note(model)}
+
+
+def start(
+    checkpoints: Checkpoints,
+    optimizer: Any,
+    model: Model,
+    mesh: Mesh,
+    kept: Mapping[str, Any],
+    mode: str,
+) -> tuple[TrainState, Params, int]:
+    """The state of the newest good checkpoint, or one around what is trained of the
+    model; the model's frozen parameters; and the step.
+
+    All of it is finite, and updates keep it so: nothing else is saved or exported.
+    kept: the `note` of this run. mode: config.resume.
+    """
+    _refuse_non_finite(model.params, model.name, "take another")
+    frozen, trained = lora.split(model.params)
+    shapes = shapes_of(trained)
+    workdir, _, stage = checkpoints.directory.rsplit("/", 2)
+    traces = ["lines of metrics.jsonl"] if has_lines(workdir, stage) else []
+    if checkpoints.latest_step(traces=traces) is not None:
+        abstract = optimizers.abstract_state(shapes, optimizer, mesh)
+        step = resume.step_of(mode)
+        state, meta = checkpoints.restore(abstract, step)
+        resume.check(meta, kept, checkpoints.directory)
+        adapters.check(meta, model, checkpoints.directory)
+        name = f"{checkpoints.directory}/{meta['step']}"
+        _refuse_non_finite(state, name, "remove it to go on from an older one")
+        if step is not None:
+            checkpoints.go_back(step)
+        logger.info("resumed at step %d", meta["step"])
+        return state, frozen, meta["step"]
+    state = optimizers.make_init_state(shapes, optimizer, mesh)(trained)
+    # the first save compiles what all of them need
+    checkpoints.save(0, state, kept)
+    return state, frozen, 0
+
+
+def _refuse_non_finite(tree: Any, name: str, advice: str) -> None:
+    bad = non_finite_leaves(tree)
+    if bad:
+        raise UserError(
+            f"{name} has numbers that are not finite in {', '.join(bad[:3])}"
+            f"{' and others' if len(bad) > 3 else ''}: {advice}"
+        )
+
+
+def keep_batch(workdir: str, stage: str, step: int, arrays: Mapping[str, Any]) -> None:
+    """Writes the batch of a skipped update for `tools/replay_batch.py`."""
+    host = {k: to_host(x) if isinstance(x, jax.Array) else x for k, x in arrays.items()}
+    if jax.process_index() == 0:
+        path = bad_batches.save(workdir, stage, step, host)
+        rows = bad_batches.bad_rows(host).tolist()
+        where = f" (in what came in: rows {', '.join(map(str, rows))})" if rows else ""
+        logger.warning(
+            "step %d: not finite%s, update skipped; its batch is in %s",
+            step, where, path,
+        )  # fmt: skip
+
+
+def stop_if_not_finite(
+    info: dict[str, float], step: int, limit: int, keep: Callable[[], None]
+) -> None:
+    """Takes `skipped_in_row` out of `info`; too many in a row end the run (exit 70).
+
+    keep() writes the batch: of the first of a row, and of the one that ends the run.
+    """
+    skipped = info.pop("skipped_in_row")
+    if skipped == 1 or skipped >= limit:
+        keep()
+    if skipped >= limit:
+        raise NonFinite(
+            f"step {step}: {int(skipped)} updates in a row had a non-finite loss, "
+            "gradient or parameter, or no valid reward, and were skipped; nothing of "
+            "them was saved. tools/replay_batch.py tells more of the batches in "
+            "bad_batches/"
+        )
+
+
+def leave(writer: Writer, done: int) -> None:
+    """Ends a preempted run whose checkpoint of step `done` is saved (exit 75)."""
+    writer.close()
+    raise Preempted(f"step {done} is saved; the same command goes on")
+
+
+def alarm_limits(config: ConfigDict) -> alarms.Limits:
+    """config.alarms, for the precision and the batch of this run."""
+    return alarms.limits(
+        config.alarms.to_dict(),
+        # Other devices than CPUs round the factors of float32 products, too.
+        exact=config.dtype.compute == "float32" and jax.default_backend() == "cpu",
+        completions=config.batch_size * config.group_size,
+    )
+
+
+def check_first_step(config: ConfigDict, info: Mapping[str, float], step: int) -> None:
+    """Refuses to go on from a first step whose numbers contradict each other."""
+    faults = alarms.first_step_faults(info, alarm_limits(config), resumed=step > 0)
+    if faults:
+        raise UserError(f"step {step}, the first after the start: {'; '.join(faults)}")
+
+
+def watch_alarms(
+    config: ConfigDict, workdir: str, stage: str, writer: Writer
+) -> Callable[[int, alarms.Metrics], dict[str, int]]:
+    """(step, metrics of its line) -> `alarm/*` of that line, 0 or 1.
+
+    Alarms that begin are told once, in the log and on TensorBoard; so are those that
+    end. They look at logged steps alone, and remember what metrics.jsonl has.
+    """
+    limits = alarm_limits(config)
+    most = limits.window + limits.patience
+    lines: deque = deque(last_lines(workdir, stage, most), maxlen=most)
+
+    def at_step(step: int, metrics: alarms.Metrics) -> dict[str, int]:
+        found = alarms.step_alarms(tuple(lines), metrics, limits)
+        for alarm in found.values():
+            if alarm.changed and jax.process_index() == 0:  # which has the lines
+                told = f"{'ALARM' if alarm.on else 'over'}: {alarm.name}: {alarm.text}"
+                logger.log(
+                    logging.WARNING if alarm.on else logging.INFO,
+                    "step %d: %s", step, told,
+                )  # fmt: skip
+                writer.text(step, f"alarm/{alarm.name}", told)
+        marks = {f"alarm/{name}": int(alarm.on) for name, alarm in found.items()}
+        lines.append({**metrics, **marks})
+        return marks
+
+    return at_step
+
+
+def about(
+    config: ConfigDict,
+    log: Log,
+    examples: Examples,
+    *,
+    stage: str,
+    query_prompt: str = "",
+    validated: bool = False,
+) -> export.Run:
+    """What an export says of the run of `stage` that made it."""
+    ties = config.warm_start.tie_to_encoder and stage != "encoder"
+    borrows = ties and config.encoder.kind == "own" and config.encoder.checkpoint
+    return export.Run(
+        stage=stage,
+        config=record.redacted(config),
+        data=log.name,
+        fingerprint=examples.fingerprint,
+        validated=validated,
+        sampling_temperature=config.evaluate.sampling_temperature,
+        max_completion_tokens=config.max_completion_tokens,
+        max_tokens=config.encoder.max_tokens,
+        query_prompt=query_prompt,
+        lender=fetch(config.encoder.checkpoint, "encoder.checkpoint")
+        if borrows
+        else Source(),
+    )
+
+
+def train_supervised(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    run: export.Run,
+    num_steps: int,
+    role: str,
+    model: Model,
+    optimizer: Any,
+    mesh: Mesh,
+    next_step: Callable[[int], tuple[programs.Program, tuple]],
+) -> None:
+    """Steps of a supervised stage from the newest checkpoint to its end.
+
+    Of a model with adapters, these alone are trained. next_step(step) -> the update
+    program of that step and its batch on the devices. The last parameters are left as
+    the stage's result, and exported as `role` (profiler or encoder).
+    """
+    checkpoints = stage_checkpoints(config, workdir, run.stage)
+    kept = note(config, model, data=run.fingerprint, stage=run.stage)
+    state, frozen, first_step = start(
+        checkpoints, optimizer, model, mesh, kept, config.resume
+    )
+    writer = Writer(
+        workdir,
+        stage=run.stage,
+        first_step=first_step,
+        num_steps=num_steps,
+        every=config.log.every,
+        tensorboard=config.log.tensorboard,
+        hparams=config.to_dict(),
+    )
+    alarms_at = watch_alarms(config, workdir, run.stage, writer)
+    programs.wait()
+    folder = f"{workdir}/tensorboard/{run.stage}"
+    steps = range(first_step, num_steps)
+    for step in tracing.steps(steps, config.profile_steps, folder):
+        started = time.monotonic()
+        watchdog.beat("data", step=step)
+        with no_hidden_transfers():
+            update, batch = next_step(step)
+            data_s = time.monotonic() - started
+            watchdog.beat("update")
+            state, info = update(state, frozen, *batch)
+            info = {key: float(value) for key, value in to_host(info).items()}
+        arrays = {f"input_{n}": array for n, array in enumerate(batch)}
+        keep = functools.partial(keep_batch, workdir, run.stage, step, arrays)
+        stop_if_not_finite(info, step, config.max_nonfinite, keep)
+        step_s = time.monotonic() - started
+        if writer.due(step):
+            metrics = info | {"time/step_s": step_s, "time/data_s": data_s}
+            metrics["speed/compiles"] = programs.compiles["count"]
+            metrics |= alarms_at(step, metrics)
+            writer.scalars(step, metrics)
+        writer.progress(step, {"policy/loss": info["policy/loss"]})
+        done = step + 1
+        stop = preemption.requested()
+        if done == num_steps or stop or done % config.checkpoint_every == 0:
+            watchdog.beat("save")
+            checkpoints.save(done, state, kept)
+        if stop:
+            leave(writer, done)
+    watchdog.beat("save")
+    checkpoints.save_best(num_steps, state.params, kept, 0.0)
+    writer.close()
+    export.write(checkpoints, model, workdir, role, run)
+    checkpoints.finish({"steps": num_steps})
+    checkpoints.close()

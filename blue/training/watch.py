@@ -1,0 +1,216 @@
+"""What people see of the profiler stage: metrics, samples of the same users, tables.
+
+Nothing here changes the run; no user identifier leaves the log.
+"""
+
+import hashlib
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from blue.data.examples import Examples
+from blue.data.log import Log
+from blue.evaluation import cohort, panel
+from blue.hub.model import Model
+from blue.inference.embed import Embed
+from blue.models import flops
+from blue.models.attention import platform_here
+from blue.models.decoder import DecoderConfig
+from blue.rewards.advantages import ZERO_STD
+from blue.rewards.experience import Batch, Experience
+from blue.runtime import programs
+from blue.text import queries
+from blue.text.markdown import summary_table
+from blue.training.step_metrics import reward_metrics, rollout_metrics, speed_metrics
+from blue.workdir.writer import Writer
+
+SUMMARY = (
+    "reward/total",
+    "reward/embedding",
+    "reward/choice",
+    "reward/frac_zero_std",
+    "policy/kl",
+    "policy/entropy",
+    "policy/sampler_gap_max",
+    "rollout/length_mean",
+    "rollout/truncated",
+    "profile/mention_hallucination",
+    "profile/in_history",
+    "profile/copied",
+    "profile/boilerplate",
+    "profile/distinct_words",
+    "optim/grad_norm",
+    "optim/skipped",
+    "eval/ndcg@10",
+    "time/step_s",
+)
+
+
+def step_metrics(
+    config: ConfigDict,
+    profiler: Model,
+    seen: Experience,
+    *,
+    prompt_tokens: int,
+    step_s: float,
+) -> dict[str, float]:
+    """`reward/*`, `rollout/*`, `speed/*` and `time/*` of one step, whose prompts were
+    padded to `prompt_tokens`."""
+    finished = np.array([[p.finished for p in group] for group in seen.profiles])
+    metrics = reward_metrics(seen.total, seen.parts, zero_std=ZERO_STD)
+    metrics |= rollout_metrics(seen.mask, finished)
+    metrics |= speed_metrics(
+        tokens=int(seen.mask.sum()),
+        step_s=step_s,
+        step_flops=flops_per_step(
+            config,
+            profiler.cfg,
+            prompt_tokens=prompt_tokens,
+            decode_steps=int(seen.mask.sum(axis=-1).max()),
+        ),
+        compiles=programs.compiles["count"],
+    )
+    return metrics | seen.metrics | {"time/step_s": step_s}
+
+
+def profile_metrics(
+    batch: Batch, seen: Experience, titles: Sequence[str]
+) -> dict[str, float]:
+    """`profile/*`: the panel of the first profile of every user of the batch.
+
+    The G profiles of a user are alike in distribution, so one says enough about a
+    step; some 20 ms of one core for 128 of twelve words.
+    """
+    first = [group[0].text for group in seen.profiles]
+    targets = [titles[int(i)] for i in batch.next_items[:, 0]]
+    found = panel.statistics(first, batch.histories, targets, batch.users)
+    return {f"profile/{key}": value for key, value in found.items()}
+
+
+def flops_per_step(
+    config: ConfigDict, cfg: DecoderConfig, *, prompt_tokens: int, decode_steps: int
+) -> float:
+    """What the profiler's programs compute in one step: sampling as far as the longest
+    completion, reference pass and update, padding and recomputed layers included. The
+    encoder and the reader are left out."""
+    sizes = {
+        "B": config.batch_size,
+        "G": config.group_size,
+        "P": prompt_tokens,
+        "C": config.max_completion_tokens,
+        "tiles": platform_here() == "tpu",
+    }
+    return (
+        flops.rollout(cfg, **sizes, steps=decode_steps)
+        + flops.reference(cfg, **sizes)
+        + flops.update(cfg, **sizes, remat=config.remat)
+    )
+
+
+def summary(workdir: str, stage: str) -> str:
+    """The run in one table: each curve's mean over its first and its last tenth."""
+    text = (epath.Path(workdir) / "metrics.jsonl").read_text()
+    rows = [r for r in map(json.loads, text.splitlines()) if r["stage"] == stage]
+    tenth = max(1, len(rows) // 10)
+
+    def mean(part: list[dict[str, Any]], key: str) -> str:
+        values = [row[key] for row in part if row.get(key) is not None]
+        return f"{np.mean(values):.4g}" if values else "-"
+
+    table = [
+        [key, mean(rows[:tenth], key), mean(rows[-tenth:], key)] for key in SUMMARY
+    ]
+    return summary_table(table, ["mean of", "first tenth", "last tenth"])
+
+
+def hashed(user: str, seed: int) -> str:
+    """A user as samples show them: no identifier leaves the log."""
+    return hashlib.blake2b(f"{seed}/{user}".encode(), digest_size=6).hexdigest()
+
+
+def sample_rows(
+    batch: Batch, experience: Experience, titles: Sequence[str], count: int, seed: int
+) -> list[dict[str, Any]]:
+    """The first profile of the first `count` users, as samples.jsonl shows it."""
+    rows = []
+    for b in range(count):
+        rows.append(
+            {
+                "user": hashed(batch.users[b], seed),
+                "history": batch.histories[b],
+                "next_item": titles[batch.next_items[b, 0]],
+                "profile": experience.profiles[b][0].text,
+                "finished": experience.profiles[b][0].finished,
+                "rewards": {k: float(v[b, 0]) for k, v in experience.parts.items()},
+                "reward": float(experience.total[b, 0]),
+                "advantage": float(experience.advantages[b, 0]),
+            }
+        )
+    return rows
+
+
+def sample_markdown(row: dict[str, Any], prompt: str) -> str:
+    """One sample as a TensorBoard text panel: an indented block is never markup."""
+    rewards = ", ".join(f"{k} {v:.3f}" for k, v in row["rewards"].items())
+    lines = [
+        f"user: {row['user']}",
+        f"prompt: {prompt}",
+        f"history: {'; '.join(row['history'])}",
+        f"next item: {row['next_item']}",
+        f"profile: {row['profile']}",
+        f"rewards: {rewards}; total {row['reward']:.3f}, "
+        f"advantage {row['advantage']:+.3f}",
+    ]
+    wrapped = (textwrap.wrap(" ".join(line.split()), 110) for line in lines)
+    return "\n".join("    " + "\n        ".join(line) for line in wrapped)
+
+
+def show_samples(
+    writer: Writer,
+    step: int,
+    batch: Batch,
+    seen: Experience,
+    titles: Sequence[str],
+    *,
+    prompts: Sequence[str],
+    count: int,
+    seed: int,
+) -> None:
+    """Writes the watched users' first profiles to samples.jsonl and TensorBoard."""
+    rows = sample_rows(batch, seen, titles, count, seed)
+    writer.samples(step, rows)
+    for n, row in enumerate(rows):
+        writer.text(step, f"samples/{n}", sample_markdown(row, prompts[n]))
+
+
+def show_projector(
+    writer: Writer,
+    step: int,
+    examples: Examples,
+    log: Log,
+    items: Float[np.ndarray, "items E"],
+    embed: Embed,
+    query_format: queries.QueryFormat,
+    *,
+    seed: int,
+) -> None:
+    """Items and validation users (recent history) as points of one space.
+
+    Coloured by kind; a user is a hash and the newest titles.
+    """
+    users = cohort.choose_users(examples.validation, log.titles, limit=500)
+    texts = [queries.recent_query(query_format, h) for h in users.histories]
+    points = np.concatenate([items[:5000], embed(texts)])
+    names = [hashed(log.user_ids[user], seed) for user in users.split.user[users.rows]]
+    labels = [("item", title) for title in log.titles[:5000]]
+    labels += [
+        ("user", f"{name}: {'; '.join(titles[-3:])}")
+        for name, titles in zip(names, users.histories, strict=True)
+    ]
+    writer.projector(step, "users_and_items", points, labels)

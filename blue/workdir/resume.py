@@ -1,0 +1,154 @@
+"""How a run goes on: what must be as it was at its start, and whether it may go on.
+
+A checkpoint keeps a note of what its stage was begun with. A stage goes on from it only
+with the same model, tokenizer, data, seed and batches: with others the result would be
+that of no run one could name. Other settings may change, and are told.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from blue.errors import UserError
+from blue.workdir.checkpoints import Checkpoints
+
+logger = logging.getLogger("blue")
+
+# Settings that leave what is trained as it is, or are part of what is compared.
+QUIET = (
+    *("log.", "evaluate.", "write_profiles.", "alarms.", "watchdog.", "data.", "stage"),
+    *("checkpoint_", "eval_every", "max_nonfinite", "resume", "preemption_grace_s"),
+    *("platform", "num_devices", "num_processes", "distributed."),
+)
+MESH = "mesh."
+TRAINING = ("encoder", "warm_start", "profiler")  # stages with checkpoints
+
+
+# --- what must be the same
+
+
+def note(
+    config: Mapping[str, Any],
+    *,
+    model: Mapping[str, Any],
+    tokenizer: str,
+    data: str,
+    fields: Sequence[str],
+    devices: int,
+) -> dict[str, Any]:
+    """What a checkpoint keeps of the settings it was made under; JSON.
+
+    Args:
+        config: of the run, nested.
+        model: fields of the architecture.
+        tokenizer, data: fingerprints.
+        fields: names of the config's sizes that the stage may not change.
+    """
+    flat = dict(_leaves(config))
+    same = {f"model.{key}": value for key, value in model.items()}
+    same |= {"tokenizer": tokenizer, "data": data, "seed": flat["seed"]}
+    same |= {field: flat[field] for field in fields}
+    return _plain({"same": same, "config": config, "devices": devices})
+
+
+def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) -> None:
+    """Raises `UserError` unless a checkpoint's note allows a run with the note `wanted`
+    to go on; warns of what else has changed."""
+    found = meta.get("same")
+    if found is None:
+        logger.warning("%s: made before settings were noted: not compared", directory)
+        return
+    changed = _changes(found, wanted["same"])
+    if changed:
+        raise UserError(
+            f"{directory}: begun with other settings: {'; '.join(changed)}; put them "
+            "back to go on, or take another --workdir"
+        )
+    old, new = dict(_leaves(meta["config"])), dict(_leaves(wanted["config"]))
+    compared = set(wanted["same"])
+    loud = lambda k: not k.startswith((*QUIET, MESH)) and k not in compared
+    changed = _changes(*({k: v for k, v in c.items() if loud(k)} for c in (old, new)))
+    if changed:
+        logger.warning("goes on with other settings: %s", "; ".join(changed))
+    layout = lambda c: {k: v for k, v in c.items() if k.startswith(MESH)}
+    if layout(old) != layout(new) or meta["devices"] != wanted["devices"]:
+        logger.warning(
+            "goes on with another mesh or number of devices (%d, were %d): the same "
+            "data in the same order, but sums round otherwise: not bit for bit",
+            wanted["devices"],
+            meta["devices"],
+        )
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} was {_told(old, key)}, is {_told(new, key)}"
+        for key in sorted({*old, *new})
+        if _told(old, key) != _told(new, key)
+    ]
+
+
+def _told(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "not there"
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _plain(tree: Any) -> Any:
+    """As it comes back from a JSON file."""
+    return json.loads(json.dumps(tree))
+
+
+# --- whether to go on: config.resume
+
+
+def step_of(mode: str) -> int | None:
+    """The step of `step:<n>`; None for the other modes. Raises `UserError`."""
+    if mode in ("auto", "must", "never"):
+        return None
+    match = re.fullmatch(r"step:(\d+)", mode)
+    if not match:
+        raise UserError(f"resume is {mode!r}, must be auto, must, never or step:<n>")
+    return int(match[1])
+
+
+def open_stages(mode: str, workdir: str, stages: Sequence[str]) -> None:
+    """Refuses a run that `mode` forbids; opens a finished stage that is to go back.
+
+    auto goes on where there is something to go on from; must refuses to start afresh;
+    never refuses a workdir in which one of the stages has begun; step:<n> goes back to
+    that step of the one stage of the run. Raises `UserError`.
+    """
+    training = [stage for stage in stages if stage in TRAINING]
+    folders = {stage: epath.Path(workdir) / "checkpoints" / stage for stage in training}
+    begun = {s: f for s, f in folders.items() if f.exists() and any(f.iterdir())}
+    if mode == "never" and begun:
+        raise UserError(
+            f"resume=never, and {' and '.join(map(str, begun.values()))} has something "
+            "in it: take another --workdir, or resume=auto"
+        )
+    if mode == "must" and training and not begun:
+        raise UserError(
+            f"resume=must, and none of {', '.join(training)} has begun in {workdir}: "
+            "is this the right --workdir? resume=auto begins"
+        )
+    step = step_of(mode)
+    if step is None:
+        return
+    if len(stages) != 1 or not begun:
+        raise UserError(
+            f"resume={mode} goes back in one stage that has begun, and stages are "
+            f"{', '.join(stages)}: name it with --config.stage=NAME"
+        )
+    checkpoints = Checkpoints(folders[stages[0]], keep=1, milestone_every=0)
+    checkpoints.reopen(step)

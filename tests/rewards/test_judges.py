@@ -1,0 +1,88 @@
+"""Who answers the multiple choice: scores by letters and by likelihood."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from blue.models import decoder, gemma3, qwen3
+from blue.rewards import judges
+from blue.runtime import sharding
+from blue.text import prompts
+from blue.text.templates import TEMPLATES
+from tests.helpers.small_model import SHORT, WORDS, alone, few_words, make
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return few_words()
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(1, -1, 1)
+
+
+def shapes():
+    return judges.ChoiceShapes(
+        batch_size=8, num_options=3, prompt_tokens=40, option_tokens=6
+    )
+
+
+def test_likelihood_reader_is_the_gain_over_the_empty_profile(tokenizer, mesh):
+    cfg, params = make(gemma3.tiny_gemma3, tokenizer, mesh)
+    score = judges.make_choice_scorer(
+        cfg, tokenizer, SHORT, mesh, scoring="likelihood", shapes=shapes(),
+        params_dtype="float32", dtype="float32",
+    )  # fmt: skip
+    options = [
+        ["red tent lamp", "blue chair", "apple"],
+        ["green river", "stone", "red"],
+    ]
+    profiles = ["The user likes red.", "likes bread"]
+    got = score(params, profiles, options)
+
+    forward = jax.jit(functools.partial(decoder.forward, params, cfg))
+
+    def logprob(profile, title):
+        message = prompts.title_message(SHORT, profile)
+        prompt = tokenizer.chat(message)
+        target = tokenizer.encode(title) + [tokenizer.turn_end_id]
+        hidden = np.asarray(alone(forward, prompt + target))
+        logits = hidden[0, -len(target) - 1 : -1] @ np.asarray(params["embed"]).T
+        logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return float(logits[np.arange(len(target)), target].sum())
+
+    for row, profile in enumerate(profiles):
+        for column, title in enumerate(options[row]):
+            want = logprob(profile, title) - logprob("", title)
+            np.testing.assert_allclose(got[row, column], want, atol=1e-4)
+    np.testing.assert_allclose(score(params, ["", ""], options), 0.0, atol=1e-5)
+
+
+def test_letter_reader_compares_letters_at_the_answer(tokenizer, mesh):
+    full = TEMPLATES["full"]
+    cfg, params = make(qwen3.tiny_qwen3, tokenizer, mesh)
+    sizes = shapes()._replace(prompt_tokens=400)
+    score = judges.make_choice_scorer(
+        cfg, tokenizer, full, mesh, scoring="letters", shapes=sizes,
+        params_dtype="float32", dtype="float32",
+    )  # fmt: skip
+    options = [["red tent", "blue chair", "apple"]]
+    got = score(params, ["likes bread"], options)
+    message = prompts.choice_message(full, "likes bread", options[0])
+    ids = jnp.asarray([tokenizer.chat(message)], jnp.int32)
+    hidden = decoder.forward(params, cfg, ids, jnp.ones(ids.shape, bool))[:, -1]
+    want = (hidden @ params["embed"].T)[:, jnp.asarray(tokenizer.letter_ids(3))]
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_a_question_that_cannot_fit_is_told(tokenizer):
+    make_message = lambda p: prompts.title_message(SHORT, p)
+    long = " ".join(WORDS * 20)
+    ids = judges.fit_message(tokenizer, make_message, long, 30)
+    assert len(ids) <= 30
+    with pytest.raises(ValueError, match="rewards.choice.max_prompt_tokens = 2"):
+        judges.fit_message(tokenizer, make_message, long, 2)

@@ -1,0 +1,573 @@
+"""The evaluation stage over a real little world, with models that are rules.
+
+The "encoder" is a bag of words, as is the "reader"; the "profilers" write words of the
+history (trained) or of the catalogue (base).
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import stat
+import zlib
+
+import numpy as np
+import pytest
+
+from blue.data import prepare as prepare_module
+from blue.data import synthetic
+from blue.data.examples import history
+from blue.errors import UserError
+from blue.evaluation import metrics, panel
+from blue.evaluation.cohort import choose_users
+from blue.evaluation.judge import judge_accuracy
+from blue.evaluation.validation import validation_ndcg
+from blue.hub.model import Model
+from blue.inference.embed import TextEncoder
+from blue.inference.generate import Profile
+from blue.stages import evaluate
+from blue.text import queries
+from blue.text.rule_profiles import profile_word_stats, template_profile
+from blue.text.templates import TEMPLATES
+from blue.text.tokenizer import train_tokenizer
+from configs import base as base_config
+
+UNTRAINED = [
+    *("random", "popular", "ease", "mean_items", "mean_recent", "empty"),
+    *("all_history", "10_history", "constant", "base", "10h+base", "shuffled_base"),
+]
+CENTRED = ["mean_items_centred", "mean_recent_centred", "base_centred"]
+METHODS = [
+    *UNTRAINED,
+    *("blue", "10h+blue", "shuffled_blue", "10h+shuffled_blue"),
+    *(*CENTRED, "blue_centred"),
+]
+PROTOCOLS = [
+    *("1+99", "1+99-popularity", "full"),
+    *("expected-1+99", "expected-1+99-popularity"),
+]
+REQUIRED_DIFFERENCES = [
+    *(("blue", "base"), ("blue", "shuffled_blue"), ("base", "shuffled_base")),
+    *(("base", "empty"), ("10h+blue", "10h+base"), ("10h+blue", "10_history")),
+    ("10h+blue", "10h+shuffled_blue"),
+]
+WORLD = dict(users=240, items=300, topics=16, noise=0.1, loyalty=0.7, drift=0.0)
+WORLD |= dict(burst=0.2, min_history=12, max_history=20)
+
+
+@functools.cache
+def word_vector(word):
+    rng = np.random.default_rng(zlib.crc32(word.encode()))
+    return rng.normal(size=64).astype(np.float32)
+
+
+def embed(texts):
+    """Unit vectors of bags of words; texts without words share one direction."""
+    rows = [sum(map(word_vector, panel.words(f"{t} the")), np.zeros(64)) for t in texts]
+    vectors = np.stack(rows)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def first_letters(texts):
+    """Another encoder: it reads two letters of each word."""
+    return embed([" ".join(w[:2] for w in panel.words(text)) for text in texts])
+
+
+def choose(profiles, options):
+    """Scores by the cosine of the bags of words of option and profile."""
+    rows = [
+        embed(row) @ embed([p])[0] for p, row in zip(profiles, options, strict=True)
+    ]
+    return np.stack(rows)
+
+
+def prepare(log, directory, **changes):
+    settings = dict(
+        seed=0,
+        min_interactions=10,
+        max_interactions=1000,
+        window_policy="exclude_window",
+        window_s=3600,
+        rolling_targets=10,
+        embargo_items=0,
+        min_history=1,
+        max_train_targets=4,
+        targets_per_example=1,
+        ties="hash",
+        validation_users=20,
+        test_users=48,
+        eval_negatives=99,
+    )
+    return prepare_module.prepare(log, directory=directory, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    log, _ = synthetic.make(0, **WORLD)
+    examples = prepare(log, tmp_path_factory.mktemp("examples"))
+    return log, examples, train_tokenizer(log.titles, vocab_size=640)
+
+
+def make_generate(log, examples, tokenizer, which):
+    """A profiler by rule, keyed by example id; the trained one reads the prompt."""
+    rows = {}
+    for split in (examples.validation, examples.test):
+        rows |= {int(i): (split, row) for row, i in enumerate(split.ids)}
+
+    def generate(prompt_ids, example_ids):
+        profiles = []
+        for prompt, example_id in zip(prompt_ids, example_ids, strict=True):
+            shown = tokenizer.decode(prompt)
+            titles = [log.titles[i] for i in history(*rows[example_id])[0]]
+            titles = [title for title in titles if title in shown]
+            source = log.titles[::9] if which == "base" else titles
+            rng = np.random.default_rng([example_id, len(prompt)])
+            text = template_profile(TEMPLATES["short"], source, num_items=6, rng=rng)
+            profiles.append(Profile(text, len(text.split()), which == "trained"))
+        return profiles
+
+    return generate
+
+
+def num_tokens(tokenizer):
+    return lambda text: len(tokenizer.pooled(text))
+
+
+def run_stage(world, workdir, *, trained=True, **fields):
+    """The result of evaluate.run with rules in place of models; `fields` of config."""
+    log, examples, tokenizer = world
+    config = base_config.get_config("tiny")
+    config.evaluate.test_users = 0
+    config.evaluate.bootstrap = 500
+    config.evaluate.protocols = ("1+99",)
+    config.max_prompt_tokens = 400
+    config.update_from_flattened_dict(fields)
+
+    def load_profiler(config, log, workdir, mesh, which):
+        if which == "trained" and not trained:
+            return None
+        return Model(None, {}, tokenizer, which, step=7 * (which == "trained"))
+
+    def load_text_encoder(config, section, log, workdir, mesh):
+        rule, name = (embed, "words")
+        if section is not config.encoder:
+            rule, name = (first_letters, "first letters")
+        start = lambda texts: lambda: rule(texts)
+        return TextEncoder(rule, start, num_tokens(tokenizer), 64, 64, name, name)
+
+    rules = dict(
+        load_log=lambda config, workdir: log,
+        load_examples=lambda config, log, workdir: examples,
+        load_profiler=load_profiler,
+        load_text_encoder=load_text_encoder,
+        load_item_table=lambda encoder, log, workdir: encoder.embed(log.texts),
+        make_generate=lambda config, profiler, mesh, *, temperature: make_generate(
+            log, examples, tokenizer, profiler.name
+        ),
+        make_choice_scorer=lambda config, reader, mesh: choose,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, rule in rules.items():
+            patch.setattr(evaluate, name, rule)
+        evaluate.run(config, str(workdir))
+    return json.loads((workdir / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """(result, workdir) of a run that the tests only read."""
+    workdir = tmp_path_factory.mktemp("finished")
+    more = {"prompts.recent_items": 16, "warm_start.profile_items": 12}
+    more["evaluate.protocols"] = tuple(PROTOCOLS)
+    for role, weights in (("profiler", 0), ("encoder", 5)):  # 0: of no parameters
+        directory = workdir / "export" / role
+        directory.mkdir(parents=True)
+        facts = {**FACTS, "role": role, "weights": weights}
+        (directory / "training_config.json").write_text(json.dumps(facts))
+    return run_stage(world, workdir, **more), workdir
+
+
+FACTS = {
+    "stage": "profiler", "step": 7, "validation": None, "model": "x", "checkpoint": "",
+    "commit": "", "base_model": "", "random_weights": True, "licence": {},
+    "notices": [], "data": "a *log*", "fingerprint": "f", "max_completion_tokens": 9,
+    "version": "1", "git_commit": None, "config": {"prompts": {"style": "short"}},
+}  # fmt: skip
+
+
+def test_the_card_of_the_model_that_was_evaluated_says_so(finished):
+    result, workdir = finished
+    page = (workdir / "export/profiler/README.md").read_text()
+    users = result["users"]
+    assert f"{users} test users of synthetic, never trained on; protocol 1+99" in page
+    low, high = (
+        result["methods"]["blue"]["1+99"]["ndcg@10"][k] for k in ("low", "high")
+    )
+    assert f"[{low:.3f}, {high:.3f}]" in page and "| blue - base | +" in page
+    assert "a &#42;log&#42;" in page and "not evaluated" not in page.lower()
+    assert not (workdir / "export/encoder/README.md").exists()  # other weights
+
+
+def find(result, a, b, metric="ndcg@10", protocol="1+99"):
+    wanted = {"a": a, "b": b, "metric": metric, "protocol": protocol}
+    (found,) = (d for d in result["differences"] if wanted.items() <= d.items())
+    return found
+
+
+def test_evaluation_json_has_the_promised_shape(finished, world):
+    result, _ = finished
+    assert result["dataset"] == "synthetic" and result["seed"] == 0
+    assert result["users"] == len(world[1].test.user)
+    assert list(result["methods"]) == METHODS
+    for protocols in result["methods"].values():
+        assert list(protocols) == PROTOCOLS  # no item column names a category here
+        for by_metric in protocols.values():
+            assert set(by_metric) == {"ndcg@10", "recall@10", "mrr"}
+            for values in by_metric.values():
+                assert set(values) == {"mean", "low", "high"}
+                assert 0 <= values["low"] <= values["mean"] <= values["high"] <= 1
+    for protocol, metric in itertools.product(PROTOCOLS, ("ndcg@10", "mrr")):
+        for a, b in REQUIRED_DIFFERENCES:
+            d = find(result, a, b, metric, protocol)
+            means = [result["methods"][m][protocol][metric]["mean"] for m in (a, b)]
+            assert d["mean"] == pytest.approx(means[0] - means[1])
+            assert d["low"] <= d["mean"] <= d["high"]
+            assert d["high"] - d["low"] == pytest.approx(4 * d["mdd"] / 2.8, rel=0.2)
+    facts = result["protocols"]["1+99"]
+    assert facts["candidates"] == 100 and facts["left_out"] == 0
+    assert facts["users"] == facts["targets"] == 48
+    assert result["protocols"]["1+99"]["chance"]["ndcg@10"] == pytest.approx(
+        0.0454, abs=5e-5
+    )
+    assert result["profile_stats"]["blue"]["finished"] == 1.0
+    assert result["profile_stats"]["base"]["finished"] == 0.0
+    in_history = [result["profile_stats"][m]["in_history"] for m in ("base", "blue")]
+    assert in_history[0] < 0.9 < in_history[1] == 1.0
+    assert result["ties"]["1+99"]["random"] == 0.0
+
+
+def test_evaluation_finds_what_was_built_in(finished):
+    result, _ = finished
+    ndcg = {m: v["1+99"]["ndcg@10"] for m, v in result["methods"].items()}
+    assert find(result, "blue", "base")["low"] > 0
+    assert find(result, "blue", "shuffled_blue")["low"] > 0
+    assert ndcg["all_history"]["low"] > 3 * 0.0454
+    for method in ("random", "empty", "shuffled_base"):
+        assert ndcg[method]["low"] < 0.08  # chance is .045
+    assert result["reader"]["low"] > result["reader"]["chance"] == 0.25
+    assert result["reader"]["note"] == ""
+
+
+def test_profiles_file_is_private_and_complete(finished, world):
+    path = finished[1] / "evaluation_profiles.jsonl"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    log, examples, _ = world
+    users = [log.user_ids[u] for u in examples.test.user]
+    for method, which, step in (("base", "base", 0), ("blue", "trained", 7)):
+        own = [row for row in rows if row["method"] == method]
+        assert [row["user_id"] for row in own] == users
+        assert {row["step"] for row in own} == {step}
+        assert {row["model"] for row in own} == {which}
+        assert all(row["finished"] == (method == "blue") for row in own)
+        assert all(row["num_tokens"] == len(row["profile"].split()) for row in own)
+    keys = {"user_id", "profile", "num_tokens", "finished", "step", "model", "method"}
+    assert all(set(row) == keys for row in rows) and len(rows) == 2 * len(users)
+
+
+def test_page_and_printed_table(world, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="blue"):
+        result = run_stage(world, tmp_path, **{"log.sample_users": 2})
+    page = (tmp_path / "evaluation.md").read_text()
+    for method in METHODS:
+        assert f"\n| {method} |" in page
+        assert method in caplog.text
+    assert f"{result['methods']['blue']['1+99']['mrr']['mean']:.3f}" in caplog.text
+    assert "On NDCG@10, blue " in page and "On NDCG@10, 10h+blue " in page
+    assert "picks the next item with accuracy" in page
+    assert "### User 2" in page and "### User 3" not in page
+    assert page.count("Profile, base:") == page.count("Profile, blue:") == 2
+
+
+def test_no_text_of_users_where_the_config_asks_for_none(world, tmp_path):
+    run_stage(world, tmp_path, **{"log.sample_users": 0, "evaluate.test_users": 4})
+    assert "### User" not in (tmp_path / "evaluation.md").read_text()
+
+
+def test_same_config_gives_the_same_bytes(world, tmp_path):
+    names = ("evaluation.json", "evaluation.md", "evaluation_profiles.jsonl")
+    few = {"evaluate.test_users": 12}
+    run_stage(world, tmp_path, **few)
+    first = [(tmp_path / name).read_bytes() for name in names]
+    run_stage(world, tmp_path, **few)  # over the files of the first run
+    assert first == [(tmp_path / name).read_bytes() for name in names]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["candidates", *sorted(names)]
+    run_stage(world, tmp_path, seed=1, **few)
+    assert first[0] != (tmp_path / names[0]).read_bytes()
+
+
+def test_without_a_trained_profiler_only_base_is_evaluated(world, tmp_path):
+    result = run_stage(world, tmp_path, trained=False)
+    assert list(result["methods"]) == [*UNTRAINED, *CENTRED]
+    assert result["models"] == {"base": "base"}
+    assert result["reader"]["model"] == "base"
+    assert find(result, "base", "popular") and find(result, "10h+base", "10_history")
+    assert "On NDCG@10, base " in (tmp_path / "evaluation.md").read_text()
+
+
+def test_reader_is_the_one_the_config_rewards_with(world, tmp_path):
+    few = {"evaluate.test_users": 12}
+    policy = few | {"rewards.choice.reader": "policy"}
+    assert run_stage(world, tmp_path, **policy)["reader"]["model"] == "trained"
+    frozen = few | {"rewards.choice.reader": "reference"}
+    assert run_stage(world, tmp_path, **frozen)["reader"]["model"] == "base"
+
+
+def test_other_methods_profiles_come_from_files(world, tmp_path):
+    log, examples, _ = world
+    path = tmp_path / "rlpf.jsonl"
+    users = [log.user_ids[u] for u in examples.test.user]
+    targets = [log.titles[i] for i in examples.test.next_item]
+    with path.open("w") as file:
+        for user, title in reversed(list(zip(users, targets, strict=True))):
+            file.write(
+                json.dumps({"user_id": user, "profile": f"likes {title}"}) + "\n"
+            )
+    other = {"evaluate.profiles": {"oracle": str(path)}}
+    result = run_stage(world, tmp_path, **other)
+    assert sorted(result["methods"]) == sorted([*METHODS, "oracle", "10h+oracle"])
+    assert result["methods"]["oracle"]["1+99"]["recall@10"]["mean"] > 0.95
+    assert find(result, "blue", "oracle")["high"] < 0
+    assert find(result, "10h+oracle", "10h+base")["low"] > 0
+    assert "finished" not in result["profile_stats"]["oracle"]
+    rows = (tmp_path / "evaluation_profiles.jsonl").read_text().splitlines()
+    assert {json.loads(row)["method"] for row in rows} == {"base", "blue"}
+
+    path.write_text(path.read_text().split("\n", 1)[1])  # one user goes
+    with pytest.raises(UserError, match=f"oracle=.*rlpf.jsonl.*{users[-1]}"):
+        run_stage(world, tmp_path, **other)
+
+
+@pytest.mark.parametrize("name", ["base", "ease", "10h+x", "shuffled_x", "x_centred"])
+def test_other_methods_may_not_take_our_names(world, tmp_path, name):
+    with pytest.raises(
+        UserError, match=f"evaluate.profiles.{name}".replace("+", r"\+")
+    ):
+        run_stage(world, tmp_path, **{"evaluate.profiles": {name: "nowhere"}})
+
+
+def test_all_of_the_evaluation_on_several_targets_a_user(world, tmp_path):
+    """Rolling targets, categories, pseudo items, a second encoder, the cold start."""
+    log, _, tokenizer = world
+    kind = [title.split()[-1] for title in log.titles]
+    group = ["few" if i < 60 else "many" for i in range(300)]
+    columns = {"kind": kind, "group": group, "year": ["1999", "2004", ""] * 100}
+    log = log._replace(columns=columns)
+    rolling = dict(window_policy="rolling", rolling_targets=3, embargo_items=2)
+    examples = prepare(log, tmp_path / "examples", **rolling, test_users=20)
+    assert len(examples.test.user) > 2 * len(np.unique(examples.test.user))
+    result = run_stage(
+        (log, examples, tokenizer),
+        tmp_path,
+        **{
+            "data.category": "group",
+            "evaluate.protocols": base_config.get_config().evaluate.protocols,
+            "data.pseudo_item_template": "{kind} ({year})",
+            "evaluate.transfer.kind": "function",
+            "evaluate.cold_start": (0, 2, 5),
+            "evaluate.bootstrap": 100,
+        },
+    )
+    users, targets = len(np.unique(examples.test.user)), len(examples.test.user)
+    assert (result["users"], result["targets"]) == (users, targets)
+    facts = result["protocols"]
+    assert list(facts) == [*PROTOCOLS[:2], "1+99-category", *PROTOCOLS[2:]]
+    category = facts["1+99-category"]
+    assert category["targets"] + category["left_out"] == targets
+    assert 0 < category["left_out"] < targets
+    for protocol in ("1+99", "1+99-popularity", "1+99-category"):
+        path = tmp_path / "candidates" / f"{protocol}.npz"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert facts[protocol]["candidates_sha256"] == digest
+    assert facts["full"]["candidates"] < 300
+    rows = {"pseudo_item", "10h+pseudo_item", "shuffled_pseudo_item"}
+    assert rows <= set(result["methods"])
+    pseudo = find(result, "pseudo_item", "shuffled_pseudo_item")
+    assert pseudo["mdd"] > 0
+    ndcg = {m: v["1+99"]["ndcg@10"]["mean"] for m, v in result["methods"].items()}
+    assert ndcg["pseudo_item"] > ndcg["shuffled_pseudo_item"]
+
+    transfer = result["transfer"]
+    assert transfer["encoder"] == "first letters"
+    assert list(transfer["protocols"]) == PROTOCOLS[:2]
+    assert "popular" not in transfer["methods"] and "blue" in transfer["methods"]
+    same = find(transfer, "blue", "base")
+    assert same["mean"] != find(result, "blue", "base")["mean"]
+    digests = [
+        part["protocols"]["1+99"]["candidates_sha256"] for part in (result, transfer)
+    ]
+    assert digests[0] == digests[1]
+
+    curve = result["cold_start"]
+    assert [point["events"] for point in curve] == [0, 2, 5]
+    assert curve[0]["targets"] == targets >= curve[2]["targets"]
+    for point in curve:
+        assert set(point["methods"]) == {
+            *("10_history", "base", "10h+base", "blue", "10h+blue"),
+        }
+    known = [point["methods"]["blue"]["ndcg@10"]["mean"] for point in curve]
+    assert known[0] < 0.1 < known[2]  # without a history there is nothing to write
+
+    strata = result["strata"]
+    assert set(strata["popularity"]) == set(facts)
+    parts = strata["popularity"]["1+99"]
+    assert sum(part["targets"] for part in parts.values()) == targets
+    assert list(strata["history_length"]) == ["1+99"]
+    popular, random = (result["recommended"][m] for m in ("popular", "random"))
+    assert popular["log_popularity"] > random["log_popularity"]
+    assert popular["gini"] > random["gini"] > 0
+    assert popular["coverage"] < random["coverage"] <= 1
+    lines = (tmp_path / "evaluation_profiles.jsonl").read_text().splitlines()
+    keys = {(r["user_id"], r["target"], r["method"]) for r in map(json.loads, lines)}
+    assert len(keys) == len(lines) == 2 * targets
+    page = (tmp_path / "evaluation.md").read_text()
+    for heading in ("Cold start", "What is recommended", "1+99-category"):
+        assert f"\n## {heading}" in page
+
+
+def test_exact_expectation_is_near_the_drawn_protocol(finished):
+    result, _ = finished
+    for protocol in ("1+99", "1+99-popularity"):
+        for method in ("all_history", "blue", "ease"):
+            of_method = result["methods"][method]
+            drawn = of_method[protocol]["ndcg@10"]
+            exact = of_method[f"expected-{protocol}"]["ndcg@10"]["mean"]
+            assert drawn["low"] - 0.02 < exact < drawn["high"] + 0.02
+
+
+def test_mistakes_about_columns_and_protocols_are_told_in_one_line(world, tmp_path):
+    for fields, says in (
+        ({"data.category": "shelf"}, "data.category='shelf' is no item column; known:"),
+        ({"data.pseudo_item_template": "{shelf}"}, "{shelf} is no item column"),
+        ({"evaluate.protocols": ("1+99-category",)}, "none of them can be ranked"),
+    ):
+        with pytest.raises(UserError) as error:
+            run_stage(world, tmp_path, **fields)
+        assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_test_users_is_one_line(world, tmp_path):
+    log, examples, tokenizer = world
+    nobody = examples.test._replace(
+        user=examples.test.user[:0], next_item=examples.test.next_item[:0]
+    )
+    with pytest.raises(UserError, match="of the data's 0 test users leaves 0"):
+        run_stage((log, examples._replace(test=nobody), tokenizer), tmp_path)
+
+
+def test_too_few_users_or_negatives_stop_before_models_load(world, tmp_path):
+    with pytest.raises(UserError, match="evaluate.test_users=1 .*at least 2"):
+        run_stage(world, tmp_path, **{"evaluate.test_users": 1})
+    with pytest.raises(UserError, match="num_options - 1 = 100"):
+        run_stage(world, tmp_path, **{"rewards.choice.num_options": 101})
+
+
+def test_chosen_users_are_spread_evenly(world):
+    log, examples, _ = world
+    split = examples.test
+    everyone = choose_users(split, log.titles, limit=0)
+    assert everyone.rows.tolist() == list(range(len(split.user)))
+    few = choose_users(split, log.titles, limit=4)
+    assert np.diff(few.rows).tolist() == [len(split.user) // 4] * 3
+    assert (few.candidates[:, 0] == split.next_item[few.rows]).all()
+    assert (few.candidates[:, 1:] == split.negatives[few.rows]).all()
+    assert few.histories[1] == everyone.histories[few.rows[1]]
+    more = choose_users(split, log.titles, limit=10**6)
+    assert len(more.rows) == len(split.user)
+
+
+def test_equal_texts_are_embedded_once():
+    calls = []
+
+    def counting(texts):
+        calls.append(list(texts))
+        return embed(texts)
+
+    vectors = queries.embed_texts(counting, {"a": ["x", "y"], "b": ["y", "x"]})
+    assert calls == [["x", "y"]]
+    np.testing.assert_array_equal(vectors[0], vectors[1, ::-1])
+
+
+def test_validation_is_the_mean_over_its_users(world):
+    log, examples, tokenizer = world
+    query_format = queries.QueryFormat(
+        TEMPLATES["short"], "", 4, num_tokens(tokenizer), 99
+    )
+    prompt_format = queries.PromptFormat(TEMPLATES["short"], 8, tokenizer, 400)
+    cohort = choose_users(examples.validation, log.titles, limit=12)
+    generate = make_generate(log, examples, tokenizer, "trained")
+    table = embed(log.texts)
+    values = validation_ndcg(
+        cohort,
+        titles=log.titles,
+        item_table=table,
+        generate=generate,
+        embed=embed,
+        query_format=query_format,
+        prompt_format=prompt_format,
+    )
+    both, alone, found = [], [], []
+    next_items = table[cohort.candidates[:, 0]]
+    prompt_ids = queries.profile_prompts(
+        prompt_format, cohort.split, cohort.rows, log.titles
+    )
+    profiles = generate(prompt_ids, cohort.example_ids.tolist())
+    for u, profile in enumerate(profiles):
+        recent = ", ".join(cohort.histories[u][-4:])
+        for ranks, text in ((both, f"{recent} {profile.text}"), (alone, profile.text)):
+            scores = embed([text]) @ table[cohort.candidates[u]].T
+            ranks.append(int(metrics.rank_of_target(np.round(scores, 6))[0]))
+        found.append(int(np.argmax(embed([profile.text]) @ next_items.T)) == u)
+    ndcg = lambda ranks: np.mean([1 / np.log2(r + 1) * (r <= 10) for r in ranks])
+    assert values == pytest.approx(
+        {
+            "eval/ndcg@10": ndcg(both),
+            "eval/recall@10": np.mean([r <= 10 for r in both]),
+            "eval/mrr": np.mean([1 / r for r in both]),
+            "eval/profile_ndcg@10": ndcg(alone),
+            "eval/reid@1": np.mean(found),
+            "eval/finished": 1.0,
+        }
+    )
+
+
+def test_reader_accuracy_says_when_it_is_no_result():
+    profiles = ["tent"] * 100
+    right = [["tent", "a", "b", "c"]] * 100
+    result = judge_accuracy(choose, profiles=profiles, options=right)
+    assert result["accuracy"] == 1.0 and result["low"] > 0.95 and result["note"] == ""
+    quarter = [["tent", "a", "b", "c"]] * 25 + [["a", "tent", "b", "c"]] * 75
+    result = judge_accuracy(choose, profiles=profiles, options=quarter)
+    assert result["accuracy"] == result["chance"] == 0.25 and result["n"] == 100
+    assert result["note"] == "reader at chance: not a result"
+    tied = [["tent", "tent", "b", "c"]] * 100  # two right answers: no answer
+    result = judge_accuracy(choose, profiles=profiles, options=tied)
+    assert result["accuracy"] == 0.0
+
+
+def test_reader_reads_the_kind_of_text_it_knows(world):
+    log, examples, _ = world
+    cohort = choose_users(examples.test, log.titles, limit=3)
+    config = base_config.get_config("tiny")
+    config.rewards.choice.scoring = "likelihood"
+    written = evaluate.history_profiles(config, cohort)
+    assert all(text.startswith("The user likes ") for text in written)
+    for text, titles in zip(written, cohort.histories, strict=True):
+        stats = profile_word_stats(text, titles[-4:])
+        assert stats["words"] == 3 and stats["in_history"] == 1.0
+    config.rewards.choice.scoring = "letters"
+    for text, titles in zip(
+        evaluate.history_profiles(config, cohort), cohort.histories, strict=True
+    ):
+        assert all(title in text for title in titles[-4:])

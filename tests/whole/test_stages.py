@@ -1,0 +1,553 @@
+"""Whole stages on a tiny world: what they leave, resume to the bit, compile counts."""
+
+import itertools
+import json
+import re
+import shutil
+import signal
+import stat
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from etils import epath
+from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
+
+from blue import errors
+from blue.data.batches import batch_indices
+from blue.errors import Preempted
+from blue.hub.model import Model
+from blue.inference import sampling
+from blue.models.params import abstract_params
+from blue.rewards import experience
+from blue.runtime import preemption
+from blue.runtime.sharding import AXES, make_mesh, put, replicated, to_host
+from blue.sources.data import load_examples, load_log
+from blue.sources.profiler import load_profiler, stage_checkpoints
+from blue.stages import train_encoder, train_profiler, warm_start
+from blue.training import session, watch
+from blue.training.optimizers import init_state
+from blue.workdir import checkpoints, record, writer
+from blue.workdir.checkpoints import Checkpoints
+from blue.workdir.writer import Writer
+from configs import quickstart
+
+RUN = {"encoder": train_encoder, "warm_start": warm_start, "profiler": train_profiler}
+STEPS = 4
+
+
+def make_config():
+    c = quickstart.get_config("tiny")
+    c.num_steps = c.train_encoder.num_steps = c.warm_start.num_steps = STEPS
+    c.warm_start.tasks = ("profile", "choice")
+    c.checkpoint_every, c.eval_every = 2, 4
+    c.lr_warmup_steps = 0
+    c.train_encoder.lr, c.warm_start.lr_warmup_steps = 1e-3, 1
+    return c
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A workdir in which three stages ran without a break."""
+    workdir = tmp_path_factory.mktemp("whole")
+    for module in RUN.values():
+        module.run(make_config(), str(workdir))
+    return workdir
+
+
+def lines(workdir, stage, name="metrics.jsonl"):
+    rows = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    return [row for row in rows if row["stage"] == stage]
+
+
+def final_state(workdir, stage):
+    saved = sorted((workdir / "checkpoints" / stage).glob("[0-9]*"))[-1]
+    state = ocp.load_checkpointables(saved, {"state": None})["state"]
+    return saved.name, jax.tree.leaves(state)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+def test_resume_is_bitwise(whole, tmp_path, monkeypatch):
+    """Killed in the third step of every stage, after its line and before its save."""
+    progress = writer.Writer.progress
+
+    def die(self, step, values):
+        if step == 2:
+            raise Killed
+        progress(self, step, values)
+
+    for stage, module in RUN.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(writer.Writer, "progress", die)
+            with pytest.raises(Killed):
+                module.run(make_config(), str(tmp_path))
+        assert [row["step"] for row in lines(tmp_path, stage)] == [0, 1, 2]
+        module.run(make_config(), str(tmp_path))
+
+        ours, theirs = lines(tmp_path, stage), lines(whole, stage)
+        assert [row["step"] for row in ours] == list(range(STEPS))
+        keep = lambda row: {
+            k: v for k, v in row.items() if not k.startswith(("time/", "speed/"))
+        }
+        assert [keep(row) for row in ours] == [keep(row) for row in theirs]
+        (step_a, a), (step_b, b) = (
+            final_state(tmp_path, stage),
+            final_state(whole, stage),
+        )
+        assert step_a == step_b == str(STEPS) and len(a) == len(b) > 10
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+    samples = "samples.jsonl"
+    assert lines(tmp_path, "profiler", samples) == lines(whole, "profiler", samples)
+
+
+@pytest.mark.slow
+def test_stopped_by_sigterm_and_started_again_is_the_whole_run(
+    whole, tmp_path, monkeypatch
+):
+    """The signal comes in the first step, whose checkpoint was not due."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    progress = writer.Writer.progress
+
+    def with_signal(self, step, values):
+        progress(self, step, values)
+        signal.raise_signal(signal.SIGTERM)
+
+    for stage in ("warm_start", "profiler"):
+        shutil.rmtree(tmp_path / "checkpoints" / stage)
+        with monkeypatch.context() as patch, preemption.listening(600.0):
+            patch.setattr(writer.Writer, "progress", with_signal)
+            with pytest.raises(Preempted, match="step 1 is saved"):
+                RUN[stage].run(make_config(), str(tmp_path))
+        checkpoints = stage_checkpoints(make_config(), str(tmp_path), stage)
+        assert checkpoints.latest_step() == 1 and not checkpoints.finished()
+        RUN[stage].run(make_config(), str(tmp_path))
+        a, b = final_state(whole, stage), final_state(tmp_path, stage)
+        assert a[0] == b[0] == str(STEPS)
+        for x, y in zip(a[1], b[1], strict=True):
+            np.testing.assert_array_equal(x, y)
+        assert [row["step"] for row in lines(tmp_path, stage)] == [*range(STEPS)]
+
+
+def fingerprint_of(workdir):
+    """What the newest checkpoint of the profiler says of all its bits."""
+    path = workdir / "checkpoints" / "profiler" / str(STEPS)
+    return checkpoints._read_record(epath.Path(path))["fingerprint"]
+
+
+@pytest.mark.slow
+def test_observers_do_not_disturb(whole, tmp_path):
+    """Not logging, samples, validation, TensorBoard, nor traces of steps."""
+    for stage in ("encoder", "warm_start"):
+        shutil.copytree(whole / "checkpoints" / stage, tmp_path / "checkpoints" / stage)
+    c = make_config()
+    c.log.every, c.log.tensorboard, c.log.sample_users = 3, False, 0
+    c.eval_every, c.checkpoint_every, c.log.samples_every = 0, 3, 3
+    c.profile_steps = (1, 2)
+    train_profiler.run(c, str(tmp_path))
+    assert any((tmp_path / "tensorboard" / "profiler").rglob("*.xplane.pb"))
+    assert fingerprint_of(tmp_path) == fingerprint_of(whole)
+    ours, theirs = lines(tmp_path, "profiler"), lines(whole, "profiler")
+    assert [row["step"] for row in ours] == [0, STEPS - 1]
+    for a, b in zip(ours, (theirs[0], theirs[-1]), strict=True):
+        told = {k for k in a if not k.startswith(("time/", "speed/", "alarm/"))}
+        assert len(told) > 30 and {k: a[k] for k in told} == {k: b[k] for k in told}
+
+
+def test_another_mesh_goes_on_from_the_same_bits(whole):
+    """Eight devices wrote it; 2 x 2 x 2, four and one read it."""
+    c = make_config()
+    log = load_log(c, str(whole))
+    data = load_examples(c, log, str(whole)).fingerprint
+    _, optimizer = session.optimizer_of(c, c, b2=c.adam_b2)
+    saved = stage_checkpoints(c, str(whole), "profiler")
+    model = load_profiler(c, log, str(whole), make_mesh(1, -1, 1), "base")
+    assert model is not None
+    for shape in ((1, 8, 1), (2, 2, 2), (1, 2, 2), (1, 1, 1)):
+        devices = jax.devices()[: int(np.prod(shape))]
+        mesh = Mesh(np.asarray(devices).reshape(shape), AXES)
+        shapes = abstract_params(model.cfg, mesh, c.dtype.params)
+        there = jax.tree.map(
+            lambda s, x: jax.device_put(to_host(x), s.sharding), shapes, model.params
+        )
+        again = model._replace(params=there)
+        note = session.note(c, again, data=data, stage="profiler")
+        state, _, step = session.start(saved, optimizer, again, mesh, note, "auto")
+        assert step == STEPS and len(jax.tree.leaves(state)[0].devices()) == mesh.size
+        assert checkpoints.fingerprint(state) == fingerprint_of(whole)
+
+
+def test_metrics_have_the_promised_keys(whole):
+    rows = lines(whole, "profiler")
+    promised = """
+        reward/total reward/total_std reward/embedding reward/embedding_std
+        reward/choice reward/choice_std reward/frac_zero_std reward/invalid
+        reward/corr_embedding_choice policy/loss policy/kl policy/entropy
+        policy/clip_fraction policy/sampler_gap_mean policy/sampler_gap_max
+        rollout/length_mean rollout/length_max rollout/truncated rollout/empty
+        optim/lr optim/grad_norm optim/skipped time/step_s time/rollout_s
+        time/reward_s time/update_s time/checkpoint_s time/data_s speed/tokens_per_s
+        time/text_s time/embed_s speed/encoder_padding
+        speed/mfu speed/hbm_gb speed/compiles data/rows_bad data/epoch data/prompts
+        profile/mentions profile/target_leak profile/history_leak profile/copied
+        profile/boilerplate profile/repeated_4grams profile/distinct_words
+        profile/speculation_rate profile/compression profile/words
+    """.split()
+    assert set(promised) <= set().union(*rows)
+    assert {"eval/ndcg@10", "eval/recall@10", "eval/mrr"} <= set(rows[-1])
+    assert max(row["policy/sampler_gap_max"] for row in rows) < 1e-4
+    assert rows[0]["policy/kl"] < 1e-6 < rows[-1]["policy/kl"]  # it moved
+
+
+def test_nothing_compiles_after_the_first_step(whole):
+    for stage in RUN:
+        counts = {row["speed/compiles"] for row in lines(whole, stage)}
+        assert len(counts) == 1, (stage, counts)
+
+
+def test_samples_show_the_same_users_and_no_identifier(whole):
+    rows = lines(whole, "profiler", "samples.jsonl")
+    by_step = {}
+    for row in rows:
+        by_step.setdefault(row["step"], []).append(row["user"])
+    assert len(by_step) == STEPS
+    assert len({tuple(users) for users in by_step.values()}) == 1
+    assert all(len(user) == 12 for user in rows[0]["user"].split())
+    keys = {"history", "next_item", "profile", "rewards", "advantage"}
+    assert keys <= set(rows[0])
+    mode = stat.S_IMODE((whole / "samples.jsonl").stat().st_mode)
+    assert mode == 0o600
+
+
+def test_finished_stages_are_skipped_and_leave_a_result(whole):
+    before = (whole / "metrics.jsonl").read_text()
+    for stage, module in RUN.items():
+        module.run(make_config(), str(whole))
+        checkpoints = stage_checkpoints(make_config(), str(whole), stage)
+        assert checkpoints.finished() and checkpoints.best()["step"] <= STEPS
+    assert (whole / "metrics.jsonl").read_text() == before
+
+
+def test_tensorboard_has_scalars_text_histograms_and_points(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = whole / "tensorboard" / "profiler"
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert "reward/total" in tags["scalars"]
+    assert any(tag.startswith("samples/0") for tag in tags["tensors"])
+    assert "advantage" in tags["histograms"]
+
+
+def test_the_projector_shows_items_and_hashed_users(whole):
+    """Through TensorBoard's own plugin, as a browser would ask for it."""
+    from tensorboard.backend.event_processing.data_provider import (
+        MultiplexerDataProvider,
+    )
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import (
+        EventMultiplexer,
+    )
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+    from werkzeug.test import Client
+
+    logdir = str(whole / "tensorboard")
+    events = EventMultiplexer().AddRunsFromDirectory(logdir)
+    events.Reload()
+    provider = MultiplexerDataProvider(events, logdir)
+    plugin = ProjectorPlugin(TBContext(logdir=logdir, data_provider=provider))
+    apps = plugin.get_plugin_apps()
+    ask = lambda route, **query: Client(apps[route]).get("/", query_string=query)
+    plugin._determine_is_active()  # reads the files; otherwise in a thread
+    assert "profiler" in ask("/runs").json
+    (points,) = ask("/info", run="profiler").json["embeddings"]
+    found = {"run": "profiler", "name": points["tensorName"]}
+    vectors = np.frombuffer(ask("/tensor", **found).data, np.float32)
+    header, *rows = ask("/metadata", **found).text.splitlines()
+    assert header == "kind\tname"
+    kinds, names = zip(*(row.split("\t") for row in rows), strict=True)
+    assert vectors.size == len(rows) * points["tensorShape"][1]
+    log = load_log(make_config(), str(whole))
+    assert list(names[: kinds.count("item")]) == log.titles
+    users = names[kinds.index("user") :]
+    assert kinds.count("user") == len(users) > 1
+    assert all(re.match(r"[0-9a-f]{12}: \w", name) for name in users)
+    assert not any(user in name for name in names for user in log.user_ids)
+
+
+def test_too_many_non_finite_updates_stop_the_run():
+    kept = []
+    stop = lambda skipped: session.stop_if_not_finite(
+        {"skipped_in_row": skipped}, 7, 3, lambda: kept.append(skipped)
+    )
+    stop(0.0), stop(1.0), stop(2.0)
+    with pytest.raises(errors.NonFinite, match="step 7: 3 updates"):
+        stop(3.0)
+    assert kept == [1.0, 3.0]  # the first of a row, and the one that ends the run
+
+
+def poisoned(monkeypatch, module, name, steps, poison):
+    """`module.name`, called once a step, with what it returns poisoned at `steps`."""
+    real, step = getattr(module, name), itertools.count()
+
+    def call(*args, **kwargs):
+        out = real(*args, **kwargs)
+        return poison(out) if next(step) in steps else out
+
+    monkeypatch.setattr(module, name, call)
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+import replay_batch  # noqa: E402
+
+
+def replay(workdir, name):
+    found = replay_batch.replay(str(workdir), str(workdir / "bad_batches" / name))
+    return found, replay_batch.describe(found)
+
+
+@pytest.mark.slow
+def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
+    tmp_path, monkeypatch, caplog
+):
+    """One infinite advantage at step 1, then a reader that fails on every profile."""
+    c = make_config()
+    c.stages, c.num_steps, c.max_nonfinite = ("profiler",), 6, 2
+    c.checkpoint_every, c.eval_every, c.log.samples_every = 1, 0, 100
+    c.log.tensorboard = False
+    record.save(c, str(tmp_path))
+    split = load_examples(c, load_log(c, ""), str(tmp_path)).train
+
+    def one(seen):
+        bad = to_host(seen.device_advantages).copy()
+        bad[2, 1] = np.inf
+        device = put(bad, seen.device_advantages.sharding)
+        return seen._replace(device_advantages=device)
+
+    with monkeypatch.context() as patch:
+        poisoned(patch, train_profiler, "score", {2}, one)  # step 0 shows samples, too
+        nan = lambda scores: np.full_like(scores, np.nan)
+        poisoned(patch, experience, "ask_reader", {4, 5, 6}, nan)
+        with pytest.raises(errors.NonFinite, match="step 4: 2 updates in a row"):
+            train_profiler.run(c, str(tmp_path))
+
+    rows = lines(tmp_path, "profiler")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert [row["optim/skipped"] for row in rows] == [0, 1, 1, 2]
+    assert [row["policy/loss"] is None for row in rows] == [False, True, False, True]
+    everyone = c.batch_size * c.group_size
+    assert [row["reward/invalid"] for row in rows] == [0, 0, 0, everyone]
+    assert rows[3]["reward/total"] is None and rows[3]["reward/embedding"] < 0
+    folder = tmp_path / "bad_batches"
+    kept = {f"profiler-{step}.npz" for step in (1, 3, 4)}
+    assert {path.name for path in folder.iterdir()} == kept
+    assert stat.S_IMODE((folder / "profiler-1.npz").stat().st_mode) == 0o600
+    (warned, *_) = [m for m in caplog.messages if "update skipped" in m]
+    assert warned.startswith("step 1: not finite (in what came in: rows 2)")
+    assert "profiler-1.npz" in warned
+
+    # the skipped updates changed no bit, and what was saved is good
+    by_step = {}
+    for path in (tmp_path / "checkpoints/profiler").glob("[0-9]*"):
+        state = ocp.load_checkpointables(path, {"state": None})["state"]
+        by_step[int(path.name)] = jax.tree.leaves(state["params"])
+    assert sorted(by_step) == [2, 3, 4]  # after steps 1, 2, 3: the newest three
+    leaves = lambda step: [np.asarray(x) for x in by_step[step]]
+    assert all(np.isfinite(x).all() for x in leaves(4))
+    assert all((x == y).all() for x, y in zip(leaves(3), leaves(4), strict=True))
+    assert any((x != y).any() for x, y in zip(leaves(2), leaves(3), strict=True))
+
+    found, told = replay(tmp_path, "profiler-3.npz")
+    assert found["first"] == ("reward/choice", 0, (0,)) and found["skipped"]
+    assert np.isnan(found["loss"]) and found["left_out"] == everyone
+    assert told[0] == "profiler, step 3, with the parameters of step 3"
+    assert told[-2] == f"{everyone} profiles taught nothing: no valid reward"
+    shutil.copytree(
+        tmp_path / "checkpoints/profiler/2", tmp_path / "checkpoints/profiler/1"
+    )
+    found, told = replay(tmp_path, "profiler-1.npz")
+    indices = batch_indices(len(split.user), batch_size=8, seed=c.seed, step=1)
+    assert found["first"] == ("advantage", 2, (1,))
+    user = split.user[indices[2]]
+    assert (
+        told[-1]
+        == f"first not finite: advantage, row 2, user {user} of the log, at [1]"
+    )
+    assert not np.isfinite(found["grad_norm"]) and found["skipped"]
+    assert {"embed", "layers/q"} <= found["grad_norms"].keys()
+    shutil.rmtree(tmp_path / "checkpoints/profiler/1")
+
+    # the reader is well again: on from the newest checkpoint to the end
+    train_profiler.run(c, str(tmp_path))
+    rows = lines(tmp_path, "profiler")
+    assert [row["step"] for row in rows] == list(range(6))
+    assert [row["optim/skipped"] for row in rows] == [0, 1, 1, 2, 2, 2]
+    assert (tmp_path / "export/profiler/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("stage", ["encoder", "warm_start"])
+@pytest.mark.slow
+def test_an_update_out_of_bounds_stops_a_supervised_stage(stage, tmp_path):
+    """lr beyond float32: loss and gradient are finite, the parameters would not be."""
+    c = make_config()
+    c.stages, c.max_nonfinite, c.checkpoint_every = (stage,), 2, 1
+    section = {"encoder": c.train_encoder, "warm_start": c.warm_start}[stage]
+    section.lr, section.lr_warmup_steps, section.lr_schedule = 1e39, 0, "constant"
+    c.warm_start.tasks = ("profile",)
+    c.log.tensorboard = False
+    record.save(c, str(tmp_path))
+    with pytest.raises(errors.NonFinite, match="step 1: 2 updates in a row"):
+        RUN[stage].run(c, str(tmp_path))
+    checkpoints = stage_checkpoints(c, str(tmp_path), stage)
+    assert not checkpoints.finished() and checkpoints.best() is None
+    assert not (tmp_path / "export").exists()
+    _, leaves = final_state(tmp_path, stage)
+    assert all(np.isfinite(np.asarray(x)).all() for x in leaves)
+    found, told = replay(tmp_path, f"{stage}-0.npz")
+    assert found["first"] is None and found["skipped"]
+    assert np.isfinite(found["loss"]) and found["grad_norm"] > 0
+    assert told[-1].startswith("the optimizer's step would break params/embed")
+
+
+def test_a_replay_finds_the_row_whose_gradient_alone_is_broken():
+    """sqrt(x) is finite at 0, its slope is not."""
+    x = np.array([1.0, 4.0, 0.0, 0.0], np.float32)
+    root = lambda v: jnp.sqrt(v).sum()
+    loss = lambda w, _, counts: root(jnp.where(counts, x * w["w"], 1.0))
+    found = replay_batch.first_bad_gradient(
+        replay_batch.Stage(
+            None, None, (x,), jax.value_and_grad(loss), lambda params: [],
+            lambda row: (np.arange(4) == row,),
+        ),
+        {"w": np.ones(4, np.float32)},
+        {},
+    )  # fmt: skip
+    assert found == ("gradient of w", 2, ())
+
+
+def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatch):
+    """A sampler at another temperature than the trainer's."""
+    c = make_config()
+    c.stages = ("profiler",)
+    real = sampling.make_sample
+    monkeypatch.setattr(
+        sampling, "make_sample", lambda *a, **k: real(*a, **k | {"temperature": 0.7})
+    )
+    with pytest.raises(ValueError, match="step 0, .*sampler_gap_mean is .* must be"):
+        train_profiler.run(c, str(tmp_path))
+    assert not lines(tmp_path, "profiler")
+
+
+@pytest.mark.slow
+def test_a_hidden_transfer_in_a_step_stops_the_run(tmp_path, monkeypatch):
+    """A reward that an operation outside of the programs touches."""
+    c = make_config()
+    c.stages = ("profiler",)
+    real = experience.score
+
+    def careless(*args, **fields):
+        seen = real(*args, **fields)
+        return seen._replace(device_advantages=seen.device_advantages * 2)
+
+    monkeypatch.setattr(train_profiler, "score", careless)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train_profiler.run(c, str(tmp_path))
+
+
+def test_alarms_are_told_once_and_go_on_after_a_resume(tmp_path, caplog):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    c = make_config()
+    c.alarms.patience = 3
+    caplog.set_level("INFO", logger="blue")
+
+    def lines_of(workdir, values, first=0):
+        writer = Writer(
+            workdir, stage="profiler", first_step=first, num_steps=99, every=1,
+            tensorboard=True, hparams={},
+        )  # fmt: skip
+        alarms_at = session.watch_alarms(c, str(workdir), "profiler", writer)
+        for step in range(first, len(values)):
+            metrics = {"reward/frac_zero_std": values[step], "data/epoch": 0}
+            writer.scalars(step, metrics | alarms_at(step, metrics))
+        writer.close()
+        return lines(workdir, "profiler")
+
+    values = [0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.1]
+    whole = lines_of(tmp_path / "a", values)
+    marks = [row["alarm/reward_collapse"] for row in whole]
+    assert marks == [0, 0, 0, 1, 1, 1, 0]
+    begins, ends = [m for m in caplog.messages if "reward_collapse" in m]
+    assert begins.startswith(
+        "step 3: ALARM: reward_collapse: reward/frac_zero_std = 1 "
+    )
+    assert "above 0.9 for 3 lines" in begins and "lower lr" in begins
+    assert ends.startswith("step 6: over: reward_collapse")
+    events = EventAccumulator(str(tmp_path / "a/tensorboard/profiler")).Reload()
+    assert "alarm/reward_collapse" in events.Tags()["scalars"]
+    assert "alarm/reward_collapse/text_summary" in events.Tags()["tensors"]
+    for stop, back in ((3, 2), (5, 5), (6, 4)):  # killed after a line, resumed earlier
+        workdir = tmp_path / f"b{stop}"
+        lines_of(workdir, values[:stop])
+        assert lines_of(workdir, values, first=back) == whole
+
+
+def test_a_broken_state_is_refused_not_trained(tmp_path):
+    saved = Checkpoints(tmp_path / "c", keep=1, milestone_every=0)
+    mesh = make_mesh(1, -1, 1)
+    optimizer = optax.sgd(0.1)
+    weights = {"layers": {"w": np.array([1.0, np.nan], np.float32)}}
+    params = put(weights, replicated(mesh))
+    cfg = families.preset("tiny_gemma3")
+    model = Model(cfg, params, None, "our model")  # pyright: ignore
+    with pytest.raises(ValueError, match="our model has .* not finite in layers/w:"):
+        session.start(saved, optimizer, model, mesh, {}, "auto")
+    assert saved.latest_step() is None
+    saved.save(3, init_state(params, optimizer), {})
+    good = model._replace(params=jax.tree.map(jnp.ones_like, params))
+    words = "c/3 has .* not finite in params/layers/w: remove it"
+    with pytest.raises(ValueError, match=words):
+        session.start(saved, optimizer, good, mesh, {}, "auto")
+
+
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("batch_size", 12, "batch_size = 12 must be a positive multiple of 8"),
+        ("microbatch_size", 3, "microbatch_size = 3 must be a positive multiple of 8"),
+        ("group_size", 1, "group_size = 1 must be at least 2"),
+        ("max_prompt_tokens", 500, "max_prompt_tokens = 500 is more than the largest"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(field, value, words, tmp_path):
+    c = make_config()
+    c[field] = value
+    with pytest.raises(ValueError, match=words):
+        train_profiler.run(c, str(tmp_path))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_the_stage_ends_with_a_table(whole):
+    table = watch.summary(str(whole), "profiler")
+    assert "reward/embedding" in table and "last tenth" in table
+
+
+def test_a_stage_left_out_of_the_list_is_told(whole, caplog):
+    c = make_config()
+    c.stages = ("profiler",)
+    log = load_log(c, str(whole))
+    model = load_profiler(
+        c, log, str(whole), make_mesh(1, -1, 1), "base", stage="profiler"
+    )
+    assert model is not None and model.name.endswith("random weights")
+    (line,) = [m for m in caplog.messages if "random weights" in m]
+    assert "stages=profiler leaves out warm_start" in line
