@@ -34,6 +34,7 @@ CONCEPTS = re.findall(
     r"^\| [^|]+ \| `([\w/]+\.py)` \| `(\w+)` \|$", PAGES["blue/README.md"], re.M
 )
 
+ENDINGS = (".py", ".json", ".md")  # of files whose name begins as a section does
 every_page = pytest.mark.parametrize("name", PAGES)
 
 
@@ -148,7 +149,16 @@ def test_links_and_paths_exist(name):
     text = PAGES[name]
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if not link.startswith("https://"):
-            assert ((ROOT / name).parent / link).exists(), link
+            path, _, section = link.partition("#")
+            target = (ROOT / name).parent / path
+            assert target.exists(), link
+            headings = (
+                re.findall(r"^#+ (.*)$", target.read_text(), re.M) if section else ()
+            )
+            slugs = [
+                re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings
+            ]
+            assert not section or section in slugs, link
     roots = "blue|configs|experiments|tests|tools"
     for path in re.findall(rf"(?<![\w/.=-])((?:{roots})/[\w./-]*\w/?)", text):
         unnamed = path.replace("/NAME.py", "")
@@ -172,7 +182,7 @@ def test_fields_exist(name):
         for field in re.findall(
             r"`([a-z_]+(?:\.[a-z_]\w*)+)(?:=[^`]*|\.\*)?`", PAGES[name]
         )
-        if field.partition(".")[0] in config and not field.endswith((".json", ".md"))
+        if field.partition(".")[0] in config and not field.endswith(ENDINGS)
     ]
     for field in named:
         node = config
@@ -306,3 +316,14 @@ def test_the_own_log_mistake_is_the_one_that_is_shown(tmp_path, capsys, monkeypa
     ]
     assert main(["blue", *flags]) == 2
     assert f"      {capsys.readouterr().err}" in OWN_LOG
+
+
+def test_the_own_log_is_read_in_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("shop").mkdir()
+    for name, header in (("clicks", "shopper,"), ("products", "sku,")):
+        Path(f"shop/{name}.csv").write_text("\n".join(written_out(header)))
+    (block,) = re.findall(r"^```python\n(.*?)^profiler =", OWN_LOG, re.M | re.S)
+    names = {}
+    exec(block, names)
+    assert (names["titles"], names["ratings"]) == (["Kettle, 1.7 l, Norda"], [5.0])
