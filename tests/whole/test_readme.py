@@ -43,7 +43,7 @@ every_page = pytest.mark.parametrize("name", PAGES)
 
 def test_the_first_page_is_short():
     assert len(README.encode()) <= 10_000 and len(README.splitlines()) <= 150
-    assert README[: README.index("\n## ")].count("\n") < 60  # the first screen
+    assert README[: README.index("\n## ")].count("\n") <= 60  # the first screen
 
 
 @every_page
@@ -326,4 +326,4 @@ def test_the_own_log_is_read_in_python(tmp_path, monkeypatch):
     (block,) = re.findall(r"^```python\n(.*?)^profiler =", OWN_LOG, re.M | re.S)
     names = {}
     exec(block, names)
-    assert (names["titles"], names["ratings"]) == (["Kettle, 1.7 l, Norda"], [5.0])
+    assert (names["titles"], names["ratings"]) == (["Kettle, 1.7 l"], [5.0])
