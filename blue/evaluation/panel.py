@@ -1,11 +1,10 @@
 """The profile quality panel: what profiles are like, judged without a language model.
 
 Are they made up, copied, alike, broken, or do they know the answer? Pure functions over
-text: faithfulness, degeneration, privacy, length. What they mean is the same for every
-text, also for an empty one, one of punctuation alone, and scripts without spaces, of
-which each character is a word. A share of nothing is NaN and left out of means. Time
-grows with the number of words and titles, not with its square: each title is read once,
-whoever has it.
+text measure faithfulness, degeneration, privacy and length. They take every text: an
+empty one, one of punctuation alone, and scripts without spaces, where each character is
+a word. A share of nothing is NaN and left out of means. Time grows with the number of
+words and titles, not with its square: each title is read once, whoever has it.
 """
 
 import functools
@@ -172,8 +171,8 @@ def unsupported_mentions(profile: str, titles: Sequence[str]) -> tuple[int, int]
     """How many mentions no title supports, and how many there are.
 
     A title supports a mention when it holds SIMILAR of the mention's words or more, as
-    a set, words such as "the" and single letters aside (a one-sided token-set ratio: a
-    mention may leave out words of the title, but not add many).
+    a set. Words such as "the" and single letters do not count. This is a one-sided
+    token-set ratio: a mention may leave out words of the title, but not add many.
     """
     wanted = [_telling(words(span)) for span in mentions(profile)]
     vocabulary = frozenset[str]().union(*wanted)
@@ -206,9 +205,9 @@ def _any_holds(holders: Sequence[int], least: int) -> bool:
 def mention_hallucination(profile: str, titles: Sequence[str]) -> float:
     """Share of the mentions that no history title supports.  [0, 1]; NaN without any.
 
-    It needs names: a profile that speaks of kinds of things in small
-    letters has few `mentions`, and a genre with a capital that no title holds counts
-    as made up. Compare profilers by it, on the same users.
+    It needs names: a profile of kinds of things in small letters has few `mentions`. A
+    genre with a capital that no title holds counts as made up. Compare profilers by it,
+    on the same users.
     """
     missing, total = unsupported_mentions(profile, titles)
     return missing / total if total else np.nan
