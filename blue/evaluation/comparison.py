@@ -89,8 +89,8 @@ def rankers_of_space(
     """Every method that is a vector: mean items and texts, raw and centred.
 
     Centred methods subtract the mean item vector of the training pool from items, and
-    the mean query of their form from profiles. What all texts of a form share tells
-    users not apart.
+    the mean query of their form from profiles. What all texts of a form
+    share does not tell users apart.
     """
     split, rows, table = cohort.split, cohort.rows, space.item_table
     partners = partner_rows(cohort.users, seed=seed)

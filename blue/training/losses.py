@@ -48,7 +48,7 @@ def grpo_loss(
 
     GRPO, https://arxiv.org/abs/2402.03300, equation 3, with the token mean over the
     whole batch taken by the caller. There is one update a rollout batch, so the ratio's
-    denominator is the stop-gradient of the current log-probabilities; the sampler's are
+    denominator is the stop-gradient of the current log-probabilities. The sampler's are
     compared with it as an alarm. Masked tokens add nothing, neither to a sum nor to a
     gradient, whatever numbers they carry.
     """

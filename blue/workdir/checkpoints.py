@@ -5,12 +5,13 @@
     <directory>/finished.json  the stage is done
 
 A directory without its commit file was never finished and does not count. Orbax does
-not notice changed bits, so an integer fingerprint of the state is kept with it and
-compared after reading; what fails is passed over, loudly, for the next older step.
+not notice changed bits. So an integer fingerprint of the state is kept with it and
+compared after reading. A step that fails is skipped, with a warning, for the next older
+one.
 
 This is the only file that knows Orbax. It uses the free functions of v1 and keeps its
-own list of steps: in commit-file mode `training.Checkpointer` deletes every directory
-beside the steps that has no commit file.
+own list of steps. `training.Checkpointer` does not serve: in commit-file mode it
+deletes every directory beside the steps that has no commit file.
 """
 
 import json
