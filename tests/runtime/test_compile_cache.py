@@ -20,11 +20,11 @@ SCRIPT = """
 import hashlib, json, logging, sys
 import jax, numpy as np
 logging.basicConfig(level=logging.INFO)
-from blue import compile_cache, programs
+from blue.runtime import compile_cache, programs
 compile_cache.use(sys.argv[1])
 from blue.models import qwen3
-from blue.sharding import to_host
-from tests.test_programs import batch_on, make_run, mesh_of, small
+from blue.runtime.sharding import to_host
+from tests.runtime.test_programs import batch_on, make_run, mesh_of, small
 
 def bits(tree):
     leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(to_host(tree))]

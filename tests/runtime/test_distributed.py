@@ -168,7 +168,9 @@ def test_two_processes_of_four_devices_do_the_step_of_one_of_eight(step, steps):
 
 TOGETHER = """
 import sys, time
-from blue import distributed, main, run_lock
+from blue import main
+from blue.runtime import distributed
+from blue.workdir import run_lock
 from blue.errors import UserError
 
 distributed.GRACE_S = 1.0

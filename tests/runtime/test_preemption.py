@@ -32,7 +32,7 @@ def test_a_signal_is_seen_at_the_next_point_and_forgotten_afterwards():
 
 BUSY = """
 import time
-from blue import preemption
+from blue.runtime import preemption
 with preemption.listening({grace_s}):
     print("ready", flush=True)
     while True:
@@ -69,8 +69,8 @@ LOOP = """
 import time
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from blue import preemption
-from blue.checkpoints import Checkpoints
+from blue.runtime import preemption
+from blue.workdir.checkpoints import Checkpoints
 from blue.errors import Preempted
 
 mesh = Mesh(np.array(jax.devices()), ("fsdp",))

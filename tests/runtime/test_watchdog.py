@@ -10,7 +10,7 @@ from tests.helpers.processes import end, start, wait_for
 
 HANG = """
 import sys, threading, time
-from blue import watchdog
+from blue.runtime import watchdog
 def stuck_in_a_lock():
     lock = threading.Lock()
     lock.acquire()
@@ -75,7 +75,7 @@ def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path, caplog):
 def test_a_process_that_was_stopped_for_a_while_did_not_hang(tmp_path):
     script = """
 import sys, time
-from blue import watchdog
+from blue.runtime import watchdog
 watchdog.TICK_S = 0.05
 with watchdog.watching(sys.argv[1], {"update": 1.0}):
     watchdog.beat("update")

@@ -9,6 +9,7 @@ import pytest
 from blue import main
 from blue.errors import UserError
 from blue.inference import scoring
+from blue.models import families
 from blue.models.params import abstract_params
 from blue.runtime import chips, programs
 from blue.runtime.sharding import make_mesh

@@ -23,6 +23,7 @@ from blue.data.batches import batch_indices
 from blue.errors import Preempted
 from blue.hub.model import Model
 from blue.inference import sampling
+from blue.models import families
 from blue.models.params import abstract_params
 from blue.rewards import experience
 from blue.runtime import preemption

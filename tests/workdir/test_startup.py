@@ -66,13 +66,13 @@ def test_the_defaults_ask_for_nothing():
 
 
 TWO = """
-from blue import startup
+from blue.workdir import startup
 from blue.main import main
 from blue.errors import UserError
 if sys.argv[2] == "data":
-    startup.agree({"data": "same"})
+    startup.check_hosts_agree({"data": "same"})
     try:
-        startup.agree({"names": 1, "data": jax.process_index()})
+        startup.check_hosts_agree({"names": 1, "data": jax.process_index()})
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
