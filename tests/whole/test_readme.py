@@ -248,6 +248,7 @@ def test_python_can_be_read():
 # --- "Your own log", word for word
 
 OWN_LOG = PAGES["blue/data/README.md"]
+COMMAND = "python -m blue.main --config=configs/profiler_table.py --workdir"
 
 
 def written_out(pattern):
@@ -277,7 +278,7 @@ def test_the_own_log_command_runs_to_profiles_and_a_table(tmp_path, monkeypatch)
     for name, rows in files.items():
         with open(f"{name}.csv", "w", newline="", encoding="utf-8") as f:
             csv.writer(f).writerows(rows)
-    command = " ".join(line.rstrip("\\") for line in written_out("python -m blue.main"))
+    command = " ".join(line.rstrip("\\") for line in written_out(COMMAND))
     python, module, name, config, *flags = shlex.split(command.replace("DIR", "."))
     assert (python, module, name) == ("python", "-m", "blue.main")
     config = config.replace("=configs/", f"={ROOT}/configs/")
