@@ -24,13 +24,8 @@ from blue.inference.pad import bucket_for
 from blue.runtime import programs
 from blue.runtime.sharding import batch_shards, by_batch, make_mesh, put
 from blue.sources.data import load_examples, load_log
-from blue.sources.profiler import (
-    add_adapters,
-    check_divides,
-    load_encoder,
-    stage_checkpoints,
-    stage_id,
-)
+from blue.sources.encoder import load_encoder
+from blue.sources.role import add_adapters, check_divides, stage_checkpoints, stage_id
 from blue.sources.text import own_query_format_of
 from blue.text import queries
 from blue.text.rule_profiles import template_profile

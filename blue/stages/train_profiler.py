@@ -37,14 +37,8 @@ from blue.runtime.sharding import make_mesh, no_hidden_transfers, to_host
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.judge import make_choice
-from blue.sources.profiler import (
-    add_adapters,
-    check_divides,
-    load_profiler_base,
-    make_generate_with,
-    stage_checkpoints,
-    stage_id,
-)
+from blue.sources.profiler import load_profiler_base, make_generate_with
+from blue.sources.role import add_adapters, check_divides, stage_checkpoints, stage_id
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.text import queries
 from blue.training import session, watch

@@ -24,13 +24,8 @@ from blue.rewards import judges
 from blue.runtime import programs
 from blue.runtime.sharding import by_batch, make_mesh, put
 from blue.sources.data import load_examples, load_log
-from blue.sources.profiler import (
-    add_adapters,
-    check_divides,
-    load_profiler_base,
-    stage_checkpoints,
-    stage_id,
-)
+from blue.sources.profiler import load_profiler_base
+from blue.sources.role import add_adapters, check_divides, stage_checkpoints, stage_id
 from blue.sources.text import prompt_format_of
 from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile

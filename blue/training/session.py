@@ -26,7 +26,7 @@ from blue.models.params import shapes_of
 from blue.runtime import preemption, programs, tracing, watchdog
 from blue.runtime.sharding import no_hidden_transfers, to_host
 from blue.sources import adapters
-from blue.sources.profiler import stage_checkpoints
+from blue.sources.role import stage_checkpoints
 from blue.training import alarms, optimizers
 from blue.training.optimizers import (
     TrainState,

@@ -20,13 +20,10 @@ from blue.hub.directory import read_config, read_source
 from blue.hub.source import Source, _download
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_examples, load_log
-from blue.sources.encoder import own_encoder
-from blue.sources.profiler import (
-    load_encoder,
-    load_profiler,
-    make_generate,
-    stage_checkpoints,
-)
+from blue.sources.encoder import load_encoder, own_encoder
+from blue.sources.profiler import load_profiler, make_generate
+from blue.sources.role import stage_checkpoints
+from blue.sources.run import Run
 from blue.sources.text import own_query_format_of, prompt_format_of, query_format_of
 from blue.stages import train_encoder, warm_start
 from blue.text import queries
@@ -55,7 +52,7 @@ def run(tmp_path_factory):
 def profiles(config, workdir, log, examples):
     """Model and profiles of ten users of `log`."""
     mesh = make_mesh(1, -1, 1)
-    model = load_profiler(config, log, workdir, mesh, "base")
+    model = load_profiler(Run(config, workdir, mesh, log), "base")
     prompt_format = prompt_format_of(config, model)
     rows = np.arange(10)
     ids = queries.profile_prompts(prompt_format, examples.train, rows, log.titles)
@@ -80,9 +77,9 @@ def test_the_export_is_the_profiler_of_the_workdir(run, tmp_path):
 def test_the_encoder_is_exported_too(run, tmp_path):
     config = make_config()
     mesh, log = make_mesh(1, -1, 1), load_log(config, str(run))
-    model = load_encoder(config, log, str(run), mesh)
+    model = load_encoder(Run(config, str(run), mesh, log))
     config.encoder.checkpoint = str(run / "export/encoder")
-    loaded = load_encoder(config, log, str(tmp_path), mesh)
+    loaded = load_encoder(Run(config, str(tmp_path), mesh, log))
     jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
 
 
@@ -97,7 +94,7 @@ def test_its_tokenizer_reads_another_log(run):
 def test_a_later_export_replaces_the_earlier_one_and_what_a_kill_left(run, tmp_path):
     config = make_config()
     mesh, log = make_mesh(1, -1, 1), load_log(config, str(run))
-    model = load_profiler(config, log, str(run), mesh, "base")
+    model = load_profiler(Run(config, str(run), mesh, log), "base")
     checkpoints = stage_checkpoints(config, str(run), "warm_start")
     (tmp_path / "export/.profiler.draft").mkdir(parents=True)
     (tmp_path / "export/.profiler.draft/rubbish").write_text("half a file")
@@ -139,9 +136,9 @@ def test_there_and_back_is_exact(run, tmp_path):
         first = run / "export" / role
         config[role].checkpoint = str(first)
         if role == "profiler":
-            model = load_profiler(config, log, str(run), mesh, "base")
+            model = load_profiler(Run(config, str(run), mesh, log), "base")
         else:
-            model = load_encoder(config, log, str(run), mesh)
+            model = load_encoder(Run(config, str(run), mesh, log))
         assert model.source == Source(str(first), "", str(first))
         again = export_again(config, run, model, tmp_path, role, stage)
         of = lambda folder: {
@@ -267,7 +264,7 @@ def query_prefix(run, tmp_path, instruction, content):
     config.prompts.instruction = instruction
     config.encoder.checkpoint = str(tmp_path / "encoder")
     log = load_log(config, str(run))
-    model = load_encoder(config, log, str(run), make_mesh(1, -1, 1))
+    model = load_encoder(Run(config, str(run), make_mesh(1, -1, 1), log))
     encoder = own_encoder(config, model, make_mesh(1, -1, 1))
     prefix = own_query_format_of(config, model).prefix
     assert query_format_of(config, encoder).prefix == prefix
@@ -317,7 +314,7 @@ def test_a_model_of_the_hub_is_named_on_the_card(run, tmp_path, monkeypatch):
     config = make_config()
     config.profiler.checkpoint = "some/gemma"
     log = load_log(config, str(run))
-    model = load_profiler(config, log, str(run), make_mesh(1, -1, 1), "base")
+    model = load_profiler(Run(config, str(run), make_mesh(1, -1, 1), log), "base")
     _download.cache_clear()
     made = export_again(config, run, model, tmp_path, "profiler", "warm_start")
     page = (made / card.CARD).read_text()
