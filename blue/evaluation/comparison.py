@@ -55,9 +55,9 @@ def rankers_of_space(
 ) -> list[Ranker]:
     """Every variant that is a vector: mean items and texts, raw and centred.
 
-    Centred ones take the mean item vector of the training pool from the items, and
-    from profiles the mean query of their form: what all texts of a form share tells no
-    user from another. `profiles` has one text a row for each method that writes them.
+    Centred ones subtract the mean item vector of the training pool from items, and the
+    mean query of their form from profiles. What all texts of a form share does not
+    tell users apart. `profiles` has one text a row for each method that writes them.
     """
     cohort, table = given.cohort, space.item_table
     partners = partner_rows(cohort.users, seed=given.settings.seed)

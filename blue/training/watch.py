@@ -84,8 +84,8 @@ def profile_metrics(
 ) -> dict[str, float]:
     """`profile/*`: the panel of the first profile of every user of the batch.
 
-    The G profiles of a user are alike in distribution, so one says enough about a
-    step; some 20 ms of one core for 128 of twelve words.
+    The G profiles of a user have the same distribution, so one of them says enough
+    about a step. 128 profiles of twelve words take some 20 ms of one core.
     """
     first = [group[0].text for group in experience.profiles]
     targets = [titles[int(i)] for i in batch.next_items[:, 0]]
