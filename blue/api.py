@@ -37,7 +37,7 @@ from blue.inference.pad import bucket_for
 from blue.runtime.sharding import batch_shards, make_mesh
 from blue.sources.data import READERS
 from blue.sources.encoder import ITEMS_A_CALL
-from blue.sources.profiler import check_vocabulary, stage_id
+from blue.sources.role import check_vocabulary, stage_id
 from blue.stages import write_profiles
 from blue.text.arguments import (
     Ratings,

@@ -23,8 +23,9 @@ from blue.hub.recipe import EncoderRecipe, ProfilerRecipe
 from blue.inference.generate import Profile
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_log
-from blue.sources.encoder import own_encoder
-from blue.sources.profiler import load_encoder, load_profiler_base, make_generate_with
+from blue.sources.encoder import load_encoder, own_encoder
+from blue.sources.profiler import load_profiler_base, make_generate_with
+from blue.sources.run import Run
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.stages import train_encoder, warm_start, write_profiles
 from blue.text import prompts, queries
@@ -156,7 +157,7 @@ def test_profiles_are_those_of_the_generator(run, profiler):
     config.profiler.checkpoint = str(run / "export/profiler")
     log = load_log(config, str(run))
     mesh = make_mesh(1, -1, 1)
-    model = load_profiler_base(config, log, str(run), mesh, stage="evaluate")
+    model = load_profiler_base(Run(config, str(run), mesh, log), stage="evaluate")
     ratings = [[4.5, math.nan, 1.0], [3.0], []]
     of = prompt_format_of(config, model)
     ids = [
@@ -277,7 +278,7 @@ def test_vectors_are_those_of_the_runs_encoder(run, encoder):
     config.encoder.checkpoint = str(run / "export/encoder")
     log = load_log(config, str(run))
     mesh = make_mesh(1, -1, 1)
-    model = load_encoder(config, log, str(run), mesh)
+    model = load_encoder(Run(config, str(run), mesh, log))
     own = own_encoder(config, model, mesh)
     texts = [*log.texts[:5], "", "lamp " * 100]
     np.testing.assert_allclose(

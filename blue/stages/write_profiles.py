@@ -16,11 +16,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from blue.data.log import Log
+from blue.data.profiles import profile_row
 from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference.continuous import (
@@ -32,9 +32,10 @@ from blue.inference.continuous import (
 from blue.inference.generate import Profile
 from blue.runtime import distributed, preemption, programs, watchdog
 from blue.runtime.progress import Progress
-from blue.runtime.sharding import batch_shards, make_mesh
-from blue.sources.data import load_log
-from blue.sources.profiler import check_divides, load_profiler, stage_id
+from blue.runtime.sharding import batch_shards
+from blue.sources.profiler import load_profiler
+from blue.sources.role import check_divides, stage_id
+from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, templates_of
 from blue.text import queries
 from blue.workdir.checkpoints import fingerprint
@@ -47,7 +48,7 @@ WINDOW = 2048  # users whose prompts are made, and ordered by length, at a time
 # --- users
 
 
-def choose_users(log: Log, path: str) -> tuple[Int[np.ndarray, " U"], list[str]]:
+def users_to_write(log: Log, path: str) -> tuple[Int[np.ndarray, " U"], list[str]]:
     """Users to write, as ascending indices of the log, and ids that it does not know.
 
     path: a file with one user id a line (a repeated one counts once); empty: all users
@@ -121,14 +122,7 @@ def describe(
 
 def to_line(user_id: str, profile: Profile, profiler: Model) -> bytes:
     """A user's line of profiles.jsonl."""
-    row = {
-        "user_id": user_id,
-        "profile": profile.text,
-        "num_tokens": profile.num_tokens,
-        "finished": profile.finished,
-        "step": profiler.step,
-        "model": profiler.name,
-    }
+    row = profile_row(user_id, *profile, step=profiler.step, model=profiler.name)
     # ASCII: no separator that some reader takes for a line end, no lone surrogate.
     return json.dumps(row).encode() + b"\n"
 
@@ -188,14 +182,14 @@ def is_finished(final: Path, facts: dict[str, Any]) -> bool:
 
 
 def make_write(
-    config: ConfigDict,
+    run: Run,
     profiler: Model,
     prompt_format: queries.PromptFormat,
-    mesh: Mesh,
     *,
     num_users: int,
 ) -> WriteProfiles:
     """(params, jobs) -> profiles; compiles all programs of the stage."""
+    config, mesh = run.config, run.mesh
     # fewer slots for few users: only a slot that is refilled is not idle at the end
     shards = batch_shards(mesh)
     few = max(num_users // 4 // shards, 1) * shards
@@ -218,18 +212,16 @@ def make_write(
 
 
 def write_missing(
-    config: ConfigDict,
-    log: Log,
+    run: Run,
     profiler: Model,
-    mesh: Mesh,
     part: Path,
     *,
     users: Int[np.ndarray, " U"],
     already: int,
 ) -> None:
     """Appends the profiles of `users` to the part file, which has `already` others."""
-    prompt_format = prompt_format_of(config, profiler)
-    write = make_write(config, profiler, prompt_format, mesh, num_users=len(users))
+    log, prompt_format = run.log, prompt_format_of(run.config, profiler)
+    write = make_write(run, profiler, prompt_format, num_users=len(users))
     programs.wait()
     total = already + len(users)
     progress = Progress(STAGE, first=already, total=total, unit="user")
@@ -287,13 +279,12 @@ def run(config: ConfigDict, workdir: str) -> None:
     profile. profiles.json says what the profiles come from: a second run with the same
     profiler, log and settings keeps them, another one writes all of them anew.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    run = open_run(config, workdir)
+    log = run.log
     size = config.write_profiles.batch_size
-    check_divides(size, "write_profiles.batch_size", mesh)
-    log = load_log(config, workdir)
-    users, strangers = choose_users(log, config.write_profiles.users)
-    profiler = load_profiler(config, log, workdir, mesh, "trained")
-    profiler = profiler or load_profiler(config, log, workdir, mesh, "base")
+    check_divides(size, "write_profiles.batch_size", run.mesh)
+    users, strangers = users_to_write(log, config.write_profiles.users)
+    profiler = load_profiler(run, "trained") or load_profiler(run, "base")
     assert profiler is not None
     user_ids = [log.user_ids[user] for user in users]
     facts = describe(config, log, [*user_ids, *strangers], profiler)
@@ -326,9 +317,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     missing = users[[user_id not in places for user_id in user_ids]]
     logger.info("profiler: %s; %d profiles to write", profiler.name, len(missing))
     if len(missing):
-        write_missing(
-            config, log, profiler, mesh, part, users=missing, already=len(places)
-        )
+        write_missing(run, profiler, part, users=missing, already=len(places))
     empty = Profile("", 0, True)
     last = [to_line(user_id, empty, profiler) for user_id in strangers]
     # the others wait: a later stage may read the file
