@@ -143,7 +143,7 @@ def find_checkpoint(config: ConfigDict, role: str) -> tuple[Source, str]:
 
 
 def check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
-    """Raises `UserError` where the tokenizer has ids that the model has no rows for."""
+    """Raises `UserError` where the tokenizer has ids that the embedding lacks."""
     if tokenizer.vocab_size > cfg.vocab_size:
         raise UserError(
             f"{source}: its embedding has {cfg.vocab_size} rows and the tokenizer "
