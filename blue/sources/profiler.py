@@ -26,6 +26,7 @@ from blue.inference.generate import Profile, make_generator
 from blue.models import families
 from blue.models.decoder import DecoderConfig, Lora
 from blue.models.params import abstract_params, make_init
+from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import batch_shards, dividing_fsdp, put, replicated, to_host
 from blue.sources import adapters
 from blue.sources.text import load_role_tokenizer
@@ -40,6 +41,11 @@ TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
 
 
 # --- models
+
+
+def precision_of(config: ConfigDict) -> Precision:
+    """The number types of all programs of a run."""
+    return Precision(config.dtype.params, config.dtype.compute, config.remat)
 
 
 def role_seed(seed: int, role: str) -> int:
@@ -266,14 +272,13 @@ def make_generate_with(
         profiler.cfg,
         profiler.tokenizer,
         mesh,
-        batch_size=config.evaluate.batch_size,
-        buckets=config.prompt_buckets,
-        max_tokens=config.max_completion_tokens,
+        shapes=[
+            Shapes(config.evaluate.batch_size, tokens, 1, config.max_completion_tokens)
+            for tokens in config.prompt_buckets
+        ],
+        precision=precision_of(config),
         temperature=temperature,
-        seed=config.seed,
-        stage_id=stage_id(stage),
-        params_dtype=config.dtype.params,
-        dtype=config.dtype.compute,
+        key=(config.seed, stage_id(stage)),
     )
 
 

@@ -22,7 +22,7 @@ from blue.errors import UserError
 from blue.inference import packing
 from blue.inference.pad import bucket_for
 from blue.runtime import programs
-from blue.runtime.sharding import batch_shards, by_batch, make_mesh, put
+from blue.runtime.sharding import by_batch, make_mesh, put
 from blue.sources.data import load_examples, load_log
 from blue.sources.profiler import (
     add_adapters,
@@ -32,10 +32,10 @@ from blue.sources.profiler import (
     stage_id,
 )
 from blue.sources.text import own_query_format_of
+from blue.stages.step_programs import encoder_programs, encoder_row_tokens
 from blue.text import queries
 from blue.text.rule_profiles import template_profile
 from blue.training import session
-from blue.training.contrastive import make_encoder_update, row_counts
 
 logger = logging.getLogger("blue")
 STAGE = "encoder"
@@ -148,28 +148,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     query_format = own_query_format_of(config, model)
     profiles = load_profiles(config, log, examples.train)
 
-    schedule, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
-    length = max(section.query_tokens, section.item_tokens)
-    counts = row_counts(
-        section.batch_size, length, section.item_tokens, batch_shards(mesh)
-    )
-    steps = {
-        count: make_encoder_update(
-            model.cfg,
-            mesh,
-            optimizer,
-            schedule,
-            batch_size=section.batch_size,
-            num_rows=count,
-            tokens=length,
-            texts=packing.texts_a_row(length),
-            similarity_temperature=section.similarity_temperature,
-            params_dtype=config.dtype.params,
-            dtype=config.dtype.compute,
-            remat=config.remat,
-        )
-        for count in counts
-    }
+    _, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
+    length = encoder_row_tokens(config)
+    steps = encoder_programs(config, model.cfg, mesh)
     pooled = model.tokenizer.pooled
 
     def fit(text: str, limit: int) -> list[int]:
@@ -198,7 +179,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             [fit(text, section.query_tokens) for text in texts],
             [fit(log.texts[i], section.item_tokens) for i in targets],
             length=length,
-            counts=counts,
+            counts=tuple(steps),
             pad_id=model.tokenizer.pad_id,
         )
         batch = (*rows[:5], places, targets)
