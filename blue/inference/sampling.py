@@ -166,7 +166,7 @@ def make_decode(
     return compile_program(run, args, out_shardings=by_batch(mesh))
 
 
-class Sampler(NamedTuple):
+class SamplePrograms(NamedTuple):
     """The two programs that write completions, one after the other."""
 
     prefill: Program
@@ -182,9 +182,9 @@ class Sampler(NamedTuple):
 
 def make_sample(
     cfg: DecoderConfig, mesh: Mesh, shapes: Shapes, sampling: Sampling, dtype: str
-) -> Sampler:
+) -> SamplePrograms:
     """(decode params, prompt, mask, example ids, [seed, stage, step]) -> Rollout."""
-    return Sampler(
+    return SamplePrograms(
         make_prefill(cfg, mesh, shapes.prompts(), dtype),
         make_decode(cfg, mesh, shapes, sampling, dtype),
     )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from blue.inference import packing, sampling, scoring
-from blue.inference.sampling import Sampler
+from blue.inference.sampling import SamplePrograms
 from blue.models import lora
 from blue.models.decoder import DecoderConfig
 from blue.runtime.programs import Program
@@ -29,7 +29,7 @@ class StepPrograms(NamedTuple):
     """The programs of a GRPO step; all but the first by prompt bucket."""
 
     relayout: Program
-    sample: dict[int, Sampler]
+    sample: dict[int, SamplePrograms]
     reference: dict[int, Program]
     update: dict[int, Program]
 
