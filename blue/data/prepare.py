@@ -35,9 +35,6 @@ _SHARED = ("pool", "title_group", "item_counts")
 _FORMAT = 2  # counts up when the same log and settings come to give other examples
 
 
-# ------------------------------------------------------------------------- prepare
-
-
 def prepare(
     log: Log,
     cutting: Cutting,

@@ -42,8 +42,8 @@ WriteProfiles = Callable[[Params, Iterable[Job]], Iterator[WrittenProfiles]]
 def prompt_lengths(least: int, most: int) -> tuple[int, ...]:
     """Padded lengths, ascending, for prompts of `least` to `most` tokens.
 
-    Each is at most a third longer than the one before, or by 16: a few programs to
-    compile, and prompts in order of length are padded by about a seventh.
+    Each is at most a third longer than the one before, or by 16. So there are few
+    programs to compile, and prompts in order of length are padded by about a seventh.
     """
     lengths = [most]
     while True:
@@ -69,8 +69,8 @@ def make_profile_writer(
 
     As many profiles are written at a time as `shapes` has rows. Whenever a refill's
     rows have ended, so many new prompts take their place. Jobs are read as they are
-    needed. New prompts are padded together, so neighbours should be of similar length.
-    A profile is that of `make_generator` of the same key, example id and prompt.
+    needed. Give them in order of length: a refill pads its prompts to the longest of
+    them. A profile is that of `make_generator` of the same key, example id and prompt.
 
     Args:
       shapes: of the rows that are decoded, with the longest prompt.

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from blue.hub.model import Model
 from blue.rewards import judges
 from blue.runtime.shapes import Shapes
-from blue.sources.profiler import precision_of
+from blue.sources.role import precision_of
 from blue.sources.text import templates_of
 
 

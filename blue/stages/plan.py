@@ -29,7 +29,7 @@ from blue.models.decoder import DecoderConfig
 from blue.models.params import abstract_params
 from blue.runtime import chips, hlo, programs
 from blue.runtime.sharding import batch_shards, dividing_fsdp, make_mesh
-from blue.sources.profiler import about_fsdp
+from blue.sources.role import about_fsdp
 from blue.stages import plan_report, train_profiler
 from blue.stages.plan_compile import GIB, Compiled, Part, compile_all
 from blue.stages.plan_programs import make_parts, make_resident

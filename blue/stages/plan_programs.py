@@ -19,7 +19,7 @@ from blue.models.params import abstract_params
 from blue.rewards.judges import make_choice_program
 from blue.sources.encoder import own_encoder_programs
 from blue.sources.judge import choice_shapes, questions_at_a_time
-from blue.sources.profiler import fresh_adapters, precision_of
+from blue.sources.role import fresh_adapters, precision_of
 from blue.stages.plan_compile import GIB, Part
 from blue.stages.step_programs import (
     encoder_programs,

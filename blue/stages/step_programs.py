@@ -18,7 +18,7 @@ from blue.models.decoder import DecoderConfig
 from blue.runtime.programs import Program
 from blue.runtime.shapes import Sampling, Shapes
 from blue.runtime.sharding import batch_shards
-from blue.sources.profiler import precision_of
+from blue.sources.role import precision_of
 from blue.training import session
 from blue.training.contrastive import make_encoder_update, row_counts
 from blue.training.policy import Objective, make_update

@@ -1,6 +1,6 @@
 """Tunix samples `--g` completions for each of `--users` prompts; prints one JSON line.
 
-Its SamplePrograms with a random Gemma 3 in float32. Prompts are repeated `--g` times before
+Its Sampler with a random Gemma 3 in float32. Prompts are repeated `--g` times before
 the call, as its GRPO learner does. Beside tools/bench/generate.py.
 """
 
@@ -27,7 +27,7 @@ if __name__ == "__main__":
     cache = tunix_sampler.CacheConfig(
         args.prompt + args.new, config.num_layers, config.num_kv_heads, config.head_dim
     )
-    sampler = tunix_sampler.SamplePrograms(model, tunix_models.Numbers(), cache)
+    sampler = tunix_sampler.Sampler(model, tunix_models.Numbers(), cache)
     clocks = {"prefill": [], "decode": []}
 
     def timed(name, call):
