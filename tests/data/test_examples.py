@@ -450,6 +450,13 @@ def test_examples_are_reused_by_fingerprint(tmp_path, log, monkeypatch):
                     prepare(log, tmp_path, **{name: value + 1})
 
 
+def test_examples_that_older_runs_have_prepared_are_found(tmp_path):
+    """The fingerprint is that of the commits before settings came as a tuple."""
+    found = prepare(hand_log(), tmp_path, max_interactions=20)
+    wanted = "b2abaa21f9133a793162c7da1c782c0de4bca22d7e34564d70af0214002ce096"
+    assert found.fingerprint == wanted
+
+
 @pytest.mark.parametrize("damage", ["flip", "delete", "truncate", "manifest", "empty"])
 def test_damaged_cache_is_made_again(tmp_path, log, damage):
     made = prepare(log, tmp_path)
