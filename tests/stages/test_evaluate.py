@@ -106,7 +106,7 @@ def prepare(log, directory, **changes):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    log, _ = synthetic.make(0, **WORLD)
+    log, _ = synthetic.make(0, synthetic.World(**WORLD))
     examples = prepare(log, tmp_path_factory.mktemp("examples"))
     return log, examples, train_tokenizer(log.titles, vocab_size=640)
 
