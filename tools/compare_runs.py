@@ -10,12 +10,10 @@ the paired difference B - A with its 95% interval over users and what was detect
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.evaluation import metrics, protocols, report
@@ -27,11 +25,7 @@ from blue.sources.profiler import load_profiler, make_generate
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.text import queries
 from blue.text.markdown import markdown_table
-
-
-def read_config(run: str) -> ConfigDict:
-    """The config a run was made with."""
-    return ConfigDict(json.loads((Path(run) / "config.json").read_text())["config"])
+from blue.workdir import record
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +33,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("runs", nargs=2)
     parser.add_argument("--users", type=int, default=0)
     given = parser.parse_args(argv)
-    config = read_config(given.runs[0])
+    config = record.load(given.runs[0])
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     log = load_log(config, given.runs[0])
     examples = load_examples(config, log, given.runs[0])
@@ -49,7 +43,7 @@ def main(argv: list[str]) -> None:
     query_format = query_format_of(config, encoder)
     texts = {}
     for run in given.runs:
-        own = read_config(run)
+        own = record.load(run)
         profiler = load_profiler(own, log, run, mesh, "trained")
         assert profiler is not None, f"{run}: no finished profiler stage"
         written = write_profiles(

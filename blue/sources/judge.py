@@ -12,22 +12,24 @@ from blue.rewards import judges
 from blue.sources.text import templates_of
 
 
-def make_choice(
-    config: ConfigDict, reader: Model, mesh: Mesh, *, batch_size: int
-) -> Callable[..., np.ndarray]:
-    """(reader params, profiles, options of each) -> scores [n, options]."""
-    choice = config.rewards.choice
-    return judges.make_choice_scorer(
-        reader.cfg,
-        reader.tokenizer,
+def make_judge(
+    config: ConfigDict, model: Model, mesh: Mesh, *, batch_size: int
+) -> judges.Judge:
+    """(judge's params, profiles, options of each) -> scores [n, options].
+
+    model: of the judge's architecture and tokenizer; batch_size: rows a call.
+    """
+    return judges.make_judge(
+        model.cfg,
+        model.tokenizer,
         templates_of(config),
         mesh,
-        scoring=choice.scoring,
+        scoring=config.judge.scoring,
         shapes=judges.ChoiceShapes(
             batch_size=batch_size,
-            num_options=choice.num_options,
-            prompt_tokens=choice.max_prompt_tokens,
-            option_tokens=choice.max_option_tokens,
+            num_options=config.rewards.choice.num_options,
+            prompt_tokens=config.judge.max_prompt_tokens,
+            option_tokens=config.judge.max_option_tokens,
         ),
         params_dtype=config.dtype.params,
         dtype=config.dtype.compute,
@@ -35,8 +37,8 @@ def make_choice(
 
 
 def make_choice_scorer(
-    config: ConfigDict, reader: Model, mesh: Mesh
+    config: ConfigDict, model: Model, mesh: Mesh
 ) -> Callable[[Sequence[str], Sequence[Sequence[str]]], np.ndarray]:
-    """(profiles, options of each) -> scores [n, options], of this reader."""
-    score = make_choice(config, reader, mesh, batch_size=config.evaluate.batch_size)
-    return functools.partial(score, reader.params)
+    """(profiles, options of each) -> scores [n, options], with this model as judge."""
+    judge = make_judge(config, model, mesh, batch_size=config.evaluate.batch_size)
+    return functools.partial(judge, model.params)

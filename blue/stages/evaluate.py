@@ -74,15 +74,15 @@ def open_space(
 
 
 def history_profiles(config: ConfigDict, cohort: Cohort) -> list[str]:
-    """The recent history in the reader's own kind of text, one a user.
+    """The recent history in the judge's own kind of text, one a user.
 
-    Readers that score by likelihood are tiny and have read template profiles only.
+    Judges that score by likelihood are tiny and have read template profiles only.
     """
     templates = templates_of(config)
     profiles = []
     for example_id, titles in zip(cohort.example_ids, cohort.histories, strict=True):
         recent = titles[-config.prompts.recent_items :]
-        if config.rewards.choice.scoring == "likelihood":
+        if config.judge.scoring == "likelihood":
             rng = np.random.default_rng([config.seed, int(example_id)])
             num_items = config.warm_start.profile_items
             profile = template_profile(templates, recent, num_items=num_items, rng=rng)
@@ -264,12 +264,12 @@ def run(config: ConfigDict, workdir: str) -> None:
             "profile written from a whole log has seen them: those rows may leak"
         )
 
-    # --- profiles of the starting and of the trained profiler; then the reader
+    # --- profiles of the starting and of the trained profiler; then the judge
     generated: dict[str, list[Profile]] = {}
     short_profiles: dict[int, dict[str, list[str]]] = {events: {} for events in short}
     written_by: dict[str, dict[str, Any]] = {}
     evaluated: set[int] = set()  # weights
-    reader = None
+    judge = None
     watchdog.beat("evaluate")
     for method, which in PROFILERS.items():
         preemption.leave_if_requested(AGAIN)
@@ -288,17 +288,17 @@ def run(config: ConfigDict, workdir: str) -> None:
             short_profiles[events][method] = [p.text for p in write(cut)]
         written_by[method] = {"step": profiler.step, "model": profiler.name}
         evaluated.add(fingerprint(profiler.params))
-        if reader is None or config.rewards.choice.reader == "policy":
-            reader = profiler
-    assert reader is not None, "there is always a base profiler"
+        if judge is None or config.judge.model == "policy":
+            judge = profiler
+    assert judge is not None, "there is always a base profiler"
     options = cohort.candidates[:, : config.rewards.choice.num_options]
-    reader_result = judge_accuracy(
-        make_choice_scorer(config, reader, mesh),
+    judged = judge_accuracy(
+        make_choice_scorer(config, judge, mesh),
         profiles=history_profiles(config, cohort),
         options=[[log.titles[i] for i in row] for row in options.tolist()],
     )
-    reader_result["model"] = reader.name
-    del profiler, reader, write  # their memory is the encoder's now
+    judged["model"] = judge.name
+    del profiler, judge, write  # their memory is the encoder's now
 
     # --- ranks, intervals
     preemption.leave_if_requested(AGAIN)
@@ -318,7 +318,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         "models": {method: facts["model"] for method, facts in written_by.items()},
         **compared,
         "profile_stats": statistics,
-        "reader": reader_result,
+        "reader": judged,  # the name that programs which read this file know
     }
     if short:
         result["cold_start"] = cold_start.curve(

@@ -228,7 +228,7 @@ def make_parts(
             ("profiler", "optimizer"), "update", 1,
         ),
     }  # fmt: skip
-    if config.rewards.choice.scoring == "letters":
+    if config.judge.scoring == "letters":
         parts["choice"] = make_choice_part(config, mesh, profiler)
     if config.encoder.kind == "own":
         parts |= _encoder_parts(config, mesh, encoder, trained)
@@ -237,22 +237,22 @@ def make_parts(
 
 
 def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
-    """The reader's multiple choice, asked about all profiles of a step and none."""
-    choice = config.rewards.choice
+    """The judge's multiple choice, asked about all profiles of a step and none."""
+    judge, num_options = config.judge, config.rewards.choice.num_options
     users = config.microbatch_size or config.batch_size  # at a time
     rows = users * (config.group_size + 1)
 
     def build() -> Program:
         return scoring.make_letter_logits(
-            cfg, mesh, batch_size=rows, prompt_tokens=choice.max_prompt_tokens,
-            letter_ids=tuple(range(choice.num_options)),
+            cfg, mesh, batch_size=rows, prompt_tokens=judge.max_prompt_tokens,
+            letter_ids=tuple(range(num_options)),
             params_dtype=config.dtype.params, dtype=config.dtype.compute,
         )  # fmt: skip
 
     work = flops.choice(
-        cfg, rows, choice.max_prompt_tokens, choice.num_options, tiles=has_tiles(mesh)
+        cfg, rows, judge.max_prompt_tokens, num_options, tiles=has_tiles(mesh)
     )
-    reads = "profiler" if choice.reader == "policy" else "reference"
+    reads = "profiler" if judge.model == "policy" else "reference"
     return Part(build, work, (reads,), "choice", config.batch_size // users)
 
 
@@ -465,8 +465,8 @@ def advice(
     if {"encode", "encode_items"} & set(bad):
         lines.append(f"encoder.batch_size below {config.encoder.batch_size}")
     if "choice" in bad:
-        now = config.rewards.choice.max_prompt_tokens
-        lines.append(f"rewards.choice.max_prompt_tokens below {now}")
+        now = config.judge.max_prompt_tokens
+        lines.append(f"judge.max_prompt_tokens below {now}")
     if "encoder_update" in bad:
         lines.append(
             f"train_encoder.batch_size below {config.train_encoder.batch_size}"

@@ -2,7 +2,7 @@
 
 BLUE, https://arxiv.org/abs/2605.06981. Start at `run`: its loop is the algorithm box.
 A step reads B users, writes G profiles each, embeds them with the frozen encoder, asks
-the reader for the next item, and moves the profiler towards the better of the G.
+the judge for the next item, and moves the profiler towards the better of the G.
 """
 
 import functools
@@ -30,13 +30,13 @@ from blue.inference.rollout import Rollout
 from blue.models import lora
 from blue.models.decoder import Params
 from blue.rewards import program
-from blue.rewards.experience import Experience, make_batch, read, score, write
-from blue.rewards.functions import RewardInputs
+from blue.rewards.batch import BatchSource, make_batch
+from blue.rewards.experience import Experience, Sampler, Scorer, read, score, write
 from blue.runtime import preemption, programs, tracing, watchdog
 from blue.runtime.sharding import make_mesh, no_hidden_transfers, to_host
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_item_table, load_text_encoder
-from blue.sources.judge import make_choice
+from blue.sources.judge import make_judge
 from blue.sources.profiler import (
     add_adapters,
     check_divides,
@@ -89,9 +89,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     # --- programs: all of them are compiled here
     schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
     run_on = build_programs(config, base, policy, mesh, optimizer, schedule)
-    views = config.rewards.embedding
-    write_profiles = functools.partial(
-        write,
+    sampler = Sampler(
         relayout=sampling.make_relayout(
             policy.cfg,
             mesh,
@@ -104,26 +102,21 @@ def run(config: ConfigDict, workdir: str) -> None:
         stage_id=stage_id(STAGE),
         mesh=mesh,
     )
-    read_profiles = functools.partial(
-        read,
+    frozen_judge = config.judge.model == "reference"
+    scorer = Scorer(
+        tokenizer=base.tokenizer,
         encoder=encoder,
         query_format=query_format,
-        view_weights=(views.history_profile, views.profile),
-        tokenizer=base.tokenizer,
-    )
-    frozen_reader = config.rewards.choice.reader == "reference"
-    score_profiles = functools.partial(
-        score,
-        rewards=make_rewards(config, mesh, items.shape[1]),
-        choose=make_choice(
+        titles=log.titles,
+        items=items,
+        ask=make_judge(
             config,
-            base if frozen_reader else policy,
+            base if frozen_judge else policy,
             mesh,
             batch_size=(config.microbatch_size or config.batch_size)
             * (config.group_size + 1),
         ),
-        items=items,
-        titles=log.titles,
+        rewards=make_rewards(config, mesh, items.shape[1]),
         mesh=mesh,
     )
     validate = make_validation(
@@ -148,8 +141,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
     alarms_at = session.watch_alarms(config, workdir, STAGE, writer)
     keep_batch = functools.partial(keep_scored, workdir, examples.train.user)
-    batch_of = functools.partial(
-        make_batch,
+    source = BatchSource(
         examples=examples,
         log=log,
         prompt_format=prompt_format,
@@ -158,8 +150,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         seed=config.seed,
     )
     held_out = np.arange(config.batch_size) % len(examples.validation.user)
-    watched = batch_of(examples.validation, held_out, step=0)
-    reader_of = lambda state: base.params if frozen_reader else params_of(state)
+    watched = make_batch(examples.validation, held_out, 0, source)
+    judge_of = lambda state: base.params if frozen_judge else params_of(state)
     num_train = len(examples.train.user)
     facts = {"data/rows_bad": sum(log.rows_bad.values())}
 
@@ -173,48 +165,48 @@ def run(config: ConfigDict, workdir: str) -> None:
         started, done = time.monotonic(), step + 1
         last = done == config.num_steps
         show = last or step % config.log.samples_every == 0
-        ask = show or config.rewards.choice.weight
+        ask = show or scorer.rewards.need_judge()
 
         indices = batch_indices(
             num_train, batch_size=config.batch_size, seed=config.seed, step=step
         )
         watchdog.beat("data", step=step)
-        batch = batch_of(examples.train, indices, step=step)
+        batch = make_batch(examples.train, indices, step, source)
         data_s = time.monotonic() - started
         with no_hidden_transfers():
-            reader = reader_of(state) if ask else None
+            judge = judge_of(state) if ask else None
             watchdog.beat("rollout")
-            written = write_profiles(params_of(state), batch, step)
-            bucket = written.prompt.shape[1]
+            sampled = write(params_of(state), batch, step, sampler)
+            bucket = sampled.prompt.shape[1]
             # asked for before the host reads: the devices are not idle meanwhile
             ref_logprobs = run_on.reference[bucket](
-                base.params, written.prompt, written.prompt_mask, written.rollout.tokens
+                base.params, sampled.prompt, sampled.prompt_mask, sampled.rollout.tokens
             )
-            texts = read_profiles(written, batch)
+            texts = read(sampled, batch, scorer)
             watchdog.beat("reward")
-            seen = score_profiles(reader, batch, texts)
+            experience = score(judge, batch, texts, scorer)
             watchdog.beat("update")
             update_started = time.monotonic()
             update_batch = UpdateBatch(
-                prompt=written.prompt,
-                prompt_mask=written.prompt_mask,
-                tokens=written.rollout.tokens,
-                mask=written.rollout.mask,
-                sampler_logprobs=written.rollout.logprobs,
+                prompt=sampled.prompt,
+                prompt_mask=sampled.prompt_mask,
+                tokens=sampled.rollout.tokens,
+                mask=sampled.rollout.mask,
+                sampler_logprobs=sampled.rollout.logprobs,
                 ref_logprobs=ref_logprobs,
-                advantages=seen.device_advantages,
-                teaching=seen.device_teaching,
+                advantages=experience.device_advantages,
+                teaching=experience.device_teaching,
             )
             state, info = run_on.update[bucket](state, frozen, update_batch)
             info = {key: float(value) for key, value in to_host(info).items()}
-        keep = functools.partial(keep_batch, step, indices, update_batch, seen)
+        keep = functools.partial(keep_batch, step, indices, update_batch, experience)
         session.stop_if_not_finite(info, step, config.max_nonfinite, keep)
         if step == first_step:
             session.check_first_step(config, info, step)
         now = time.monotonic()
         metrics = facts | info
         metrics |= watch.step_metrics(
-            config, policy, seen, prompt_tokens=bucket, step_s=now - started
+            config, policy, experience, prompt_tokens=bucket, step_s=now - started
         )
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
         metrics["time/checkpoint_s"] = save_s  # of the newest save: lines come first
@@ -227,24 +219,23 @@ def run(config: ConfigDict, workdir: str) -> None:
             keep_best(checkpoints, done, state, note, metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
             # the same few held-out users every time, through the same programs
-            texts = read_profiles(
-                write_profiles(params_of(state), watched, step), watched
-            )
+            sampled = write(params_of(state), watched, step, sampler)
+            texts = read(sampled, watched, scorer)
             watch.show_samples(
                 writer,
                 step,
                 watched,
-                score_profiles(reader_of(state), watched, texts),
+                score(judge_of(state), watched, texts, scorer),
                 log.titles,
                 prompts=[base.tokenizer.decode(p) for p in watched.prompts],
                 count=min(config.log.sample_users, config.batch_size),
                 seed=config.seed,
             )
-            writer.histogram(step, "reward/total", seen.total)
-            writer.histogram(step, "advantage", seen.advantages)
-            writer.histogram(step, "rollout/length", seen.mask.sum(-1))
+            writer.histogram(step, "reward/total", experience.total)
+            writer.histogram(step, "advantage", experience.advantages)
+            writer.histogram(step, "rollout/length", experience.mask.sum(-1))
         if writer.due(step):
-            metrics |= watch.profile_metrics(batch, seen, log.titles)
+            metrics |= watch.profile_metrics(batch, experience, log.titles)
             metrics |= alarms_at(step, metrics)
             writer.scalars(step, metrics)
         writer.progress(step, {k: metrics[k] for k in PROGRESS})
@@ -281,12 +272,16 @@ def keep_scored(
     step: int,
     indices: Int[np.ndarray, " B"],
     update_batch: UpdateBatch,
-    seen: Experience,
+    experience: Experience,
 ) -> None:
     """Writes the batch of a skipped update: its arrays, rewards, and which training
     examples and users (numbers, no names) it is made of."""
-    about = {"example": indices, "user": user_of[indices], "reward_total": seen.total}
-    about |= {f"reward_{name}": part for name, part in seen.parts.items()}
+    about = {
+        "example": indices,
+        "user": user_of[indices],
+        "reward_total": experience.total,
+    }
+    about |= {f"reward_{name}": part for name, part in experience.parts.items()}
     session.keep_batch(workdir, STAGE, step, update_batch._asdict() | about)
 
 
@@ -312,11 +307,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"rewards.choice.num_options = {options} must be between 2 and "
             f"num_negatives + 1 = {config.num_negatives + 1}"
         )
-    if config.rewards.choice.reader not in ("policy", "reference"):
+    if config.judge.model not in ("policy", "reference"):
         raise UserError(
-            f"rewards.choice.reader is {config.rewards.choice.reader!r}; known are "
-            "'policy' and 'reference'"
+            f"judge.model is {config.judge.model!r}; known are 'policy' and 'reference'"
         )
+    program.rewards_of(config.rewards.to_dict())
     if config.max_prompt_tokens > max(config.prompt_buckets):
         raise UserError(
             f"max_prompt_tokens = {config.max_prompt_tokens} is more than the largest "
@@ -377,31 +372,18 @@ def build_programs(
     return out
 
 
-def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
-    """Compiles rewards and advantages with the weights of the config."""
-    B, G, M = config.batch_size, config.group_size, config.num_negatives
-    O, K = config.rewards.choice.num_options, config.data.targets_per_example
-    row = lambda *shape: programs.rows(mesh, shape, np.float32)
-    flags = lambda *shape: programs.rows(mesh, shape, np.bool_)
-    inputs = RewardInputs(
-        history_profile_emb=row(B, G, width),
-        profile_emb=row(B, G, width),
-        next_item_emb=row(B, K, width),
-        next_item_mask=flags(B, K),
-        negative_emb=row(B, M, width),
-        negative_mask=flags(B, M),
-        in_batch_mask=flags(B, K, B),
-        choice_scores=row(B, G, O),
-        choice_answer=row(B, O),
-        finished=flags(B, G),
-        repeated_words=row(B, G),
-    )
-    weights, options = {}, {}
-    for name, fields in config.rewards.items():
-        weights[name] = fields.weight
-        arguments = dict(fields) if name == "embedding" else {}
-        options[name] = {k: v for k, v in arguments.items() if k != "weight"}
-    return program.make_rewards(mesh, inputs, weights=weights, options=options)
+def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> program.Rewards:
+    """Compiles rewards and advantages. width: of the encoder's vectors."""
+    sizes = {
+        "B": config.batch_size,
+        "G": config.group_size,
+        "K": config.data.targets_per_example,
+        "M": config.num_negatives,
+        "O": config.rewards.choice.num_options,
+        "E": width,
+    }
+    rewards = program.rewards_of(config.rewards.to_dict())
+    return program.make_rewards(rewards, sizes, mesh)
 
 
 def keep_best(

@@ -2,7 +2,7 @@
 
 Real models write profiles when asked; a tiny one from random weights must be shown.
 Task `profile`: the prompt -> plain template profiles of its history. Task `choice`:
-such a profile -> the title the user took next, which makes it a likelihood reader. Both
+such a profile -> the title the user took next, which makes it a likelihood judge. Both
 are taken from training users' observed interactions only (DESIGN 6).
 """
 
@@ -163,7 +163,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 
     schedule, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
     prompt_format = prompt_format_of(config, model)
-    choice = config.rewards.choice
+    judge = config.judge
     shapes = {  # of a task's batch: rows, prompt tokens, targets a row, target tokens
         "profile": (
             section.batch_size,
@@ -173,9 +173,9 @@ def run(config: ConfigDict, workdir: str) -> None:
         ),
         "choice": (
             section.choice_batch_size,
-            choice.max_prompt_tokens,
+            judge.max_prompt_tokens,
             1,
-            choice.max_option_tokens,
+            judge.max_option_tokens,
         ),
     }
     steps = {

@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from blue.errors import UserError
+from blue.workdir import renamed
 from blue.workdir.checkpoints import Checkpoints
 
 logger = logging.getLogger("blue")
@@ -68,7 +69,8 @@ def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) ->
             f"{directory}: begun with other settings: {'; '.join(changed)}; put them "
             "back to go on, or take another --workdir"
         )
-    old, new = dict(_leaves(meta["config"])), dict(_leaves(wanted["config"]))
+    begun = renamed.with_new_names(meta["config"])
+    old, new = dict(_leaves(begun)), dict(_leaves(wanted["config"]))
     compared = set(wanted["same"])
     loud = lambda k: not k.startswith((*QUIET, MESH)) and k not in compared
     changed = _changes(*({k: v for k, v in c.items() if loud(k)} for c in (old, new)))

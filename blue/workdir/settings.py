@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from blue.errors import UserError
+from blue.workdir import renamed
 
 # --- what a field may be, by name; every number is finite, and not negative
 
@@ -39,8 +40,8 @@ AT_LEAST = {
         "data.eval_negatives",
         "encoder.max_tokens",
         "encoder.batch_size",
-        "rewards.choice.max_prompt_tokens",
-        "rewards.choice.max_option_tokens",
+        "judge.max_prompt_tokens",
+        "judge.max_option_tokens",
         "train_encoder.num_steps",
         "train_encoder.query_tokens",
         "train_encoder.item_tokens",
@@ -106,8 +107,8 @@ ONE_OF = {
     "train_encoder.lr_schedule": SCHEDULES,
     "warm_start.lr_schedule": SCHEDULES,
     "remat": ("", "attention", "layers"),
-    "rewards.choice.scoring": ("letters", "likelihood"),
-    "rewards.choice.reader": ("policy", "reference"),
+    "judge.model": ("policy", "reference"),
+    "judge.scoring": ("letters", "likelihood"),
     # Tuples: every element.
     "train_encoder.queries": ("history_profile", "history", "profile", "items"),
     "warm_start.tasks": ("profile", "choice"),
@@ -167,6 +168,7 @@ def _load_file(argument: str) -> ConfigDict:
         raise UserError(f"--config={argument}: {_where(error, path)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={argument}: get_config() gave no ConfigDict")
+    renamed.refuse((name for name, _ in leaves(config)), f"--config={argument}")
     return config.lock()
 
 
@@ -191,6 +193,7 @@ def _override(config: ConfigDict, argv: list[str]) -> None:
             with config.unlocked():
                 config.update({"evaluate": {"profiles": {added[1]: value}}})
             continue
+        renamed.refuse([name], argument)
         if name and name not in known:
             raise UserError(f"{argument}: no such field{_did_you_mean(name, known)}")
         if name and hasattr(ConfigDict, name.rpartition(".")[2]):

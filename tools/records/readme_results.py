@@ -66,11 +66,11 @@ def block(result: dict) -> str:
         f"{stats['blue']['distinct_words']:.0%}; finished: "
         f"{stats['base']['finished']:.1%} and {stats['blue']['finished']:.1%}."
     )
-    reader = result["reader"]
+    judge = result["reader"]  # its name in evaluation.json
     lines.append(
-        f"The reader picks the next item of four in {reader['accuracy']:.1%} "
-        f"[{reader['low']:.1%}, {reader['high']:.1%}] of {reader['n']} questions "
-        f"(chance {reader['chance']:.0%})."
+        f"The reader picks the next item of four in {judge['accuracy']:.1%} "
+        f"[{judge['low']:.1%}, {judge['high']:.1%}] of {judge['n']} questions "
+        f"(chance {judge['chance']:.0%})."
     )
     return "\n".join(lines)
 
