@@ -43,7 +43,7 @@ class Given(NamedTuple):
 
 # --- inputs of the encoder: (query format, history, profile) -> the text it embeds
 
-VIEWS: dict[str, Callable[[queries.QueryFormat, Sequence[str], str], str]] = {
+VIEWS: dict[str, Callable[[queries.QueryFormat, list[str], str], str]] = {
     "history_profile_emb": queries.history_profile_query,
     "profile_emb": lambda form, history, profile: queries.profile_query(form, profile),
 }
@@ -68,7 +68,7 @@ def choice_scores(given: Given) -> Float[np.ndarray, "B G O"]:
     """The judge's score of each option, from the profile alone."""
     assert given.ask, "asked for without a judge"
     options = given.batch.options
-    pairs = [(b, p.text) for b, group in enumerate(given.profiles) for p in group]
+    pairs = [(b, p.text) for b, row in enumerate(given.profiles) for p in row]
     shown = [[given.titles[i] for i in options[b]] for b, _ in pairs]
     scores = given.ask([text for _, text in pairs], shown)
     return scores.reshape(len(given.profiles), -1, options.shape[1])

@@ -27,17 +27,17 @@ class Rewards(NamedTuple):
     """The rewards of a run, compiled."""
 
     by_name: dict[str, Reward]
+    used: frozenset[str]  # inputs that some reward looks at
     program: Program  # ({input: array}) -> as `make_rewards` says
-
-    @property
-    def used(self) -> frozenset[str]:
-        """Names of the inputs that some reward looks at."""
-        every = (set(r.inputs) - r.unused for r in self.by_name.values())
-        return frozenset().union(*every)
 
     def need_judge(self) -> bool:
         """Whether the sum of the rewards depends on the judge."""
         return any(r.weight and asks_judge(r) for r in self.by_name.values())
+
+
+def used_inputs(rewards: Mapping[str, Reward]) -> frozenset[str]:
+    """Names of the inputs that some reward looks at; the others need no computing."""
+    return frozenset[str]().union(*(set(r.inputs) - r.unused for r in rewards.values()))
 
 
 def asks_judge(reward: Reward) -> bool:
@@ -104,7 +104,7 @@ def make_rewards(
         teaching = advantages.teaching(total)
         return advantages.group_advantages(total), teaching, total, parts
 
-    used = {name for reward in by_name.values() for name in reward.inputs}
-    given = {n: rows(mesh, *inputs.shape_and_dtype(n, sizes)) for n in sorted(used)}
+    names = {name for reward in by_name.values() for name in reward.inputs}
+    given = {n: rows(mesh, *inputs.shape_and_dtype(n, sizes)) for n in sorted(names)}
     program = compile_program(run, (given,), out_shardings=by_batch(mesh))
-    return Rewards(dict(by_name), program)
+    return Rewards(dict(by_name), used_inputs(by_name), program)
