@@ -28,12 +28,9 @@ from blue.models.params import shapes_of
 from blue.runtime import sharding
 from blue.sources import adapters
 from blue.sources.data import load_log
-from blue.sources.profiler import (
-    add_adapters,
-    load_encoder,
-    load_profiler_base,
-    stage_checkpoints,
-)
+from blue.sources.encoder import load_encoder
+from blue.sources.profiler import load_profiler_base
+from blue.sources.role import add_adapters, stage_checkpoints
 from blue.training import optimizers, session
 from blue.training.contrastive import contrastive_gradients
 from blue.training.optimizers import apply_gradients, non_finite_leaves

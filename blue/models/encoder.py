@@ -109,3 +109,13 @@ def unit(hidden: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
     hidden = hidden.astype(jnp.float32)
     length = jnp.sqrt(jnp.sum(hidden * hidden, axis=-1, keepdims=True))
     return hidden / jnp.maximum(length, 1e-12)
+
+
+def architecture(cfg: DecoderConfig) -> str:
+    """What of the configuration can change a vector, as text: keys vectors on disk.
+
+    The family cannot. `qk_norms` is left out where it is true, as in the text of
+    vectors that were written before there was such a field.
+    """
+    text = repr(cfg).replace(f"family={cfg.family!r}, ", "")
+    return text.replace("qk_norms=True, ", "")

@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from blue.errors import UserError
+from blue.models import families
 from blue.workdir import renamed
 from blue.workdir.checkpoints import Checkpoints
 
@@ -63,7 +64,7 @@ def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) ->
     if found is None:
         logger.warning("%s: made before settings were noted: not compared", directory)
         return
-    changed = _changes(found, wanted["same"])
+    changed = _changes(_with_later_fields(found, wanted["same"]), wanted["same"])
     if changed:
         raise UserError(
             f"{directory}: begun with other settings: {'; '.join(changed)}; put them "
@@ -84,6 +85,18 @@ def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) ->
             wanted["devices"],
             meta["devices"],
         )
+
+
+def _with_later_fields(
+    found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, Any]:
+    """An older note, with the fields that the architecture did not have yet."""
+    prefix = "model."
+    fields = {
+        k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)
+    }
+    later = {f"{prefix}{k}": v for k, v in families.later_fields(fields).items()}
+    return {k: v for k, v in later.items() if k in wanted} | dict(found)
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
