@@ -60,8 +60,8 @@ def write(
         workdir: local or gs://.
         role: "profiler" or "encoder".
 
-    On a disk the directory appears complete or not at all; in a bucket, where a
-    directory is renamed file by file, config.json of a half export may be there.
+    On a disk the directory appears complete or not at all. In a bucket a directory is
+    renamed file by file, so config.json of a half export may be there.
     """
     frozen, trained = lora.split(model.params)
     best, meta = checkpoints.restore_best(shapes_of(trained))

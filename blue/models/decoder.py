@@ -11,7 +11,8 @@ That gives two passes here, and two more over the same weights in decoding.py:
 
 * `forward`        one block of tokens, causal;
 * `group_forward`  a prompt and its G completions: the prompt is computed once and its
-                   keys and values serve all completions (DESIGN 4.3).
+                   keys and values serve all completions: P + G*C tokens in place of
+                   G*(P + C), with the same gradients.
 
 Prompts are right-aligned: padding comes first, position 0 is the first real token.
 Parameters are a plain dict; those of the layers are stacked, [L, ...].

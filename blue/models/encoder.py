@@ -59,8 +59,8 @@ def embed_packed(
 ) -> Float[Array, "R S E"]:
     """Unit vectors (float32) of the tokens at `ends`, in rows as packing.py fills them.
 
-    A token sees those up to itself in its row that are of its segment or of its parent,
-    at the positions that they have in its text: what `embed` of the text alone sees.
+    A token sees those up to itself in its row that are of its segment or of its parent.
+    Positions are those in its text. So it sees what it would see in the text alone.
     """
     order = jnp.arange(tokens.shape[1])[None]
     keys = segment[:, None, :]

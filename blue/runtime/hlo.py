@@ -5,9 +5,9 @@ that of one chip. Each instruction is counted once for every place it is called 
 a loop's body once, unless a function says otherwise.
 
 The TPU compiler makes loops of its own: a product with a gathered or scattered matrix
-may become a "windowed" loop of collective-permutes and small products, of which
-`cost_analysis` counts one turn. Compiled with the option
-xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000 it makes none.
+may become a "windowed" loop of collective-permutes and small products. `cost_analysis`
+counts one turn of it. With the option
+xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000 the compiler makes none.
 """
 
 import math
@@ -217,8 +217,8 @@ def _element(name: str, siblings: Mapping[str, Instruction]) -> int | None:
 def _trip_count(
     module: Module, loop: Instruction, siblings: Mapping[str, Instruction]
 ) -> int | None:
-    """How often a loop runs: said by the text, or plain to see in it, as in `i < 26`
-    with i from 0 in steps of 1; None for others, such as a loop until all are done."""
+    """How often a loop runs, where the text says or shows it, as in `i < 26` with i
+    from 0 in steps of 1. None for others, such as a loop until all are done."""
     said = TRIP_COUNT.search(loop.rest)
     if said:
         return int(said[1])
@@ -314,15 +314,15 @@ def _totals(ops: Iterable[Collective]) -> dict[str, dict[str, int]]:
 def collectives(text: str) -> dict[str, dict[str, int]]:
     """{kind: {"count", "bytes"}} of a chip's program; kinds it has not are left out.
 
-    bytes: of the whole array that takes part, on one chip, without layout padding: the
-    *result* of an all-gather, all-reduce, all-to-all, collective-permute or
-    ragged-all-to-all, and the *operand* of a reduce-scatter, so that a gather and the
+    bytes: of the whole array that takes part, on one chip, without layout padding. That
+    is the *result* of an all-gather, all-reduce, all-to-all, collective-permute or
+    ragged-all-to-all, and the *operand* of a reduce-scatter. So a gather and the
     scatter that is its gradient cost the same. A chip of a ring of n receives (n-1)/n
     of it, of an all-reduce twice that: `network_bytes`.
 
-    Pairs of start and done count once, a tuple's arrays are added up, and collectives
-    in fusions, calls and asynchronous computations count where they are called from;
-    all branches of a conditional count, and a loop's body counts once.
+    Pairs of start and done count once, and a tuple's arrays are added up. Collectives
+    in fusions, calls and asynchronous computations count where they are called from.
+    All branches of a conditional count, and a loop's body counts once.
     """
     return _totals(collective_ops(text))
 
@@ -366,7 +366,7 @@ def _list(instruction: Instruction, name: str) -> list[int]:
 
 def _valid_positions(window: Mapping[str, str], dim: int, n: int, out: int) -> int:
     """Pairs of an output position and a kernel position that meet an input element,
-    along one spatial dimension of n elements; holes and padding multiply nothing."""
+    along one spatial dimension of n elements. Holes and padding multiply nothing."""
 
     def at(name: str, default: str) -> str:
         return window[name].split("x")[dim] if name in window else default
@@ -418,7 +418,7 @@ def _product(
 
 def product_flops(text: str) -> int | float:
     """FLOPs of a chip's matrix products (2 a multiply-add), those in loops as often as
-    they run; a loop whose length the text does not tell counts as one turn.
+    they run. A loop whose length the text does not show counts as one turn.
 
     What `cost_analysis` would say of the same program without any loop, but for
     elementwise work. Of kernels that are no HLO (custom calls) those of
@@ -453,7 +453,7 @@ _SAME = {"bitcast", "get-tuple-element"}
 
 def memory_bytes(text: str, *, a_turn: bool = False) -> int | float:
     """Bytes that a chip reads from and writes to its main memory, loops as often as
-    they run; a loop whose length the text does not tell counts as one turn. `a_turn`:
+    they run. A loop whose length the text does not show counts as one turn. `a_turn`:
     those of one turn of such loops alone.
 
     Operands and results of every instruction, those inside of a fusion left out. Of an
@@ -579,7 +579,7 @@ def biggest_buffers(text: str, count: int = 8) -> list[Buffer]:
     """The largest arrays in a chip's main memory, one a shape, largest first.
 
     Arguments go by their names, others by the operation that makes them. It is a list
-    of candidates, not an allocation: two of them may take turns in the same memory,
+    of candidates, not an allocation. Two of them may take turns in the same memory,
     and one shape may be there several times. Arrays inside fusions never exist, and
     those in a TPU's on-chip memory (S(1) and above) are left out.
     """

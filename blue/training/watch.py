@@ -85,8 +85,8 @@ def profile_metrics(
 ) -> dict[str, float]:
     """`profile/*`: the panel of the first profile of every user of the batch.
 
-    The G profiles of a user are alike in distribution, so one says enough about a
-    step; some 20 ms of one core for 128 of twelve words.
+    The G profiles of a user have the same distribution, so one of them says enough
+    about a step. 128 profiles of twelve words take some 20 ms of one core.
     """
     first = [group[0].text for group in experience.profiles]
     targets = [titles[int(i)] for i in batch.next_items[:, 0]]
@@ -205,7 +205,7 @@ def show_projector(
 
     Coloured by kind; a user is a hash and the newest titles.
     """
-    users = cohort.choose_users(examples.validation, log.titles, limit=500)
+    users = cohort.choose_cohort(examples.validation, log.titles, limit=500)
     texts = [queries.recent_query(query_format, h) for h in users.histories]
     points = np.concatenate([items[:5000], embed(texts)])
     names = [hashed(log.user_ids[user], seed) for user in users.split.user[users.rows]]

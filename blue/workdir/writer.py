@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, samples.jsonl, TensorBoard and the console.
+"""What a run logs: metrics.jsonl, samples.jsonl, TensorBoard and the console.
 
 Only process 0 writes; on the others every method does nothing. Files of a resumed run
 are first cut back to the restored step, so each step is told once.
@@ -278,8 +278,8 @@ def _open_tensorboard(
 class _Events:
     """Writes events at once, for tensorboardX's `FileWriter`.
 
-    Its own writer has them wait up to two minutes in a queue that nothing can drain:
-    a kill would take steps away that the checkpoint does not do again.
+    Its own writer keeps them up to two minutes in a queue that cannot be flushed. A
+    kill would then lose points of steps that the checkpoint does not repeat.
     """
 
     def __init__(self, directory: str, file: Any):

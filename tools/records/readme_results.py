@@ -1,6 +1,6 @@
-"""The README's results of the quickstart, from experiments/quickstart/results.json.
+"""The tables of README.md and experiments/README.md, from the records of the runs.
 
-Prints the block; a test holds it against the README.
+Prints both; a test holds them against the two pages.
 """
 
 import json
@@ -21,6 +21,13 @@ SHOWN = (
     ("10h+blue", "last 10 titles + profile after"),
     ("10h+shuffled_blue", "last 10 titles + another user's profile"),
 )
+LOGS = {  # of the first page: name -> folder
+    "MovieTweetings": "movietweetings",
+    "MovieLens": "movielens",
+    "BGG25": "bgg25",
+    "X-Wines": "xwines",
+}
+COLUMNS = ("base", "blue", "shuffled_blue", "10_history")
 
 
 def cell(value: dict, *, signed: bool = False) -> str:
@@ -57,24 +64,60 @@ def block(result: dict) -> str:
     ):
         lines.append(f"* `{a}` - `{b}`: {cell(found[a, b], signed=True)}")
     stats = result["profile_stats"]
+    lines += ["", "| profiles | before GRPO | after GRPO |", "|---|---|---|"]
+    for key, words, form in (
+        ("in_history", "words that occur in the user's history", ".0%"),
+        ("distinct_words", "distinct words", ".0%"),
+        ("finished", "finished", ".1%"),
+    ):
+        before, after = (format(stats[m][key], form) for m in ("base", "blue"))
+        lines.append(f"| {words} | {before} | {after} |")
+    judge = result["reader"]  # the key that evaluation.json has for it
     lines.append("")
     lines.append(
-        "Words of a profile that occur in the user's history: "
-        f"{stats['base']['in_history']:.0%} before, "
-        f"{stats['blue']['in_history']:.0%} after; distinct words: "
-        f"{stats['base']['distinct_words']:.0%} and "
-        f"{stats['blue']['distinct_words']:.0%}; finished: "
-        f"{stats['base']['finished']:.1%} and {stats['blue']['finished']:.1%}."
-    )
-    judge = result["reader"]  # its name in evaluation.json
-    lines.append(
-        f"The reader picks the next item of four in {judge['accuracy']:.1%} "
-        f"[{judge['low']:.1%}, {judge['high']:.1%}] of {judge['n']} questions "
-        f"(chance {judge['chance']:.0%})."
+        "Given the user's own recent history, the judge picks the next item of four in "
+        f"{judge['accuracy']:.1%} [{judge['low']:.1%}, {judge['high']:.1%}] of "
+        f"{judge['n']} questions (chance {judge['chance']:.0%})."
     )
     return "\n".join(lines)
 
 
+def short(number: float, *, signed: bool = False) -> str:
+    """`.123`, as the first page has it."""
+    return format(number, "+.3f" if signed else ".3f").replace("0.", ".", 1)
+
+
+def first_page() -> str:
+    """The table of README.md: a row a real log."""
+    rows = []
+    for name, folder in LOGS.items():
+        result = load(folder)
+        scores = [
+            short(result["methods"][m]["1+99"]["ndcg@10"]["mean"]) for m in COLUMNS
+        ]
+        (found,) = (
+            d
+            for d in result["differences"]
+            if (d["a"], d["b"], d["metric"], d["protocol"])
+            == ("blue", "base", "ndcg@10", "1+99")
+        )
+        mean, low, high = (
+            short(found[k], signed=True) for k in ("mean", "low", "high")
+        )
+        cells = [f"{name}, {result['users']} users", *scores]
+        rows.append([*cells[:3], f"{mean} [{low}, {high}]", *cells[3:]])
+    lines = [
+        "| log | before GRPO | after GRPO | difference | another user's profile "
+        "| last 10 titles |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def load(folder: str) -> dict:
+    """The numbers of a recorded run."""
+    return json.loads((ROOT / f"experiments/{folder}/results.json").read_text())
+
+
 if __name__ == "__main__":
-    path = ROOT / "experiments/quickstart/results.json"
-    print(block(json.loads(path.read_text())))
+    print(first_page(), block(load("quickstart")), sep="\n\n")

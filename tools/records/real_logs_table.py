@@ -1,4 +1,4 @@
-"""The tables of experiments/README.md from the records of the runs.
+"""The tables of experiments/real_logs/tables.md from the records of the runs.
 
 python tools/records/real_logs_table.py experiments/A/results.json [...]
 
