@@ -69,7 +69,7 @@ def choice_scores(given: Given) -> Float[np.ndarray, "B G O"]:
     assert given.ask, "asked for without a judge"
     options = given.batch.options
     pairs = [(b, p.text) for b, row in enumerate(given.profiles) for p in row]
-    shown = [[given.titles[i] for i in options[b]] for b, _ in pairs]
+    shown = [[given.titles[int(i)] for i in options[b]] for b, _ in pairs]
     scores = given.ask([text for _, text in pairs], shown)
     return scores.reshape(len(given.profiles), -1, options.shape[1])
 

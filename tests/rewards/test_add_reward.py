@@ -44,7 +44,7 @@ def test_a_reward_is_a_function_an_input_and_a_section(section, tmp_path, monkey
     c.stages, c.eval_every = ("profiler",), 0
     c.log.samples_every, c.log.tensorboard = 100, False
     exec(section, {"c": c, "ConfigDict": ConfigDict})
-    settings.check(c.lock(), ("profiler",))
+    settings.check(c.lock())
 
     scored, score = [], train_profiler.score
 
