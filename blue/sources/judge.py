@@ -9,7 +9,22 @@ from ml_collections import ConfigDict
 
 from blue.hub.model import Model
 from blue.rewards import judges
+from blue.runtime.shapes import Shapes
+from blue.sources.role import precision_of
 from blue.sources.text import templates_of
+
+
+def choice_shapes(config: ConfigDict, batch_size: int) -> Shapes:
+    """Questions a call, their tokens, options of each, tokens of an option."""
+    judge, num_options = config.judge, config.rewards.choice.num_options
+    return Shapes(
+        batch_size, judge.max_prompt_tokens, num_options, judge.max_option_tokens
+    )
+
+
+def questions_at_a_time(config: ConfigDict) -> int:
+    """Of a training step: about G profiles of each user of a micro-batch, and none."""
+    return (config.microbatch_size or config.batch_size) * (config.group_size + 1)
 
 
 def make_judge(
@@ -25,14 +40,8 @@ def make_judge(
         templates_of(config),
         mesh,
         scoring=config.judge.scoring,
-        shapes=judges.ChoiceShapes(
-            batch_size=batch_size,
-            num_options=config.rewards.choice.num_options,
-            prompt_tokens=config.judge.max_prompt_tokens,
-            option_tokens=config.judge.max_option_tokens,
-        ),
-        params_dtype=config.dtype.params,
-        dtype=config.dtype.compute,
+        shapes=choice_shapes(config, batch_size),
+        precision=precision_of(config),
     )
 
 
