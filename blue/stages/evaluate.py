@@ -11,7 +11,6 @@ Training stages call `validation_ndcg`.
 import functools
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +31,7 @@ from blue.evaluation.judge import judge_accuracy
 from blue.hub import export
 from blue.inference.generate import Profile
 from blue.runtime import preemption, sharding, watchdog
+from blue.runtime.files import write_text
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.judge import make_choice_scorer
@@ -122,16 +122,6 @@ def check(config: ConfigDict, log: Log, split: Split, cohort: Cohort) -> None:
         )
     template = config.data.pseudo_item_template
     template_pieces("data.pseudo_item_template", template, log.columns)
-
-
-def write_file(path: epath.Path, text: str, *, private: bool = False) -> None:
-    """All of `path` or nothing; a private file on disk is for its owner only (0600)."""
-    part = path.with_name(path.name + ".part")
-    part.write_text("")
-    if private and "://" not in os.fspath(part):  # buckets have no file modes
-        os.chmod(part, 0o600)
-    part.write_text(text)
-    part.replace(path)
 
 
 def compare(
@@ -364,10 +354,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     if jax.process_index() == 0:
         folder = epath.Path(workdir)
         records = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_file(folder / "evaluation_profiles.jsonl", records, private=True)
-        write_file(folder / "evaluation.md", report.markdown(result, shown))
+        write_text(folder / "evaluation_profiles.jsonl", records, private=True)
+        write_text(folder / "evaluation.md", report.markdown(result, shown))
         numbers = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-        write_file(folder / "evaluation.json", numbers + "\n")
+        write_text(folder / "evaluation.json", numbers + "\n")
         if space.weights is not None:
             evaluated.add(space.weights)
         export.add_evaluation(workdir, report.card_section(result), evaluated)

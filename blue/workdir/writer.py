@@ -18,6 +18,7 @@ from typing import IO, Any
 import jax
 import numpy as np
 
+from blue.runtime import files
 from blue.runtime.progress import Progress
 
 log = logging.getLogger("blue")
@@ -52,9 +53,10 @@ class Writer:
             return
         root = Path(workdir)
         root.mkdir(parents=True, exist_ok=True)
-        self._metrics = _open_lines(root / "metrics.jsonl", stage, first_step, 0o644)
+        self._metrics = _open_lines(root / "metrics.jsonl", stage, first_step)
         # Profiles are personal data: for the owner's eyes only.
-        self._samples = _open_lines(root / "samples.jsonl", stage, first_step, 0o600)
+        samples = root / "samples.jsonl"
+        self._samples = _open_lines(samples, stage, first_step, private=True)
         if tensorboard:
             self._tensorboard = _open_tensorboard(
                 root / "tensorboard" / stage, first_step, hparams
@@ -190,34 +192,32 @@ def write_curves(
 # --- lines of JSON
 
 
-def _open_lines(path: Path, stage: str, first_step: int, mode: int) -> IO[str]:
+def _open_lines(
+    path: Path, stage: str, first_step: int, *, private: bool = False
+) -> IO[str]:
     """Open for appending, cut back to what a run from `first_step` has not redone."""
-    _cut_back(path, stage, first_step, mode)
+    _cut_back(path, stage, first_step, private=private)
+    mode = 0o600 if private else 0o666
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
     return os.fdopen(descriptor, "a", encoding="utf-8", newline="\n")
 
 
-def _cut_back(path: Path, stage: str, first_step: int, mode: int) -> None:
+def _cut_back(path: Path, stage: str, first_step: int, *, private: bool) -> None:
     """Drop this stage's lines from `first_step` on, and lines torn by a crash."""
     if not path.exists():
         return
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    # Line by line and as bytes: the file may be large, its torn end not be UTF-8.
-    with path.open("rb") as old, os.fdopen(descriptor, "wb") as new:
-        for line in old:
-            try:
-                row = json.loads(line)
-                keep = row["stage"] != stage or row["step"] < first_step
-            except (ValueError, KeyError, TypeError):
-                log.warning("%s: dropped an unreadable line", path)
-                continue
-            if keep:
-                new.write(line if line.endswith(b"\n") else line + b"\n")
-        new.flush()
-        os.fsync(new.fileno())
-    os.replace(part, path)
+    with files.whole_file(path, private=private) as draft:
+        # Line by line and as bytes: the file may be large, its torn end not be UTF-8.
+        with path.open("rb") as old, draft.open("wb") as new:
+            for line in old:
+                try:
+                    row = json.loads(line)
+                    keep = row["stage"] != stage or row["step"] < first_step
+                except (ValueError, KeyError, TypeError):
+                    log.warning("%s: dropped an unreadable line", path)
+                    continue
+                if keep:
+                    new.write(line if line.endswith(b"\n") else line + b"\n")
 
 
 def _write_line(file: IO[str], row: Mapping[str, Any]) -> None:
