@@ -30,7 +30,8 @@ from blue.inference import packing, sampling, scoring
 from blue.models import families, flops, lora, splash
 from blue.models.decoder import DecoderConfig
 from blue.models.params import abstract_params
-from blue.runtime import chips, hlo, programs
+from blue.runtime import chips, programs
+from blue.runtime.hlo.collectives import network_bytes
 from blue.runtime.programs import Program
 from blue.runtime.sharding import batch_shards, dividing_fsdp, make_mesh
 from blue.sources.encoder import encoder_buckets
@@ -375,7 +376,7 @@ def describe(
         kind: {field: value * calls for field, value in row.items()}
         for kind, row in compiled.collectives.items()
     }
-    work = (compiled.flops * calls, compiled.bytes * calls, hlo.network_bytes(moved))
+    work = (compiled.flops * calls, compiled.bytes * calls, network_bytes(moved))
     roof = chips.roofline(*work, chip)
     entry: dict[str, Any] = {
         "flops_per_chip": work[0],
