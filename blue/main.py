@@ -25,6 +25,7 @@ log = logging.getLogger("blue")
 FORMAT = "%(asctime)s %(levelname).1s %(message)s"
 
 STAGES = {  # name in config.stages -> its module, and what it does
+    "prepare": ("prepare", "prepare the data alone; what was read, left out and kept"),
     "encoder": ("train_encoder", "fine-tune the encoder, supervised contrastive"),
     "warm_start": ("warm_start", "fine-tune the profiler on rule-made profiles"),
     "profiler": ("train_profiler", "train the profiler with GRPO"),
@@ -85,6 +86,7 @@ def run(argv: Sequence[str]) -> None:
     stages = settings.check(config, list(STAGES))
     if stages == ["plan"]:
         compiler_only()
+    if stages in (["plan"], ["prepare"]):  # not on the devices of the run
         config.platform, config.num_devices, config.num_processes = "", 0, 0
     if config.xla_flags:  # before jax starts
         xla_flags.set_for(xla_flags.platform_of(os.environ), os.environ)
