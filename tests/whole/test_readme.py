@@ -64,10 +64,10 @@ def test_links_to_files_exist():
 
 
 def test_the_results_are_the_recorded_ones():
-    from tools.records import readme_results
+    from tools.records import quickstart
 
     path = ROOT / "experiments/quickstart/results.json"
-    assert readme_results.block(json.loads(path.read_text())) in README
+    assert quickstart.block(json.loads(path.read_text())) in README
 
 
 # --- "Your own log", word for word

@@ -1,12 +1,5 @@
-"""The README's results of the quickstart, from experiments/quickstart/results.json.
+"""The README's results of the quickstart; a test holds them against it."""
 
-Prints the block; a test holds it against the README.
-"""
-
-import json
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
 SHOWN = (
     ("random", "a random order"),
     ("popular", "popularity"),
@@ -73,8 +66,3 @@ def block(result: dict) -> str:
         f"(chance {reader['chance']:.0%})."
     )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    path = ROOT / "experiments/quickstart/results.json"
-    print(block(json.loads(path.read_text())))
