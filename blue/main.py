@@ -139,10 +139,10 @@ def set_up_logging() -> None:
         level=logging.WARNING,
     )
     log.setLevel(logging.INFO)
-    # A broken checkpoint is told by us; asyncio would add a page a leaf.
+    # A broken checkpoint is one line of ours; asyncio would add a page for every leaf.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger("absl").addFilter(_not_raised_anyway)
-    # Only its tokenizers are used, it need not miss torch.
+    # Only its tokenizers are used: no advice to install torch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

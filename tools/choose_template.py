@@ -23,6 +23,7 @@ from blue.evaluation.cohort import choose_users
 from blue.runtime import sharding
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_text_encoder
+from blue.sources.run import Run
 from blue.text.markdown import markdown_table
 from blue.workdir import settings
 
@@ -47,9 +48,7 @@ def main(argv: list[str]) -> None:
             history(cohort.split, int(row))[0][-config.prompts.recent_items :]
             for row in cohort.rows
         ]
-        encoder = load_text_encoder(
-            config, config.encoder, log, workdir, mesh, stage="evaluate"
-        )
+        encoder = load_text_encoder(Run(config, workdir, mesh, log), config.encoder)
         # of the catalogue only what is ranked or read
         shown = np.unique(np.concatenate([cohort.candidates.ravel(), *recent]))
         table = np.zeros((len(log.texts), encoder.embed(["a"]).shape[1]), np.float32)

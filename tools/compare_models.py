@@ -41,13 +41,10 @@ from blue.models.params import shapes_of
 from blue.runtime.progress import Progress
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_log
-from blue.sources.profiler import (
-    add_adapters,
-    find_checkpoint,
-    load_encoder,
-    load_profiler_base,
-    stage_checkpoints,
-)
+from blue.sources.encoder import load_encoder
+from blue.sources.profiler import load_profiler_base
+from blue.sources.role import add_adapters, find_checkpoint, stage_checkpoints
+from blue.sources.run import Run
 from blue.sources.text import load_role_tokenizer
 from blue.text.tokenizer import Tokenizer, load_tokenizer
 from blue.training import optimizers, session
@@ -471,7 +468,9 @@ def find_tokenizer(spec: str, role: str) -> Tokenizer | None:
     config = read_run_config(run)
     log = load_log(config, run)
     _, directory = find_checkpoint(config, role)
-    return load_role_tokenizer(config, log, run, role, directory)
+    return load_role_tokenizer(
+        Run(config, run, make_mesh(1, -1, 1), log), role, directory
+    )
 
 
 def run(argv: Sequence[str]) -> int:

@@ -20,10 +20,9 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.evaluation import metrics, protocols, report
 from blue.evaluation.cohort import choose_users, write_profiles
-from blue.runtime import sharding
-from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.profiler import load_profiler, make_generate
+from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.text import queries
 from blue.text.markdown import markdown_table
@@ -40,17 +39,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--users", type=int, default=0)
     given = parser.parse_args(argv)
     config = read_config(given.runs[0])
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    log = load_log(config, given.runs[0])
-    examples = load_examples(config, log, given.runs[0])
+    opened = open_run(config, given.runs[0])
+    mesh, log, examples = opened.mesh, opened.log, opened.examples
     cohort = choose_users(examples.test, log.titles, limit=given.users)
-    encoder = load_text_encoder(config, config.encoder, log, given.runs[0], mesh)
+    encoder = load_text_encoder(opened, config.encoder)
     table = load_item_table(encoder, log, given.runs[0])
     query_format = query_format_of(config, encoder)
     texts = {}
     for run in given.runs:
         own = read_config(run)
-        profiler = load_profiler(own, log, run, mesh, "trained")
+        profiler = load_profiler(Run(own, run, mesh, log), "trained")
         assert profiler is not None, f"{run}: no finished profiler stage"
         written = write_profiles(
             cohort,

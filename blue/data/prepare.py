@@ -34,9 +34,6 @@ _SHARED = ("pool", "title_group", "item_counts")
 _FORMAT = 2  # counts up when the same log and settings come to give other examples
 
 
-# ------------------------------------------------------------------------- prepare
-
-
 def prepare(
     log: Log,
     *,

@@ -1,9 +1,9 @@
 """Who is held out, and where a user's log is cut into history and next items.
 
 The paper (https://arxiv.org/abs/2605.06981, data section) splits a log at the last hour
-before its end; this is our reading of it: what is earlier is history, what falls into
-the window is to be predicted. Training users give an example for each item of the
-window, held-out users one, for their last item.
+before its end. We read it so: what is earlier is history, what falls into the window is
+to be predicted. Training users give an example for each item of the window, held-out
+users one, for their last item.
 """
 
 import hashlib
@@ -57,9 +57,9 @@ def cut_log(
     exclude_window: a target for each event of the last `window_s` seconds, all with the
     history before the window. include_window: the last event after all the others.
     rolling: `rolling_targets` places spread evenly over those with enough history, the
-    last one among them, each with what is strictly earlier in time and not among the
+    last one among them. The history of each is strictly earlier in time, without the
     `embargo_items` events before it. No target is in its history, or twice after the
-    same history; a history has at least `min_history` events.
+    same history. A history has at least `min_history` events.
     """
     num = len(times)
     if window_policy == "include_window":
@@ -96,7 +96,7 @@ def _rolling(
     places = np.arange(len(times))
     ends = np.minimum(np.searchsorted(times, times), places - embargo)
     able = np.flatnonzero(ends >= min_history)
-    if not len(able):  # told as a target without history
+    if not len(able):  # counted as a target without history
         return [Cut(len(times) - 1, max(0, int(ends[-1])))]
     parts = range(targets, 0, -1)
     chosen = dict.fromkeys(-(-part * len(able) // targets) - 1 for part in parts)

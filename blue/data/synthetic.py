@@ -120,9 +120,9 @@ def make(
 ) -> tuple[Log, Truth]:
     """A log of `users` users, and what is true of them.
 
-    A user has `min_history` to `max_history` events and one more, which is never noise
-    and, as every event, of an item the user has not had before. Events are 1 to 10 days
-    apart, or with chance `burst` minutes; the events of the last hour are never noise.
+    A user has `min_history` to `max_history` events and one more, which is never noise.
+    No user has an item twice. Events are 1 to 10 days apart, or with chance `burst`
+    minutes. The events of the last hour are never noise.
 
     Args:
       noise: share of events that are uniform over the catalogue, in [0, 1].

@@ -176,9 +176,10 @@ def pseudo_items(
     """The item each history (items, oldest first) would be, in the template's words.
 
     `template` names item columns, such as "{genres} movie ({year})". A column of
-    numbers is filled with the median (the lower of two), any other with the three most
-    frequent elements of its comma-separated lists, the more recent first among equals.
-    Where a value is missing, so are the brackets about it. No value at all: empty.
+    numbers is filled with the median (the lower of two). Any other is filled with the
+    three most frequent elements of its comma-separated lists, the more recent first
+    among equals. Where a value is missing, so are the brackets about it. No value at
+    all: empty.
 
     Raises:
       UserError: a column that the log has not.

@@ -45,8 +45,8 @@ def rule_profiles(
 ) -> dict[str, list[str]]:
     """Profiles nobody learned to write: method -> one a row.
 
-    `recent` is how many popular titles the constant profile has, and how many items of
-    the history the pseudo item is made of; without a `template` there is none.
+    `recent` is how many popular titles the constant profile has. It is also how many
+    items of the history the pseudo item is made of. Without a `template` there is none.
     """
     popular = baselines.constant_profile(log.titles, examples.item_counts, num=recent)
     profiles = {"constant": [popular] * len(cohort.rows)}
@@ -88,9 +88,9 @@ def rankers_of_space(
 ) -> list[Ranker]:
     """Every method that is a vector: mean items and texts, raw and centred.
 
-    Centred methods take the mean item vector of the training pool from the items, and
-    from profiles the mean query of their form: what all texts of a form share tells no
-    user from another.
+    Centred methods subtract the mean item vector of the training pool from items, and
+    the mean query of their form from profiles. What all texts of a form
+    share does not tell users apart.
     """
     split, rows, table = cohort.split, cohort.rows, space.item_table
     partners = partner_rows(cohort.users, seed=seed)

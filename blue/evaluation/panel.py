@@ -1,11 +1,10 @@
 """The profile quality panel: what profiles are like, judged without a language model.
 
 Are they made up, copied, alike, broken, or do they know the answer? Pure functions over
-text: METHODS 5.1 (faithfulness), 5.2 (degeneration), 5.3 (privacy), 5.4 (length). What
-they mean is the same for every text, also for an empty one, one of punctuation alone,
-and scripts without spaces, of which each character is a word. A share of nothing is NaN
-and left out of means. Time grows with the number of words and titles, not with its
-square: each title is read once, whoever has it.
+text measure faithfulness, degeneration, privacy and length. They take every text: an
+empty one, one of punctuation alone, and scripts without spaces, where each character is
+a word. A share of nothing is NaN and left out of means. Time grows with the number of
+words and titles, not with its square: each title is read once, whoever has it.
 """
 
 import functools
@@ -140,8 +139,8 @@ def unsupported_mentions(profile: str, titles: Sequence[str]) -> tuple[int, int]
     """How many mentions no title supports, and how many there are.
 
     A title supports a mention when it holds SIMILAR of the mention's words or more, as
-    a set, words such as "the" and single letters aside (a one-sided token-set ratio: a
-    mention may leave out words of the title, but not add many).
+    a set. Words such as "the" and single letters do not count. This is a one-sided
+    token-set ratio: a mention may leave out words of the title, but not add many.
     """
     wanted = [_telling(folded_words(span)) for span in mentions(profile)]
     vocabulary = frozenset[str]().union(*wanted)
@@ -176,9 +175,9 @@ def _any_holds(holders: Sequence[int], least: int) -> bool:
 def mention_hallucination(profile: str, titles: Sequence[str]) -> float:
     """Share of the mentions that no history title supports.  [0, 1]; NaN without any.
 
-    METHODS 5.1. It needs names: a profile that speaks of kinds of things in small
-    letters has few `mentions`, and a genre with a capital that no title holds counts
-    as made up. Compare profilers by it, on the same users.
+    It needs names: a profile of kinds of things in small letters has few `mentions`. A
+    genre with a capital that no title holds counts as made up. Compare profilers by it,
+    on the same users.
     """
     missing, total = unsupported_mentions(profile, titles)
     return missing / total if total else np.nan
@@ -288,9 +287,9 @@ def boilerplate(
 def shuffle_drop(
     own: Float[np.ndarray, " U"], shuffled: Float[np.ndarray, " U"]
 ) -> Float[np.ndarray, " U"]:
-    """NDCG@10 with the own minus with another user's profile; must be above 0.
+    """NDCG@10 with the own minus with another user's profile.  [-1, 1].
 
-    METHODS 5.2.
+    At or below 0 a profile says nothing about its user that any other does not say.
     """
     return own - shuffled
 
@@ -302,7 +301,7 @@ def reid_at_1(
 ) -> Float[np.ndarray, " U"]:
     """1 where a profile is closest to its own user's held-out vector among all users.
 
-    METHODS 5.3: how well a profile gives away whose it is. Chance is 1/U. A tie with
+    How well a profile gives away whose it is. Chance is 1/U. A tie with
     another user is no hit, a NaN neither; other rows of the same user do not compete.
     Vectors of unit length; `users` says whose each row is; None: everyone has one.
     """

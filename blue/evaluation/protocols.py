@@ -134,10 +134,10 @@ def draw_candidates(
     """The rows of `split` that `protocol` ranks, and their 1 + `num` candidates.
 
     "1+99": the split's own. "1+99-popularity": drawn by `popularity_weights`.
-    "1+99-category": uniform over items of the target's `category`; a row with fewer
-    than `num` of them, or without a category, is left out, because a rank among fewer
-    is another metric. Always items of training users, none of the user's own, none
-    of the target's title. A draw depends on (seed, protocol, user, target) alone.
+    "1+99-category": uniform over items of the target's `category`. A row with fewer
+    than `num` of them, or without a category, is left out: a rank among fewer is
+    another metric. Always items of training users, none of the user's own, none of the
+    target's title. A draw depends on (seed, protocol, user, target) alone.
     """
     targets = split.next_item
     if protocol == "1+99":
@@ -256,9 +256,9 @@ def rank_all(
 ) -> FullRanks:
     """Rank each target among all items but the user's own, `block` items at a time.
 
-    A column of `weights` says how eligible each item is as a drawn negative; items of
-    the target's title are not, though they do count in the rank. Ties and NaN count
-    against the target. Memory: block * 64 * R scores.
+    A column of `weights` says how eligible each item is as a drawn negative. Items of
+    the target's title are not eligible, though they do count in the rank. Ties and NaN
+    count against the target. Memory: block * 64 * R scores.
     """
     num_items, num_weights = weights.shape
     num_rows, num_methods = len(targets.items), len(ranker.names)

@@ -1,7 +1,7 @@
 """evaluation.json in words: the page evaluation.md and the terminal's closing table.
 
-Titles and profiles come from strangers and from a policy, so they are escaped: they
-can neither break a table nor bring links, images or HTML into the page.
+Titles and profiles come from strangers and from a policy. They are escaped, so they can
+neither break a table nor bring links, images or HTML into the page.
 """
 
 import html
@@ -321,8 +321,8 @@ def more_sections(result: Mapping[str, Any]) -> list[str]:
 def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:
     """The page evaluation.md: the numbers of `result`, then the users, if any.
 
-    The first protocol in full; of the others the methods and the key differences (all
-    of them are in evaluation.json), and strata of the first alone.
+    The first protocol is shown in full, with its strata. The others have their methods
+    and key differences; all differences are in evaluation.json.
     """
     parts = [f"# Evaluation on {escape(result['dataset'])}"]
     models = ", ".join(f"{k}: {escape(v)}" for k, v in result["models"].items())

@@ -20,22 +20,17 @@ from blue.text.templates import TEMPLATES
 
 FACTS = "training_config.json"
 CARD = "README.md"
-GEMMA = {"license": "gemma", "license_link": "https://ai.google.dev/gemma/terms"}
 UNKNOWN = {"license": "other", "license_name": "unknown"}
-GEMMA_NOTICE = (
-    "Gemma is provided under and subject to the Gemma Terms of Use found at "
-    "ai.google.dev/gemma/terms"
-)
 MODIFIED = "These weights were modified: they were trained further with BLUE."
 
 
 # --- licence
 
 
-def licence(source: Source, *, gemma: bool) -> dict[str, str]:
+def licence(source: Source, *, unstated: Mapping[str, str]) -> dict[str, str]:
     """Licence fields of the card: the source's; empty for weights that began random.
 
-    gemma: the model is a Gemma 3, whose terms hold for what is made from it.
+    unstated: the family's fields, for a source that states none; {}: unknown.
     """
     if began_random(source):
         return {}
@@ -43,11 +38,14 @@ def licence(source: Source, *, gemma: bool) -> dict[str, str]:
     keys = ("license", "license_name", "license_link")
     values = {k: fields[k] for k in keys if isinstance(fields.get(k), str)}
     kept = {k: v for k, v in values.items() if v.isprintable() and len(v) < 300}
-    return kept if "license" in kept else dict(GEMMA if gemma else UNKNOWN)
+    return kept if "license" in kept else dict(unstated or UNKNOWN)
 
 
-def copy_notices(source: Source, directory: epath.PathLike, *, gemma: bool) -> None:
-    """The source's licence files; for a Gemma 3 the notice that its terms ask for."""
+def copy_notices(source: Source, directory: epath.PathLike, *, notice: str) -> None:
+    """The source's licence files, and NOTICE with what its family asks to pass on.
+
+    notice: the family's; "": nothing.
+    """
     directory = epath.Path(directory)
     if not source.directory:
         return
@@ -55,13 +53,14 @@ def copy_notices(source: Source, directory: epath.PathLike, *, gemma: bool) -> N
         for path in epath.Path(source.directory).glob(pattern):
             if path.is_file():
                 (directory / path.name).write_bytes(path.read_bytes())
-    notice = directory / "NOTICE"
-    text = notice.read_bytes().decode(errors="replace") if notice.exists() else ""
-    if gemma and not began_random(source):
-        missing = [line for line in (GEMMA_NOTICE, MODIFIED) if line not in text]
+    passed_on = directory / "NOTICE"
+    found = passed_on.read_bytes() if passed_on.exists() else b""
+    text = found.decode(errors="replace")
+    if notice and not began_random(source):
+        missing = [part for part in (notice, MODIFIED) if part not in text]
         if missing:
             text = text.rstrip() + "\n\n" if text else ""
-            notice.write_text(text + "\n\n".join(missing) + "\n")
+            passed_on.write_text(text + "\n\n".join(missing) + "\n")
 
 
 def began_random(source: Source) -> bool:

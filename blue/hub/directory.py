@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +19,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from blue.errors import UserError
 from blue.hub import safetensors
 from blue.hub.safetensors import FLOATS, Stored
-from blue.models import gemma3, qwen3
+from blue.models import families
 from blue.models.decoder import DecoderConfig, Params, init_params
 from blue.runtime.sharding import param_shardings, to_host
 
-FAMILIES = {"gemma3_text": gemma3, "gemma3": gemma3, "qwen3": qwen3}
 HEAD = "lm_head.weight"
 # What stands before "embed_tokens.weight" and before the head: a text model, one saved
 # without its head (encoders), the text tower of multimodal Gemma 3, old, new, headless.
@@ -77,14 +75,14 @@ def load_decoder(
             expected and what was found.
     """
     directory = epath.Path(directory)
-    family, cfg = _read_config(directory)
+    cfg = read_config(directory)
     if not head:
         cfg = dataclasses.replace(cfg, tied=True)
     found = _find_tensors(directory)
     prefix = _find_prefix(directory, found)
     if not head:
         found.pop(PREFIXES[prefix] + HEAD, None)
-    expected = _tensors(cfg, family, prefix)
+    expected = _tensors(cfg, prefix)
     _check(directory, found, expected, tied_head=PREFIXES[prefix] + HEAD)
     shapes = _shapes(cfg, dtype)
     shardings = param_shardings(shapes, mesh)
@@ -172,11 +170,7 @@ def read_source(directory: epath.PathLike) -> dict[str, Any]:
 
 def read_config(directory: epath.PathLike) -> DecoderConfig:
     """The decoder that a directory's config.json describes; raises as `load`."""
-    return _read_config(epath.Path(directory))[1]
-
-
-def _read_config(directory: epath.Path) -> tuple[ModuleType, DecoderConfig]:
-    """The family's module and the decoder's configuration."""
+    directory = epath.Path(directory)
     path = directory / "config.json"
     if (directory / "adapter_config.json").exists() and not path.exists():
         raise UserError(
@@ -184,15 +178,10 @@ def _read_config(directory: epath.Path) -> tuple[ModuleType, DecoderConfig]:
             "directory with the merged weights, such as export/profiler of its run"
         )
     config = read_source(directory)
-    kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise UserError(
-            f"{path}: model_type is {kind!r}; supported are {', '.join(FAMILIES)}"
-        )
     if config.get("quantization_config"):
         raise UserError(f"{path}: quantized weights are not supported")
     try:
-        return FAMILIES[kind], FAMILIES[kind].from_config(config)
+        return families.of_model_type(config.get("model_type")).from_config(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -336,7 +325,7 @@ def save_decoder(
         shard_bytes: of one file at most; more make several files and their index.
     """
     directory = epath.Path(directory)
-    family = gemma3 if cfg.norm_plus_one else qwen3
+    family = families.of(cfg)
     config = family.to_config(cfg)
     again = dataclasses.replace(family.from_config(config), pattern=cfg.pattern)
     assert again == cfg, f"config.json cannot say {cfg}"
@@ -346,7 +335,7 @@ def save_decoder(
     dtype = np.dtype(params["embed"].dtype)
     config["torch_dtype"] = str(dtype)
 
-    tensors = _tensors(cfg, family, "model.")
+    tensors = _tensors(cfg, "model.")
     files = _split(tensors, dtype.itemsize, shard_bytes)
     writes = jax.process_index() == 0
     if writes:
@@ -413,11 +402,16 @@ def _shapes(cfg: DecoderConfig, dtype: Any = "float32") -> Params:
     return jax.eval_shape(init, jax.random.key(0))
 
 
-def _tensors(cfg: DecoderConfig, family: ModuleType, prefix: str) -> dict[str, Tensor]:
+def _tensors(cfg: DecoderConfig, prefix: str) -> dict[str, Tensor]:
     """Every tensor of the checkpoint by its full name."""
     shapes = _shapes(cfg)
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    ours = {tuple(key.key for key in path) for path, _ in leaves}
+    names = {n: at for n, at in families.of(cfg).TENSORS.items() if at[0] in ours}
+    unnamed = ours - {path for path, _ in names.values()} - {("head",)}
+    assert not unnamed, f"family {cfg.family} has no names for {unnamed}"
     tensors = {}
-    for name, (path, inputs) in family.TENSORS.items():
+    for name, (path, inputs) in names.items():
         stacked = path[0] == "layers"
         shape = _leaf(shapes, path).shape[1 if stacked else 0 :]
         if inputs:

@@ -20,7 +20,7 @@ from blue.hub import card, peft, sentence_layout
 from blue.hub.directory import KEPT, read_source, save_decoder
 from blue.hub.model import Model
 from blue.hub.source import Source
-from blue.models import lora
+from blue.models import families, lora
 from blue.models.decoder import Params
 from blue.models.params import make_merge, shapes_of
 from blue.runtime import files
@@ -61,8 +61,8 @@ def write(
         workdir: local or gs://.
         role: "profiler" or "encoder".
 
-    On a disk the directory appears complete or not at all; in a bucket, where a
-    directory is renamed file by file, config.json of a half export may be there.
+    On a disk the directory appears complete or not at all. In a bucket a directory is
+    renamed file by file, so config.json of a half export may be there.
     """
     frozen, trained = lora.split(model.params)
     best, meta = checkpoints.restore_best(shapes_of(trained))
@@ -136,8 +136,10 @@ def _transformer(model: Model, role: str) -> str:
 
 def _tower(directory: str) -> str:
     """What transformers calls our decoder inside the model of this directory."""
-    multimodal = directory and read_source(directory)["model_type"] == "gemma3"
-    return "language_model" if multimodal else ""
+    if not directory:
+        return ""
+    model_type = read_source(directory)["model_type"]
+    return families.of_model_type(model_type).MODEL_TYPES[model_type]
 
 
 def _kept(model: Model, role: str) -> dict[str, Any]:
@@ -179,9 +181,9 @@ def _describe(
 ) -> None:
     """The licence files, training_config.json and the card."""
     source = model.source if model.source.directory else run.lender
-    gemma = model.cfg.norm_plus_one
+    family = families.of(model.cfg)
     before = {path.name for path in directory.iterdir()}
-    card.copy_notices(source, directory, gemma=gemma)
+    card.copy_notices(source, directory, notice=family.NOTICE)
     facts = {
         "role": role,
         "stage": run.stage,
@@ -193,7 +195,7 @@ def _describe(
         "commit": source.commit,
         "base_model": card.base_model(source),
         "random_weights": card.began_random(source),
-        "licence": card.licence(source, gemma=gemma),
+        "licence": card.licence(source, unstated=family.LICENCE),
         "notices": sorted({p.name for p in directory.iterdir()} - before),
         "data": run.data,
         "fingerprint": run.fingerprint,

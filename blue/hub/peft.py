@@ -1,8 +1,8 @@
 """Adapters as PEFT keeps them: adapter_config.json and adapter_model.safetensors.
 
 https://huggingface.co/docs/peft/main/en/developer_guides/checkpoint. PEFT has A as
-[r, inputs] and B as [outputs, r], beside matrices [outputs, inputs], and adds
-lora_alpha / r B A x: the same numbers as ours, transposed.
+[r, inputs] and B as [outputs, r], beside matrices [outputs, inputs]. It adds
+lora_alpha / r B A x. These are our numbers, transposed.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from blue.models import gemma3, qwen3
+from blue.models import families
 from blue.models.decoder import DecoderConfig, Params
 
 # What PEFT puts before a model's own names: of a causal LM, and of AutoModel.
@@ -44,10 +44,9 @@ def save(
     from safetensors.numpy import save_file
 
     assert cfg.lora is not None
-    family = gemma3 if cfg.norm_plus_one else qwen3
     prefix = PREFIXES[task] + (f"{tower}." if tower else "")
     modules, arrays = [], {}
-    for name, (path, _) in family.TENSORS.items():
+    for name, (path, _) in families.of(cfg).TENSORS.items():
         if path[0] != "layers" or path[-1] not in cfg.lora.targets:
             continue
         module, r = name.removesuffix(".weight"), cfg.lora.rank

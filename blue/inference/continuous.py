@@ -38,8 +38,8 @@ WriteProfiles = Callable[[Params, Iterable[Job]], Iterator[WrittenProfiles]]
 def prompt_lengths(least: int, most: int) -> tuple[int, ...]:
     """Padded lengths, ascending, for prompts of `least` to `most` tokens.
 
-    Each is at most a third longer than the one before, or by 16: a few programs to
-    compile, and prompts in order of length are padded by about a seventh.
+    Each is at most a third longer than the one before, or by 16. So there are few
+    programs to compile, and prompts in order of length are padded by about a seventh.
     """
     lengths = [most]
     while True:
@@ -68,9 +68,9 @@ def make_profile_writer(
     """(params, jobs) -> profiles as they are finished.
 
     `batch_size` profiles are written at a time; whenever `refill_size` of them have
-    ended, so many new prompts take their place. Jobs are read as they are needed; those
-    that come together should be of about one length. A profile is that of
-    `make_generator` of the same seed, stage, example id and prompt.
+    ended, so many new prompts take their place. Jobs are read as they are needed. Give
+    them in order of length: a refill pads its prompts to the longest of them. A profile
+    is that of `make_generator` of the same seed, stage, example id and prompt.
 
     lengths: prompts are padded to the next of these, ascending.
     """
@@ -105,7 +105,7 @@ def make_profile_writer(
         length = bucket_for(lengths, max(len(job.prompt) for job in jobs))
         missing = refill_size - len(jobs)
         jobs = jobs + jobs[:1] * missing
-        rows = np.append(rows, [batch_size] * missing)  # which is no row
+        rows = np.append(rows, [batch_size] * missing)  # no such row: dropped
         ids = np.array([job.example_id for job in jobs], np.int32)
         prompt = pad_left([job.prompt for job in jobs], length, tokenizer.pad_id)
         return length, put((*prompt, ids, rows.astype(np.int32)), by_batch(mesh))

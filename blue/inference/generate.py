@@ -1,4 +1,4 @@
-"""Text in, text or vectors out: the compiled programs behind plain host functions.
+"""Prompts in, profiles out: the compiled programs behind plain host functions.
 
 Each `make_*` compiles its programs for fixed shapes, once; what it returns pads, sorts
 by length, calls, and puts the answers back in order.

@@ -1,9 +1,9 @@
 """Texts of many lengths -> rows of few, with little room lost between them.
 
-A row holds several texts one after the other, and what texts begin with alike, such as
-the recent items of a user before each of G profiles, lies in a row once. Which token
-sees which is in `Rows`; whoever computes attention by it gets what each text alone
-would give. All of it is on token ids, so it is exact for every tokenizer.
+A row holds several texts one after the other. A common beginning, such as the recent
+items of a user before each of G profiles, is in a row once. `Rows` says which token
+sees which; attention by it gives the vectors of each text alone. All of it works on
+token ids, so it is exact for every tokenizer.
 """
 
 import bisect

@@ -5,7 +5,7 @@ row decodes from slot 0 of its completion, whatever its prompt's length. Randomn
 function of (key, example, rollout, position), so results do not depend on batching.
 
 `sample` decodes a batch until all rows have ended. For many prompts, `refill` puts new
-ones in the place of rows that have, while `advance` goes on with the others: continuous
+ones in the place of rows that have ended, and `advance` decodes on. This is continuous
 batching (Yu et al. 2022, Orca, section 3.1: scheduling by the iteration).
 """
 
@@ -33,10 +33,12 @@ class Rollout(NamedTuple):
 class Model(NamedTuple):
     """What the sampler needs of a model, as functions; it loads nothing itself.
 
-    prefill(prompt, mask) -> (hidden [B D], what to keep of the prompts);
-    begin(kept) -> state, with room for completions;  step(tokens [B G], slot, state) ->
-    (hidden [B G D], state), slot one for all or one a prompt [B];
-    logits(hidden [B G D]) -> [B G V] float32.
+        prefill(prompt, mask) -> (hidden [B D], what to keep of the prompts)
+        begin(kept) -> state, with room for completions
+        step(tokens [B G], slot, state) -> (hidden [B G D], state)
+        logits(hidden [B G D]) -> [B G V] float32
+
+    slot: one for all rows, or one a prompt [B].
     """
 
     prefill: Callable[[Array, Array], tuple[Array, Any]]
@@ -159,7 +161,7 @@ def sample(
     """G completions of every prompt, at most `max_tokens` long.
 
     hidden, kept: of `model.prefill`. A row stops at any of `end_ids` and keeps it, so
-    it has one token or more: an empty completion is an end token alone, one at the
+    it has one token or more. An empty completion is an end token alone; one at the
     limit has none. The loop ends less than `CHECK_EVERY` steps after all rows have.
     """
     B, G = hidden.shape[0], group_size

@@ -1,9 +1,23 @@
-"""Reads fields of a checkpoint's config.json; what the decoder cannot do is refused."""
+"""Fields of a checkpoint's config.json that families share, read and written.
+
+What the decoder cannot do is refused.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from blue.errors import UserError
+from blue.models.decoder import DecoderConfig
+
+SIZES = {  # our name -> the key
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "mlp_width": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_size": "head_dim",
+}
 
 
 def whole(config: Mapping[str, Any], key: str) -> int:
@@ -22,17 +36,39 @@ def number(config: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
-def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that both families have, by our names."""
+def read(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `DecoderConfig` whose keys all families share, by our names.
+
+    config: content of config.json over the family's defaults. Keys of transformers 4
+    (rope_theta, rope_scaling) and 5 (rope_parameters).
+
+    Raises `UserError`: one line that names the field, for what is wrong or not
+    supported (biases, RoPE scaling other than linear).
+    """
+    only(config, attention_bias=False)
+    theta, factor = rope(
+        config.get("rope_parameters"),
+        config.get("rope_scaling"),
+        theta=config.get("rope_theta"),
+    )
     return {
-        "vocab_size": whole(config, "vocab_size"),
-        "width": whole(config, "hidden_size"),
-        "mlp_width": whole(config, "intermediate_size"),
-        "num_layers": whole(config, "num_hidden_layers"),
-        "num_heads": whole(config, "num_attention_heads"),
-        "num_kv_heads": whole(config, "num_key_value_heads"),
-        "head_size": whole(config, "head_dim"),
+        **{ours: whole(config, key) for ours, key in SIZES.items()},
         "norm_eps": number(config, "rms_norm_eps"),
+        "rope_theta": theta,
+        "rope_factor": factor,
+        "tied": bool(config["tie_word_embeddings"]),
+    }
+
+
+def write(cfg: DecoderConfig) -> dict[str, Any]:
+    """The keys that `read` reads; those of transformers 4, which every reader knows."""
+    return {
+        **{key: getattr(cfg, ours) for ours, key in SIZES.items()},
+        "rms_norm_eps": cfg.norm_eps,
+        "rope_theta": cfg.rope_theta,
+        "rope_scaling": linear_scaling(cfg.rope_factor),
+        "attention_bias": False,
+        "tie_word_embeddings": cfg.tied,
     }
 
 

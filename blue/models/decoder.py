@@ -1,4 +1,4 @@
-"""One decoder for Gemma 3 and Qwen3: they differ in a handful of config fields.
+"""One decoder for all families: they differ in a handful of config fields.
 
 Gemma 3, https://arxiv.org/abs/2503.19786; Qwen3, https://arxiv.org/abs/2505.09388.
 
@@ -11,7 +11,8 @@ That gives two passes here, and two more over the same weights in decoding.py:
 
 * `forward`        one block of tokens, causal;
 * `group_forward`  a prompt and its G completions: the prompt is computed once and its
-                   keys and values serve all completions (DESIGN 4.3).
+                   keys and values serve all completions: P + G*C tokens in place of
+                   G*(P + C), with the same gradients.
 
 Prompts are right-aligned: padding comes first, position 0 is the first real token.
 Parameters are a plain dict; those of the layers are stacked, [L, ...].
@@ -53,8 +54,9 @@ class Lora(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """The shape of a decoder and everything in which the two families differ."""
+    """The shape of a decoder and everything in which families differ."""
 
+    family: str  # key of models/families.py: names, config.json, licence; no numbers
     vocab_size: int
     width: int
     mlp_width: int
@@ -69,6 +71,7 @@ class DecoderConfig:
     rope_factor: float = 1.0  # linear scaling of global layers' positions
     norm_eps: float = 1e-6
     norm_plus_one: bool = False  # the norm's weight is stored minus one
+    qk_norms: bool = True  # norms of queries and keys, before RoPE
     post_norms: bool = False  # norms after attention and mlp, too
     activation: str = "silu"  # or gelu (tanh)
     scale_embedding: bool = False  # inputs times sqrt(D)
@@ -86,7 +89,7 @@ class DecoderConfig:
 
 
 class KV(NamedTuple):
-    """Keys and values of one layer, after RoPE and the key norm."""
+    """Keys and values of one layer, after the key norm, if there is one, and RoPE."""
 
     k: Float[Array, "... S K H"]
     v: Float[Array, "... S K H"]
@@ -182,8 +185,10 @@ class Block(nn.Module):
         q = project("q", "BTD,DNH->BTNH", y, (D, N, H))
         k = project("k", "BTD,DKH->BTKH", y, (D, K, H))
         v = project("v", "BTD,DKH->BTKH", y, (D, K, H))
-        q = rope(norm("q_norm", q), positions, theta=theta, factor=factor)
-        k = rope(norm("k_norm", k), positions, theta=theta, factor=factor)
+        if cfg.qk_norms:
+            q, k = norm("q_norm", q), norm("k_norm", k)
+        q = rope(q, positions, theta=theta, factor=factor)
+        k = rope(k, positions, theta=theta, factor=factor)
         y, kept = attend(q, KV(k, v))
         y = project("o", "BTNH,NHD->BTD", y, (N, H, D), inputs=2, gain=residual)
         x = x[:, -y.shape[1] :]

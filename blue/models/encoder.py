@@ -59,8 +59,8 @@ def embed_packed(
 ) -> Float[Array, "R S E"]:
     """Unit vectors (float32) of the tokens at `ends`, in rows as packing.py fills them.
 
-    A token sees those up to itself in its row that are of its segment or of its parent,
-    at the positions that they have in its text: what `embed` of the text alone sees.
+    A token sees those up to itself in its row that are of its segment or of its parent.
+    Positions are those in its text. So it sees what it would see in the text alone.
     """
     order = jnp.arange(tokens.shape[1])[None]
     keys = segment[:, None, :]
@@ -109,3 +109,13 @@ def unit(hidden: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
     hidden = hidden.astype(jnp.float32)
     length = jnp.sqrt(jnp.sum(hidden * hidden, axis=-1, keepdims=True))
     return hidden / jnp.maximum(length, 1e-12)
+
+
+def architecture(cfg: DecoderConfig) -> str:
+    """What of the configuration can change a vector, as text: keys vectors on disk.
+
+    The family cannot. `qk_norms` is left out where it is true, as in the text of
+    vectors that were written before there was such a field.
+    """
+    text = repr(cfg).replace(f"family={cfg.family!r}, ", "")
+    return text.replace("qk_norms=True, ", "")

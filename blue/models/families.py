@@ -1,32 +1,107 @@
-"""The decoders that BLUE knows by name."""
+"""The families of decoders: one table from `DecoderConfig.family` to its module.
+
+How to add a family: blue/models/README.md.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from blue.errors import UserError
 from blue.models import gemma3, qwen3
 from blue.models.decoder import DecoderConfig
+from blue.models.tensor_names import TensorNames
 
-PRESETS = (
-    gemma3.gemma3_270m,
-    gemma3.gemma3_1b,
-    gemma3.gemma3_4b,
-    gemma3.gemma3_12b,
-    gemma3.gemma3_27b,
-    gemma3.tiny_gemma3,
-    qwen3.qwen3_0_6b,
-    qwen3.qwen3_1_7b,
-    qwen3.qwen3_4b,
-    qwen3.qwen3_8b,
-    qwen3.qwen3_14b,
-    qwen3.qwen3_32b,
-    qwen3.qwen3_embedding_0_6b,
-    qwen3.qwen3_embedding_4b,
-    qwen3.qwen3_embedding_8b,
-    qwen3.tiny_qwen3,
-)
+
+@runtime_checkable
+class Family(Protocol):
+    """What the module of a family holds."""
+
+    @property
+    def PRESETS(self) -> tuple[Callable[[], DecoderConfig], ...]:
+        """Functions; a preset is known by the name of its function."""
+        ...
+
+    @property
+    def MODEL_TYPES(self) -> Mapping[str, str]:
+        """`model_type` of config.json -> what transformers calls our decoder inside
+        that model: "language_model" in a multimodal one, "" in a text model."""
+        ...
+
+    @property
+    def TENSORS(self) -> TensorNames:
+        """The names of the tensors, except the head's."""
+        ...
+
+    @property
+    def LICENCE(self) -> Mapping[str, str]:
+        """Licence fields of the card of a model whose source states none; {}: unknown.
+
+        Only for a family whose terms bind everything that is made from it.
+        """
+        ...
+
+    @property
+    def NOTICE(self) -> str:
+        """What the licence asks to pass on with the weights; "": nothing."""
+        ...
+
+    @property
+    def from_config(self) -> Callable[[Mapping[str, Any]], DecoderConfig]:
+        """Content of config.json -> the decoder. Raises `UserError`: one line that
+        names the field, for what is wrong or not supported."""
+        ...
+
+    @property
+    def to_config(self) -> Callable[[DecoderConfig], dict[str, Any]]:
+        """The decoder -> config.json of a text model, `from_config`'s inverse."""
+        ...
+
+
+FAMILIES: dict[str, Family] = {
+    "gemma3": gemma3,
+    "qwen3": qwen3,
+}
+
+
+def of(cfg: DecoderConfig) -> Family:
+    """The family of a decoder."""
+    return FAMILIES[cfg.family]
+
+
+def of_model_type(model_type: Any) -> Family:
+    """The family that reads config.json with this `model_type`.
+
+    Raises `UserError` where there is none.
+    """
+    known = {kind: f for f in FAMILIES.values() for kind in f.MODEL_TYPES}
+    if not isinstance(model_type, str) or model_type not in known:
+        raise UserError(
+            f"model_type is {model_type!r}; supported are {', '.join(known)}"
+        )
+    return known[model_type]
+
+
+def presets() -> dict[str, Callable[[], DecoderConfig]]:
+    """All presets by name."""
+    return {make.__name__: make for f in FAMILIES.values() for make in f.PRESETS}
 
 
 def preset(name: str) -> DecoderConfig:
-    """The configuration of a preset, by the name of its function."""
-    known = {function.__name__: function for function in PRESETS}
+    """The decoder of a preset. Raises `UserError` for an unknown name."""
+    known = presets()
     if name not in known:
         raise UserError(f"preset {name!r} is not known; known are {', '.join(known)}")
     return known[name]()
+
+
+def later_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What fields of `DecoderConfig` that are not among `fields` were, before they were
+    fields: their defaults; the family, by what told Gemma 3 from Qwen3."""
+    later = {
+        field.name: field.default
+        for field in dataclasses.fields(DecoderConfig)
+        if field.default is not dataclasses.MISSING
+    }
+    later["family"] = "gemma3" if fields.get("norm_plus_one") else "qwen3"
+    return {name: value for name, value in later.items() if name not in fields}

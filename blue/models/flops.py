@@ -4,9 +4,10 @@ Counted as XLA counts matrix products: attention as dense attention computes it,
 padded squares or parts of them (`dense_pairs`). With `tiles=True` blocks that are long
 enough are those of the TPU's kernel (models/splash.py), which computes whole tiles of
 which a query may see something. With `masked=True` only what a query may see counts
-(causal and window masks, no padding): the least that any kernel must do. Norms,
-softmax, RoPE and the optimizer are left out (1 to 3% of a model as small as those of
-the tests, less of larger ones), and so are adapters' low-rank products.
+(causal and window masks, no padding): the least that any kernel must do.
+
+Left out are norms, softmax, RoPE, the optimizer, and adapters' low-rank products. They
+are 1 to 3% of a model as small as those of the tests, and less of larger ones.
 
 Letters as in models/decoder.py.
 """
@@ -138,8 +139,10 @@ def prefill(
 def decode_step(
     cfg: DecoderConfig, B: int, G: int, P: int, C: int, *, masked: bool = False
 ) -> float:
-    """One token for all B G completions, over the caches, of which local layers keep a
-    window; the mean of C steps where only what is visible counts."""
+    """One token for all B G completions, over the caches; local layers keep a window.
+
+    Where only what is visible counts, the mean of C steps.
+    """
     if masked:
         seen = B * G * attention(cfg, C, P) / C
     else:
@@ -258,8 +261,11 @@ def update(
 def encode(
     cfg: DecoderConfig, B: int, T: int, *, masked: bool = False, tiles: bool = False
 ) -> float:
-    """Vectors of B texts of T tokens; or of B rows of several texts by encoders without
-    windows, which leave out no keys of such rows."""
+    """Vectors of B texts of T tokens.
+
+    Also of B rows of several texts, by encoders without windows: these leave out no
+    keys of such rows.
+    """
     return trunk(cfg, B * T) + sum(_attend(cfg, [(B, T, 0)], masked, tiles))
 
 

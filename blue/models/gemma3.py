@@ -1,4 +1,4 @@
-"""Gemma 3 text models: presets, config.json, and the names of their tensors.
+"""Gemma 3 text models: presets, names of their tensors, config.json, licence.
 
 https://arxiv.org/abs/2503.19786; dimensions from the released config.json files.
 """
@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from blue.errors import UserError
-from blue.models.config_json import linear_scaling, number, only, rope, sizes, whole
+from blue.models import config_json
 from blue.models.decoder import GLOBAL, LOCAL, DecoderConfig
+from blue.models.tensor_names import tensor_names
 
 PATTERN = (LOCAL,) * 5 + (GLOBAL,)
 
 
-def _gemma3(**fields) -> DecoderConfig:
+def _gemma3(**fields: Any) -> DecoderConfig:
     return DecoderConfig(
         **{"pattern": PATTERN, **fields},
+        family="gemma3",
         norm_plus_one=True,
         post_norms=True,
         activation="gelu",
@@ -75,33 +77,24 @@ def tiny_gemma3() -> DecoderConfig:
     )  # fmt: skip
 
 
+PRESETS = (gemma3_270m, gemma3_1b, gemma3_4b, gemma3_12b, gemma3_27b, tiny_gemma3)
+
 # --- the checkpoint's side
 
-# Name after the prefix, {} the layer -> path in our tree, number of leading axes of our
-# array that are inputs (the file has [outputs, inputs]; 0: the same array in both).
-TENSORS: dict[str, tuple[tuple[str, ...], int]] = {
-    "embed_tokens.weight": (("embed",), 0),
-    "layers.{}.input_layernorm.weight": (("layers", "attention_norm", "weight"), 0),
-    "layers.{}.self_attn.q_proj.weight": (("layers", "q"), 1),
-    "layers.{}.self_attn.k_proj.weight": (("layers", "k"), 1),
-    "layers.{}.self_attn.v_proj.weight": (("layers", "v"), 1),
-    "layers.{}.self_attn.q_norm.weight": (("layers", "q_norm", "weight"), 0),
-    "layers.{}.self_attn.k_norm.weight": (("layers", "k_norm", "weight"), 0),
-    "layers.{}.self_attn.o_proj.weight": (("layers", "o"), 2),
-    "layers.{}.post_attention_layernorm.weight": (
-        ("layers", "post_attention_norm", "weight"),
-        0,
-    ),
-    "layers.{}.pre_feedforward_layernorm.weight": (("layers", "mlp_norm", "weight"), 0),
-    "layers.{}.mlp.gate_proj.weight": (("layers", "gate"), 1),
-    "layers.{}.mlp.up_proj.weight": (("layers", "up"), 1),
-    "layers.{}.mlp.down_proj.weight": (("layers", "down"), 1),
-    "layers.{}.post_feedforward_layernorm.weight": (
-        ("layers", "post_mlp_norm", "weight"),
-        0,
-    ),
-    "norm.weight": (("final_norm", "weight"), 0),
-}
+MODEL_TYPES = {"gemma3_text": "", "gemma3": "language_model"}
+TENSORS = tensor_names(
+    {
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "mlp_norm",
+        "post_feedforward_layernorm": "post_mlp_norm",
+    }
+)
+# Its terms hold for what is made from it, too, and ask for the notice.
+LICENCE = {"license": "gemma", "license_link": "https://ai.google.dev/gemma/terms"}
+NOTICE = (
+    "Gemma is provided under and subject to the Gemma Terms of Use found at "
+    "ai.google.dev/gemma/terms"
+)
 
 # What released files leave out: the defaults of transformers' Gemma3TextConfig.
 DEFAULTS: dict[str, Any] = {
@@ -115,6 +108,8 @@ DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
     "tie_word_embeddings": True,
 }
 KINDS = {"sliding_attention": LOCAL, "full_attention": GLOBAL}
@@ -127,48 +122,41 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
     field, for what is wrong or not supported.
     """
     text = {**DEFAULTS, **(config.get("text_config") or config)}
-    only(
+    config_json.only(
         text,
         hidden_activation="gelu_pytorch_tanh",
-        attention_bias=False,
         attn_logit_softcapping=None,
         final_logit_softcapping=None,
         use_bidirectional_attention=False,
     )
-    head_size = whole(text, "head_dim")
-    scalar = number(text, "query_pre_attn_scalar")
     parts = text.get("rope_parameters") or {}
     if not set(parts) <= set(KINDS):
         raise UserError(
             f"rope_parameters has keys {sorted(parts)}; needs {list(KINDS)}"
         )
-    theta, factor = rope(
-        parts.get("full_attention"),
-        text.get("rope_scaling"),
-        theta=text.get("rope_theta", 1e6),
-    )
-    theta_local, factor_local = rope(
-        parts.get("sliding_attention"), theta=text.get("rope_local_base_freq", 1e4)
+    theta_local, factor_local = config_json.rope(
+        parts.get("sliding_attention"), theta=text["rope_local_base_freq"]
     )
     if factor_local != 1:
         raise UserError("RoPE scaling of sliding_attention layers is not supported")
+    text["rope_parameters"] = parts.get("full_attention")
+    # the outer value rules where a multimodal config has both
+    tied = config.get("tie_word_embeddings", text["tie_word_embeddings"])
+    shared = config_json.read({**text, "tie_word_embeddings": tied})
+    scalar = config_json.number(text, "query_pre_attn_scalar")
     return _gemma3(
-        **sizes(text),
+        **shared,
         pattern=_pattern(text),
-        window=whole(text, "sliding_window"),
-        rope_theta=theta,
+        window=config_json.whole(text, "sliding_window"),
         rope_theta_local=theta_local,
-        rope_factor=factor,
-        query_scale=0.0 if scalar == head_size else scalar**-0.5,
-        # the outer value rules where a multimodal config has both
-        tied=bool(config.get("tie_word_embeddings", text["tie_word_embeddings"])),
+        query_scale=0.0 if scalar == shared["head_size"] else scalar**-0.5,
     )
 
 
 def _pattern(text: Mapping[str, Any]) -> tuple[str, ...]:
     """The shortest pattern of the layers; the family's own where it fits."""
     key = next((k for k in text if k.endswith("sliding_window_pattern")), None)
-    every = whole(text, key) if key else len(PATTERN)
+    every = config_json.whole(text, key) if key else len(PATTERN)
     usual = (LOCAL,) * (every - 1) + (GLOBAL,)
     if text.get("layer_types") is None:
         return usual
@@ -189,22 +177,11 @@ def to_config(cfg: DecoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
-        "vocab_size": cfg.vocab_size,
-        "hidden_size": cfg.width,
-        "intermediate_size": cfg.mlp_width,
-        "num_hidden_layers": cfg.num_layers,
-        "num_attention_heads": cfg.num_heads,
-        "num_key_value_heads": cfg.num_kv_heads,
-        "head_dim": cfg.head_size,
+        **config_json.write(cfg),
         "hidden_activation": "gelu_pytorch_tanh",
-        "rms_norm_eps": cfg.norm_eps,
         "query_pre_attn_scalar": round(cfg.scale() ** -2),
         "sliding_window": cfg.window,
         "sliding_window_pattern": len(cfg.pattern),
         "layer_types": [names[cfg.kind(n)] for n in range(cfg.num_layers)],
-        "rope_theta": cfg.rope_theta,
         "rope_local_base_freq": cfg.rope_theta_local,
-        "rope_scaling": linear_scaling(cfg.rope_factor),
-        "attention_bias": False,
-        "tie_word_embeddings": cfg.tied,
     }

@@ -1,7 +1,7 @@
 """LoRA: small matrices A and B are trained beside the frozen ones of a decoder.
 
 https://arxiv.org/abs/2106.09685. Where `DecoderConfig.lora` names a matrix W, the
-layers hold `W_a` [inputs, r] and `W_b` [r, outputs], too, and compute
+layers also hold A, `W_a` [inputs, r], and B, `W_b` [r, outputs]. They compute
 x W + alpha / r (x A) B. B starts as zeros: the start is the frozen model, exactly. So a
 policy under training has its reference among its own parameters: `split` them.
 """

@@ -64,9 +64,10 @@ def item_to_user(
 
     The mean over the next items of an example. Another user counts with the mean of
     exp(cosine / temperature) over its G rollouts (those of them that have a vector):
-    one unit of mass a user, the same for the whole group (METHODS 1.4). -log(B) when
-    all embeddings are equal and nothing is masked; 0 where nobody is left to compare
-    with, as in a batch whose targets are all the same item.
+    one unit of mass a user, the same for the whole group. So other users' sampling
+    adds no noise to the differences within a group. -log(B) when all embeddings are
+    equal and nothing is masked; 0 where nobody is left to compare with, as in a batch
+    whose targets are all the same item.
     """
     tau = similarity_temperature
     positive = jnp.einsum("BGE,BKE->BGK", view, x.next_item_emb) / tau
@@ -105,7 +106,7 @@ def embedding(
     """The embedding-space reward: both views, both directions, in (-inf, 0].
 
     sum_v w_v sum_d w_d r_vd / (sum w_v * sum w_d): with every weight 1 the mean over
-    views of the mean over directions (BLUE; METHODS 1.4). A weight of 0 is an ablation.
+    views of the mean over directions (BLUE, section 2.2). A weight of 0 is an ablation.
     """
     total = jnp.zeros(x.finished.shape)
     views = ((history_profile, x.history_profile_emb), (profile, x.profile_emb))

@@ -20,7 +20,7 @@ class Progress:
     """The line that says where a stage is, on a terminal or in the log.
 
     The stage does `total` units (steps, users), of which a resumed one skips `first`.
-    What is done before `patience_s` seconds are over is not worth a word.
+    Work that ends within `patience_s` seconds prints nothing.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """config + workdir -> the text encoder and the item table."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -17,9 +18,11 @@ from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference import foreign
 from blue.inference.embed import TextEncoder, make_embedder
+from blue.models.encoder import architecture
 from blue.runtime import distributed, files
 from blue.runtime.progress import slices_with_progress
-from blue.sources.profiler import check_divides, load_encoder
+from blue.sources.role import check_divides, load_role
+from blue.sources.run import Run
 from blue.sources.text import own_query_prompt, token_counter
 from blue.workdir.checkpoints import fingerprint
 
@@ -33,19 +36,19 @@ def encoder_buckets(config: ConfigDict) -> tuple[int, ...]:
     return tuple(sorted({*config.encoder.buckets, config.encoder.max_tokens}))
 
 
+def load_encoder(run: Run, *, stage: str = "evaluate") -> Model:
+    """The encoder that `stage` uses."""
+    return load_role(run, "encoder", stage=stage, load_start=load_encoder)
+
+
 def load_text_encoder(
-    config: ConfigDict,
-    section: ConfigDict,
-    log: Log,
-    workdir: str,
-    mesh: Mesh,
-    *,
-    stage: str = "evaluate",
+    run: Run, section: ConfigDict, *, stage: str = "evaluate"
 ) -> TextEncoder:
     """The encoder that config.encoder or config.evaluate.transfer names, for `stage`.
 
     Sizes come from config.encoder; an own transfer encoder is its checkpoint.
     """
+    config = run.config
     if section.kind == "sentence_transformers":
         return foreign.sentence_transformers(
             section.checkpoint,
@@ -61,8 +64,8 @@ def load_text_encoder(
     if section is not config.encoder:
         config = config.copy_and_resolve_references()
         config.encoder.checkpoint, config.encoder.tokenizer = section.checkpoint, ""
-    model = load_encoder(config, log, workdir, mesh, stage=stage)
-    return own_encoder(config, model, mesh)
+        run = dataclasses.replace(run, config=config)
+    return own_encoder(config, load_encoder(run, stage=stage), run.mesh)
 
 
 def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
@@ -87,7 +90,7 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         max_tokens=max_tokens,
         width=encoder.cfg.width,
         name=encoder.name,
-        fingerprint=f"{encoder.cfg} {weights} {tokenizer} "
+        fingerprint=f"{architecture(encoder.cfg)} {weights} {tokenizer} "
         f"{config.dtype.compute} {max_tokens}",
         query_prompt=own_query_prompt(encoder),
         weights=weights,

@@ -1,202 +1,48 @@
-"""Where a stage takes its data, tokenizers and models from: config + workdir.
+"""config + workdir -> the profiler, and how it writes."""
 
-A stage takes its profiler and encoder from, in this order: `<role>.checkpoint` if set;
-the last finished earlier stage of this workdir that trained it; the preset with random
-weights (DESIGN 3). Config stops here and at the stages.
-"""
-
-import dataclasses
 import functools
-import logging
-import os
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue.data.log import Log
 from blue.errors import UserError
-from blue.hub import sentence_layout
-from blue.hub.directory import load_decoder, read_config
 from blue.hub.model import Model
-from blue.hub.source import Source, fetch
 from blue.inference.generate import Profile, make_generator
-from blue.models import families
-from blue.models.decoder import DecoderConfig, Lora
-from blue.models.params import abstract_params, make_init
-from blue.runtime.sharding import batch_shards, dividing_fsdp, put, replicated, to_host
+from blue.runtime.sharding import put, to_host
 from blue.sources import adapters
-from blue.sources.text import load_role_tokenizer
-from blue.text.tokenizer import Tokenizer
-from blue.workdir import startup
-from blue.workdir.checkpoints import Checkpoints
-
-__all__ = ["Model", "Profile"]
-logger = logging.getLogger("blue")
-
-TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
+from blue.sources.encoder import load_encoder
+from blue.sources.role import check_divides, load_role, stage_checkpoints, stage_id
+from blue.sources.run import Run
 
 
-# --- models
-
-
-def role_seed(seed: int, role: str) -> int:
-    """A seed of its own for each role's random weights."""
-    return zlib.crc32(f"{seed}/{role}".encode())
-
-
-def stage_id(stage: str) -> int:
-    """The number that keys a stage's sampling."""
-    return zlib.crc32(stage.encode())
-
-
-def stage_checkpoints(config: ConfigDict, workdir: str, stage: str) -> Checkpoints:
-    """The checkpoints of one stage of this workdir."""
-    return Checkpoints(
-        os.path.join(workdir, "checkpoints", stage),
-        keep=config.checkpoint_keep,
-        milestone_every=config.checkpoint_milestone_every,
-    )
-
-
-def _load_role(
-    config: ConfigDict,
-    log: Log,
-    workdir: str,
-    mesh: Mesh,
-    role: str,
-    stages: Sequence[str],
-) -> Model:
-    """The role's model: its checkpoint, the first finished of `stages`, or random."""
-    section = config[role]
-    source, directory = find_checkpoint(config, role)
-    tokenizer = load_role_tokenizer(config, log, workdir, role, directory)
-    dtype = config.dtype.params
-    if directory:
-        cfg = read_config(directory)  # before anything large is read
-        _check_vocabulary(cfg, tokenizer, section.checkpoint)
-        _tell_of_fsdp(cfg, mesh, dtype)
-        cfg, params = load_decoder(
-            directory, mesh, dtype=dtype, head=role == "profiler"
-        )
-        return Model(cfg, params, tokenizer, section.checkpoint, source=source)
-    cfg = families.preset(section.preset)
-    if not section.tokenizer:  # random weights: the head fits the trained tokenizer
-        cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
-    _check_vocabulary(cfg, tokenizer, section.preset)
-    _tell_of_fsdp(cfg, mesh, dtype)
-    for stage in stages:
-        checkpoints = stage_checkpoints(config, workdir, stage)
-        if checkpoints.finished() and checkpoints.best():
-            load_start = load_profiler_base if role == "profiler" else load_encoder
-            params, meta, origin = adapters.load_best(
-                checkpoints,
-                cfg,
-                mesh,
-                dtype=dtype,
-                start=functools.partial(
-                    load_start, config, log, workdir, mesh, stage=stage
-                ),
-            )
-            name = f"{section.preset} after {stage}"
-            return Model(cfg, params, tokenizer, name, meta["step"], origin)
-    for stage in TRAINED_BY[role]:
-        left_out = stage not in config.stages
-        if left_out and stage_checkpoints(config, workdir, stage).finished():
-            logger.warning(
-                "the %s starts from random weights: stages=%s leaves out %s, which has "
-                "finished here; --config.stage=NAME runs one of all stages alone",
-                role,
-                ",".join(config.stages),
-                stage,
-            )
-    seed = put(np.uint32(role_seed(config.seed, role)), replicated(mesh))
-    params = make_init(cfg, mesh, dtype)(seed)
-    return Model(cfg, params, tokenizer, f"{section.preset}, random weights")
-
-
-def find_checkpoint(config: ConfigDict, role: str) -> tuple[Source, str]:
-    """Where `<role>.checkpoint` is, and the directory of its model; empty without."""
-    checkpoint, field = config[role].checkpoint, f"{role}.checkpoint"
-    if not checkpoint:
-        return Source(), ""
-    source = fetch(checkpoint, field)
-    startup.check_hosts_agree({f"{field} (its commit)": source.commit})
-    if role == "profiler":
-        return source, source.directory
-    layout = sentence_layout.read(source.directory)
-    if layout.max_tokens is not None and layout.max_tokens < config.encoder.max_tokens:
-        logger.warning(
-            "%s=%s: made for texts of at most %d tokens (max_seq_length), and "
-            "encoder.max_tokens=%d",
-            field,
-            checkpoint,
-            layout.max_tokens,
-            config.encoder.max_tokens,
-        )
-    if layout.document_prompt:
-        logger.warning(
-            "%s=%s: its document prompt %r is not used: nothing is put before items",
-            field,
-            checkpoint,
-            layout.document_prompt,
-        )
-    return source, layout.transformer
-
-
-def _check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
-    if tokenizer.vocab_size > cfg.vocab_size:
-        raise UserError(
-            f"{source}: its embedding has {cfg.vocab_size} rows and the tokenizer "
-            f"{tokenizer.vocab_size} ids; take the tokenizer the model was made with"
-        )
-
-
-def _earlier(config: ConfigDict, role: str, stage: str) -> list[str]:
-    """Stages that train the role and run before `stage`, the latest first."""
-    order = list(config.stages)
-    limit = order.index(stage) if stage in order else len(order)
-    trained = [s for s in order[:limit] if s in TRAINED_BY[role] and s != stage]
-    return trained[::-1]
-
-
-def load_profiler(
-    config: ConfigDict,
-    log: Log,
-    workdir: str,
-    mesh: Mesh,
-    which: str,
-    *,
-    stage: str = "profiler",
-) -> Model | None:
+def load_profiler(run: Run, which: str, *, stage: str = "profiler") -> Model | None:
     """The profiler: "base", what stage `stage` starts from, or "trained" by GRPO.
 
     None where "trained" is asked for and no profiler stage has finished here.
     """
     if which == "base":
-        return load_profiler_base(config, log, workdir, mesh, stage=stage)
-    checkpoints = stage_checkpoints(config, workdir, "profiler")
+        return load_profiler_base(run, stage=stage)
+    checkpoints = stage_checkpoints(run.config, run.workdir, "profiler")
     if not checkpoints.finished():
         return None
-    base = load_profiler_base(config, log, workdir, mesh, stage="profiler")
+    base = load_profiler_base(run, stage="profiler")
     params, meta, origin = adapters.load_best(
-        checkpoints, base.cfg, mesh, dtype=config.dtype.params, start=lambda: base
+        checkpoints,
+        base.cfg,
+        run.mesh,
+        dtype=run.config.dtype.params,
+        start=lambda: base,
     )
     name = f"{base.name}, GRPO step {meta['step']}"
     return base._replace(params=params, name=name, step=meta["step"], origin=origin)
 
 
-def load_profiler_base(
-    config: ConfigDict, log: Log, workdir: str, mesh: Mesh, *, stage: str
-) -> Model:
+def load_profiler_base(run: Run, *, stage: str) -> Model:
     """The profiler that `stage` starts from."""
-    before = _earlier(config, "profiler", stage)
-    model = _load_role(config, log, workdir, mesh, "profiler", before)
-    if stage == "warm_start" and config.warm_start.tie_to_encoder:
-        encoder = load_encoder(config, log, workdir, mesh, stage=stage)
-        return tie_to_encoder(model, encoder)
+    model = load_role(run, "profiler", stage=stage, load_start=load_profiler_base)
+    if stage == "warm_start" and run.config.warm_start.tie_to_encoder:
+        return tie_to_encoder(model, load_encoder(run, stage=stage))
     return model
 
 
@@ -214,39 +60,6 @@ def tie_to_encoder(profiler: Model, encoder: Model) -> Model:
     embed = (to_host(encoder.params["embed"]) * scale).astype(own.dtype)
     embed = put(embed, own.sharding)
     return profiler._replace(params=profiler.params | {"embed": embed}, origin="")
-
-
-def load_encoder(
-    config: ConfigDict, log: Log, workdir: str, mesh: Mesh, *, stage: str = "evaluate"
-) -> Model:
-    """The encoder that `stage` uses."""
-    before = _earlier(config, "encoder", stage)
-    return _load_role(config, log, workdir, mesh, "encoder", before)
-
-
-def add_adapters(
-    config: ConfigDict, role: str, model: Model, mesh: Mesh, *, stage: str
-) -> Model:
-    """The model as `stage` trains it: with adapters where `<role>.lora` asks for them,
-    else itself."""
-    fresh = fresh_adapters(config[role])
-    if fresh is None:
-        return model
-    return adapters.add(
-        model,
-        fresh,
-        mesh,
-        seed=role_seed(config.seed, f"{stage} adapters"),
-        dtype=config.dtype.params,
-    )
-
-
-def fresh_adapters(section: ConfigDict) -> Lora | None:
-    """What config.profiler or config.encoder asks for; None: no adapters."""
-    fields = section.lora
-    if not fields.rank:
-        return None
-    return Lora(fields.rank, fields.alpha, tuple(dict.fromkeys(fields.targets)))
 
 
 def make_generate_with(
@@ -283,28 +96,3 @@ def make_generate(
     """(prompts, example ids) -> one profile each, of this profiler."""
     generate = make_generate_with(config, profiler, mesh, temperature=temperature)
     return functools.partial(generate, profiler.params)
-
-
-def _tell_of_fsdp(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> None:
-    dividing = dividing_fsdp(abstract_params(cfg, mesh, dtype), mesh)
-    if dividing < mesh.shape["fsdp"]:
-        logger.warning("%s", about_fsdp(mesh, dividing))
-
-
-def about_fsdp(mesh: Mesh, dividing: int) -> str:
-    """What to do where only a part of `fsdp` divides a model's matrices."""
-    data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
-    return (
-        f"mesh.data={data * fsdp // dividing} mesh.fsdp={dividing} splits every matrix;"
-        f" mesh.fsdp={fsdp} does not divide some, which lie whole on each device"
-    )
-
-
-def check_divides(batch_size: int, field: str, mesh: Mesh) -> None:
-    """A global batch must split evenly over the mesh."""
-    shards = batch_shards(mesh)
-    if batch_size < 1 or batch_size % shards:
-        raise UserError(
-            f"{field} = {batch_size} must be a positive multiple of {shards}, "
-            "the devices along mesh axes data x fsdp"
-        )

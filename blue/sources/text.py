@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from blue.data.log import Log
 from blue.errors import UserError
 from blue.hub import sentence_layout
 from blue.hub.model import Model
 from blue.hub.source import fetch
 from blue.inference.embed import TextEncoder
 from blue.runtime import distributed, files
+from blue.sources.run import Run
 from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile
 from blue.text.templates import TEMPLATES, Templates, wordings
@@ -112,19 +112,18 @@ def prompt_format_of(config: ConfigDict, profiler: Model) -> queries.PromptForma
     )
 
 
-def load_role_tokenizer(
-    config: ConfigDict, log: Log, workdir: str, role: str, checkpoint: str
-) -> Tokenizer:
+def load_role_tokenizer(run: Run, role: str, checkpoint: str) -> Tokenizer:
     """The role's tokenizer, of its own field or of the directory `checkpoint`.
 
     Where neither brings one, it is trained on the catalogue.
     """
+    config, log = run.config, run.log
     named, field = config[role].tokenizer, f"{role}.tokenizer"
     if named:
         return load_tokenizer(fetch(named, field, weights=False).directory)
     if checkpoint:
         return load_tokenizer(checkpoint)
-    directory = Path(workdir) / "tokenizer"
+    directory = Path(run.workdir) / "tokenizer"
 
     def train() -> None:
         if directory.exists():

@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from blue.data.examples import Examples, Split
+from blue.data.examples import Split
 from blue.data.log import Log
 from blue.data.profiles import read_profiles
 from blue.errors import UserError
@@ -30,12 +30,12 @@ from blue.evaluation.comparison import Space
 from blue.evaluation.judge import judge_accuracy
 from blue.hub import export
 from blue.inference.generate import Profile
-from blue.runtime import preemption, sharding, watchdog
+from blue.runtime import preemption, watchdog
 from blue.runtime.files import write_text
-from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.judge import make_choice_scorer
 from blue.sources.profiler import load_profiler, make_generate
+from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, query_format_of, templates_of
 from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile
@@ -55,20 +55,14 @@ SHOWN_USERS = 3  # in evaluation.md
 AGAIN = "nothing of this evaluation is kept"  # of one that is preempted
 
 
-def open_space(
-    config: ConfigDict,
-    section: ConfigDict,
-    log: Log,
-    workdir: str,
-    mesh: jax.sharding.Mesh,
-) -> Space:
+def open_space(run: Run, section: ConfigDict) -> Space:
     """The encoder of `section`: config.encoder, or config.evaluate.transfer."""
-    encoder = load_text_encoder(config, section, log, workdir, mesh)
+    encoder = load_text_encoder(run, section)
     return Space(
         name=encoder.name,
         embed=encoder.embed,
-        query_format=query_format_of(config, encoder),
-        item_table=load_item_table(encoder, log, workdir),
+        query_format=query_format_of(run.config, encoder),
+        item_table=load_item_table(encoder, run.log, run.workdir),
         weights=encoder.weights,
     )
 
@@ -125,18 +119,13 @@ def check(config: ConfigDict, log: Log, split: Split, cohort: Cohort) -> None:
 
 
 def compare(
-    config: ConfigDict,
-    workdir: str,
-    mesh: jax.sharding.Mesh,
-    log: Log,
-    examples: Examples,
-    cohort: Cohort,
-    profiles: Mapping[str, Sequence[str]],
+    run: Run, cohort: Cohort, profiles: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, Any], Space]:
     """Rank every method under every protocol; the numbers, and the encoder's space.
 
     `profiles` has one text a row for each method that writes them.
     """
+    config, log, examples = run.config, run.log, run.examples
     section, num = config.evaluate, config.data.eval_negatives
     settings = dict(resamples=section.bootstrap, seed=config.seed)
     recent, others = config.prompts.recent_items, list(section.profiles)
@@ -145,7 +134,7 @@ def compare(
         log, examples, cohort, recent=recent, template=template
     )
     drawn = comparison.draw(
-        epath.Path(workdir) / "candidates",
+        epath.Path(run.workdir) / "candidates",
         examples,
         section.protocols,
         category=log.columns.get(config.data.category),
@@ -164,14 +153,14 @@ def compare(
     rankers_of = lambda space: comparison.rankers_of_space(
         examples, cohort, rules | dict(profiles), space, seed=config.seed, recent=recent
     )
-    space = open_space(config, config.encoder, log, workdir, mesh)
+    space = open_space(run, config.encoder)
     ranked, recommended = comparison.rank(
         examples,
         cohort,
         drawn,
         [*without, *rankers_of(space)],
         section.protocols,
-        mesh,
+        run.mesh,
         num=num,
     )
     if not ranked:
@@ -189,10 +178,10 @@ def compare(
     )
     result["recommended"] = recommended
     if section.transfer.kind:
-        second = open_space(config, section.transfer, log, workdir, mesh)
+        second = open_space(run, section.transfer)
         names = [name for name in section.protocols if name in TRANSFERRED]
         ranked, _ = comparison.rank(
-            examples, cohort, drawn, rankers_of(second), names, mesh, num=num
+            examples, cohort, drawn, rankers_of(second), names, run.mesh, num=num
         )
         found = summary.summarise(ranked, others=others, **settings)
         result["transfer"] = {"encoder": second.name, **found}
@@ -233,9 +222,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     the same config and checkpoints give the same files.
     """
     # --- setup
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    log = load_log(config, workdir)
-    examples = load_examples(config, log, workdir)
+    run = open_run(config, workdir)
+    mesh, log, examples = run.mesh, run.log, run.examples
     limit = config.evaluate.test_users
     cohort = choose_users(examples.test, log.titles, limit=limit)
     check(config, log, examples.test, cohort)
@@ -263,7 +251,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     watchdog.beat("evaluate")
     for method, which in PROFILERS.items():
         preemption.leave_if_requested(AGAIN)
-        profiler = load_profiler(config, log, workdir, mesh, which)
+        profiler = load_profiler(run, which)
         if profiler is None:
             continue
         temperature = config.evaluate.sampling_temperature
@@ -294,7 +282,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     preemption.leave_if_requested(AGAIN)
     profiles = {m: [p.text for p in written] for m, written in generated.items()}
     profiles |= others
-    compared, space = compare(config, workdir, mesh, log, examples, cohort, profiles)
+    compared, space = compare(run, cohort, profiles)
     statistics = profile_statistics(cohort, profiles, log.titles, space, compared)
     for method, written in generated.items():
         statistics[method]["finished"] = float(np.mean([p.finished for p in written]))

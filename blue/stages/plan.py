@@ -35,7 +35,7 @@ from blue.runtime.hlo.collectives import network_bytes
 from blue.runtime.programs import Program
 from blue.runtime.sharding import batch_shards, dividing_fsdp, make_mesh
 from blue.sources.encoder import encoder_buckets
-from blue.sources.profiler import about_fsdp, fresh_adapters
+from blue.sources.role import about_fsdp, fresh_adapters
 from blue.stages import plan_report, train_profiler
 from blue.stages.plan_compile import GIB, Compiled, Part, compile_all
 from blue.training import optimizers, session

@@ -8,6 +8,7 @@ training users serve, which trains an encoder from nothing.
 """
 
 import logging
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,21 +22,22 @@ from blue.data.profiles import read_profiles
 from blue.errors import UserError
 from blue.inference import packing
 from blue.inference.pad import bucket_for
-from blue.runtime import programs
-from blue.runtime.sharding import batch_shards, by_batch, make_mesh, put
-from blue.sources.data import load_examples, load_log
-from blue.sources.profiler import (
-    add_adapters,
-    check_divides,
-    load_encoder,
-    stage_checkpoints,
-    stage_id,
+from blue.runtime import programs, watchdog
+from blue.runtime.sharding import (
+    batch_shards,
+    by_batch,
+    no_hidden_transfers,
+    put,
 )
+from blue.sources.encoder import load_encoder
+from blue.sources.role import add_adapters, check_divides, stage_id
+from blue.sources.run import open_run
 from blue.sources.text import own_query_format_of
 from blue.text import queries
 from blue.text.rule_profiles import template_profile
 from blue.training import session
 from blue.training.contrastive import make_encoder_update, row_counts
+from blue.training.loop import Loop, is_finished
 
 logger = logging.getLogger("blue")
 STAGE = "encoder"
@@ -131,18 +133,17 @@ def pack_pairs(
 
 def run(config: ConfigDict, workdir: str) -> None:
     """Fine-tunes the encoder on (user text, next item) pairs of training users."""
-    if stage_checkpoints(config, workdir, STAGE).finished():
-        logger.info("stage %s is finished already: skipped", STAGE)
+    if is_finished(config, workdir, STAGE):
         return
     section = config.train_encoder
     unknown = [v for v in section.queries if v not in VIEWS]
     if unknown or not section.queries:
         raise UserError(f"train_encoder.queries = {section.queries}: known are {VIEWS}")
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    run = open_run(config, workdir)
+    mesh, log = run.mesh, run.log
     check_divides(section.batch_size, "train_encoder.batch_size", mesh)
-    log = load_log(config, workdir)
-    examples = load_examples(config, log, workdir)
-    model = load_encoder(config, log, workdir, mesh, stage=STAGE)
+    examples = run.examples
+    model = load_encoder(run, stage=STAGE)
     model = add_adapters(config, "encoder", model, mesh, stage=STAGE)
     logger.info("encoder: %s", model.name)
     query_format = own_query_format_of(config, model)
@@ -204,16 +205,16 @@ def run(config: ConfigDict, workdir: str) -> None:
         batch = (*rows[:5], places, targets)
         return steps[len(rows.tokens)], put(batch, by_batch(mesh))
 
-    session.train_supervised(
-        config,
-        workdir,
-        run=session.about(
-            config, log, examples, stage=STAGE, query_prompt=query_format.prefix
-        ),
-        num_steps=section.num_steps,
-        role=STAGE,
-        model=model,
-        optimizer=optimizer,
-        mesh=mesh,
-        next_step=next_step,
-    )
+    loop = Loop(run, STAGE, model, optimizer, num_steps=section.num_steps)
+    for step in loop:
+        with no_hidden_transfers():
+            update, batch = next_step(step)
+            data_s = time.monotonic() - loop.started
+            watchdog.beat("update")
+            loop.state, info = update(loop.state, loop.frozen, *batch)
+            metrics = loop.check(info, {f"input_{n}": a for n, a in enumerate(batch)})
+        metrics["time/step_s"] = time.monotonic() - loop.started
+        metrics["time/data_s"] = data_s
+        metrics["speed/compiles"] = programs.compiles["count"]
+        loop.report(metrics, shown=("policy/loss",))
+    loop.finish(session.about(run, STAGE, query_prompt=query_format.prefix), "encoder")

@@ -22,36 +22,26 @@ from blue.data.log import Log
 from blue.errors import UserError
 from blue.evaluation import cohort
 from blue.evaluation.validation import validation_ndcg
-from blue.hub import export
 from blue.hub.model import Model
 from blue.inference import sampling, scoring
 from blue.inference.embed import Embed
 from blue.inference.rollout import Rollout
-from blue.models import lora
 from blue.models.decoder import Params
 from blue.rewards import program
 from blue.rewards.experience import Experience, make_batch, read, score, write
 from blue.rewards.functions import RewardInputs
-from blue.runtime import preemption, programs, tracing, watchdog
-from blue.runtime.sharding import make_mesh, no_hidden_transfers, to_host
-from blue.sources.data import load_examples, load_log
+from blue.runtime import programs, watchdog
+from blue.runtime.sharding import no_hidden_transfers
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.judge import make_choice
-from blue.sources.profiler import (
-    add_adapters,
-    check_divides,
-    load_profiler_base,
-    make_generate_with,
-    stage_checkpoints,
-    stage_id,
-)
+from blue.sources.profiler import load_profiler_base, make_generate_with
+from blue.sources.role import add_adapters, check_divides, stage_id
+from blue.sources.run import open_run
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.text import queries
 from blue.training import session, watch
-from blue.training.optimizers import TrainState
+from blue.training.loop import Loop, is_finished
 from blue.training.policy import UpdateBatch, make_update
-from blue.workdir.checkpoints import Checkpoints
-from blue.workdir.writer import Writer
 
 logger = logging.getLogger("blue")
 STAGE = "profiler"
@@ -68,25 +58,22 @@ class StepPrograms(NamedTuple):
 
 def run(config: ConfigDict, workdir: str) -> None:
     """Trains the profiler; leaves checkpoints, metrics, samples, TensorBoard files."""
-    # --- data, models
-    checkpoints = stage_checkpoints(config, workdir, STAGE)
-    if checkpoints.finished():
-        logger.info("stage %s is finished already: skipped", STAGE)
+    if is_finished(config, workdir, STAGE):
         return
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    check(config, mesh)
-    log = load_log(config, workdir)
-    examples = load_examples(config, log, workdir)
-    base = load_profiler_base(config, log, workdir, mesh, stage=STAGE)
+    # --- data, models
+    run = open_run(config, workdir)
+    check(config, run.mesh)
+    mesh, log, examples = run.mesh, run.log, run.examples
+    base = load_profiler_base(run, stage=STAGE)
     # the base itself, or its very arrays with adapters beside them (profiler.lora)
     policy = add_adapters(config, "profiler", base, mesh, stage=STAGE)
-    encoder = load_text_encoder(config, config.encoder, log, workdir, mesh, stage=STAGE)
+    encoder = load_text_encoder(run, config.encoder, stage=STAGE)
     items = load_item_table(encoder, log, workdir)
     prompt_format = prompt_format_of(config, base)
     query_format = query_format_of(config, encoder)
     logger.info("profiler: %s; encoder: %s", base.name, encoder.name)
 
-    # --- programs: all of them are compiled here
+    # --- programs: all of them are compiled before the first step
     schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
     run_on = build_programs(config, base, policy, mesh, optimizer, schedule)
     views = config.rewards.embedding
@@ -130,24 +117,6 @@ def run(config: ConfigDict, workdir: str) -> None:
         config, examples, log, policy, mesh, items, encoder.embed, query_format,
         prompt_format,
     )  # fmt: skip
-
-    # --- state
-    note = session.note(config, policy, data=examples.fingerprint, stage=STAGE)
-    state, frozen, first_step = session.start(
-        checkpoints, optimizer, policy, mesh, note, config.resume
-    )
-    params_of = lambda state: lora.join(frozen, state.params)
-    writer = Writer(
-        workdir,
-        stage=STAGE,
-        first_step=first_step,
-        num_steps=config.num_steps,
-        every=config.log.every,
-        tensorboard=config.log.tensorboard,
-        hparams=config.to_dict(),
-    )
-    alarms_at = session.watch_alarms(config, workdir, STAGE, writer)
-    keep_batch = functools.partial(keep_scored, workdir, examples.train.user)
     batch_of = functools.partial(
         make_batch,
         examples=examples,
@@ -159,32 +128,23 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
     held_out = np.arange(config.batch_size) % len(examples.validation.user)
     watched = batch_of(examples.validation, held_out, step=0)
-    reader_of = lambda state: base.params if frozen_reader else params_of(state)
     num_train = len(examples.train.user)
     facts = {"data/rows_bad": sum(log.rows_bad.values())}
 
-    programs.wait()
-    save_s = 0.0
-    trace_folder = f"{workdir}/tensorboard/{STAGE}"
-
     # --- the algorithm
-    steps = range(first_step, config.num_steps)
-    for step in tracing.steps(steps, config.profile_steps, trace_folder):
-        started, done = time.monotonic(), step + 1
-        last = done == config.num_steps
-        show = last or step % config.log.samples_every == 0
-        ask = show or config.rewards.choice.weight
-
+    loop = Loop(run, STAGE, policy, optimizer, num_steps=config.num_steps)
+    reader_of = lambda: base.params if frozen_reader else loop.params
+    for step in loop:
+        show = loop.last or step % config.log.samples_every == 0
         indices = batch_indices(
             num_train, batch_size=config.batch_size, seed=config.seed, step=step
         )
-        watchdog.beat("data", step=step)
         batch = batch_of(examples.train, indices, step=step)
-        data_s = time.monotonic() - started
+        data_s = time.monotonic() - loop.started
         with no_hidden_transfers():
-            reader = reader_of(state) if ask else None
+            reader = reader_of() if show or config.rewards.choice.weight else None
             watchdog.beat("rollout")
-            written = write_profiles(params_of(state), batch, step)
+            written = write_profiles(loop.params, batch, step)
             bucket = written.prompt.shape[1]
             # asked for before the host reads: the devices are not idle meanwhile
             ref_logprobs = run_on.reference[bucket](
@@ -192,7 +152,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             )
             texts = read_profiles(written, batch)
             watchdog.beat("reward")
-            seen = score_profiles(reader, batch, texts)
+            experience = score_profiles(reader, batch, texts)
             watchdog.beat("update")
             update_started = time.monotonic()
             update_batch = UpdateBatch(
@@ -202,92 +162,73 @@ def run(config: ConfigDict, workdir: str) -> None:
                 mask=written.rollout.mask,
                 sampler_logprobs=written.rollout.logprobs,
                 ref_logprobs=ref_logprobs,
-                advantages=seen.device_advantages,
-                teaching=seen.device_teaching,
+                advantages=experience.device_advantages,
+                teaching=experience.device_teaching,
             )
-            state, info = run_on.update[bucket](state, frozen, update_batch)
-            info = {key: float(value) for key, value in to_host(info).items()}
-        keep = functools.partial(keep_batch, step, indices, update_batch, seen)
-        session.stop_if_not_finite(info, step, config.max_nonfinite, keep)
-        if step == first_step:
-            session.check_first_step(config, info, step)
+            loop.state, info = run_on.update[bucket](
+                loop.state, loop.frozen, update_batch
+            )
+            learned = loop.check(
+                info,
+                update_batch._asdict()
+                | facts_of_batch(examples.train.user, indices, experience),
+            )
+        if step == loop.first_step:
+            session.check_first_step(config, learned, step)
         now = time.monotonic()
-        metrics = facts | info
+        metrics = facts | learned
         metrics |= watch.step_metrics(
-            config, policy, seen, prompt_tokens=bucket, step_s=now - started
+            config, policy, experience, prompt_tokens=bucket, step_s=now - loop.started
         )
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
-        metrics["time/checkpoint_s"] = save_s  # of the newest save: lines come first
-        metrics["data/prompts"] = done * config.batch_size
-        metrics["data/epoch"] = done * config.batch_size / num_train
+        metrics["time/checkpoint_s"] = loop.save_s
+        metrics["data/prompts"] = (step + 1) * config.batch_size
+        metrics["data/epoch"] = metrics["data/prompts"] / num_train
 
         watchdog.beat("evaluate")
-        if config.eval_every and (last or done % config.eval_every == 0):
-            metrics |= validate(params_of(state))
-            keep_best(checkpoints, done, state, note, metrics["eval/ndcg@10"])
+        if loop.due(config.eval_every):
+            metrics |= validate(loop.params)
+            loop.keep_best(metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
             # the same few held-out users every time, through the same programs
-            texts = read_profiles(
-                write_profiles(params_of(state), watched, step), watched
-            )
+            texts = read_profiles(write_profiles(loop.params, watched, step), watched)
             watch.show_samples(
-                writer,
+                loop.writer,
                 step,
                 watched,
-                score_profiles(reader_of(state), watched, texts),
+                score_profiles(reader_of(), watched, texts),
                 log.titles,
                 prompts=[base.tokenizer.decode(p) for p in watched.prompts],
                 count=min(config.log.sample_users, config.batch_size),
                 seed=config.seed,
             )
-            writer.histogram(step, "reward/total", seen.total)
-            writer.histogram(step, "advantage", seen.advantages)
-            writer.histogram(step, "rollout/length", seen.mask.sum(-1))
-        if writer.due(step):
-            metrics |= watch.profile_metrics(batch, seen, log.titles)
-            metrics |= alarms_at(step, metrics)
-            writer.scalars(step, metrics)
-        writer.progress(step, {k: metrics[k] for k in PROGRESS})
-        stop = preemption.requested()
-        if last or stop or done % config.checkpoint_every == 0:
-            watchdog.beat("save")
-            saving = time.monotonic()
-            checkpoints.save(done, state, note)
-            save_s = time.monotonic() - saving
-        if stop:
-            session.leave(writer, done)
+            loop.writer.histogram(step, "reward/total", experience.total)
+            loop.writer.histogram(step, "advantage", experience.advantages)
+            loop.writer.histogram(step, "rollout/length", experience.mask.sum(-1))
+        if loop.writer.due(step):
+            metrics |= watch.profile_metrics(batch, experience, log.titles)
+        loop.report(metrics, shown=PROGRESS)
 
-    # --- leave
+    # --- the result
     watchdog.beat("save")
-    if checkpoints.best() is None:  # no validation was asked for
-        keep_best(checkpoints, config.num_steps, state, note, 0.0)
     known = (examples, log, items, encoder.embed, query_format)
-    watch.show_projector(writer, config.num_steps, *known, seed=config.seed)
-    writer.close()
-    about = session.about(
-        config, log, examples, stage=STAGE, validated=config.eval_every > 0
-    )
-    export.write(checkpoints, policy, workdir, STAGE, about)
-    checkpoints.finish({"steps": config.num_steps})
-    checkpoints.close()
+    watch.show_projector(loop.writer, config.num_steps, *known, seed=config.seed)
+    loop.finish(session.about(run, STAGE, validated=config.eval_every > 0), "profiler")
     logger.info(
         "GRPO, %d steps\n\n%s\n", config.num_steps, watch.summary(workdir, STAGE)
     )
 
 
-def keep_scored(
-    workdir: str,
+def facts_of_batch(
     user_of: Int[np.ndarray, " n"],
-    step: int,
     indices: Int[np.ndarray, " B"],
-    update_batch: UpdateBatch,
-    seen: Experience,
-) -> None:
-    """Writes the batch of a skipped update: its arrays, rewards, and which training
-    examples and users (numbers, no names) it is made of."""
-    about = {"example": indices, "user": user_of[indices], "reward_total": seen.total}
-    about |= {f"reward_{name}": part for name, part in seen.parts.items()}
-    session.keep_batch(workdir, STAGE, step, update_batch._asdict() | about)
+    experience: Experience,
+) -> dict[str, Any]:
+    """What a kept batch says of itself: which training examples and users (numbers, no
+    names) it is made of, and their rewards."""
+    about = {"example": indices, "user": user_of[indices]}
+    about["reward_total"] = experience.total
+    return about | {f"reward_{name}": r for name, r in experience.parts.items()}
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -402,16 +343,6 @@ def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program
         arguments = dict(fields) if name == "embedding" else {}
         options[name] = {k: v for k, v in arguments.items() if k != "weight"}
     return program.make_rewards(mesh, inputs, weights=weights, options=options)
-
-
-def keep_best(
-    checkpoints: Checkpoints, step: int, state: TrainState, note: dict, value: float
-) -> None:
-    """Replaces `best` where this step's validation is at least as good, or where a
-    resumed run does the same step again."""
-    best = checkpoints.best()
-    if best is None or value > best["value"] or best["step"] >= step:
-        checkpoints.save_best(step, state.params, note, value)
 
 
 def make_validation(

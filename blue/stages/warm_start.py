@@ -3,10 +3,12 @@
 Real models write profiles when asked; a tiny one from random weights must be shown.
 Task `profile`: the prompt -> plain template profiles of its history. Task `choice`:
 such a profile -> the title the user took next, which makes it a likelihood reader. Both
-are taken from training users' observed interactions only (DESIGN 6).
+are taken from training users' observed interactions only: no user of validation or test
+is ever shown.
 """
 
 import logging
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,21 +22,17 @@ from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference.pad import pad_left, pad_right
 from blue.rewards import judges
-from blue.runtime import programs
-from blue.runtime.sharding import by_batch, make_mesh, put
-from blue.sources.data import load_examples, load_log
-from blue.sources.profiler import (
-    add_adapters,
-    check_divides,
-    load_profiler_base,
-    stage_checkpoints,
-    stage_id,
-)
+from blue.runtime import programs, watchdog
+from blue.runtime.sharding import by_batch, no_hidden_transfers, put
+from blue.sources.profiler import load_profiler_base
+from blue.sources.role import add_adapters, check_divides, stage_id
+from blue.sources.run import open_run
 from blue.sources.text import prompt_format_of
 from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile
 from blue.text.templates import Templates
 from blue.training import session
+from blue.training.loop import Loop, is_finished
 from blue.training.supervised import make_sft_update
 
 logger = logging.getLogger("blue")
@@ -144,20 +142,19 @@ def choice_batch(
 
 def run(config: ConfigDict, workdir: str) -> None:
     """Fine-tunes the profiler on template profiles and titles of training users."""
-    if stage_checkpoints(config, workdir, STAGE).finished():
-        logger.info("stage %s is finished already: skipped", STAGE)
+    if is_finished(config, workdir, STAGE):
         return
     section = config.warm_start
     unknown = [t for t in section.tasks if t not in TASKS]
     if unknown or not section.tasks:
         raise UserError(f"warm_start.tasks = {section.tasks}: known are {TASKS}")
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    run = open_run(config, workdir)
+    mesh, log = run.mesh, run.log
     check_divides(section.batch_size, "warm_start.batch_size", mesh)
     field = "warm_start.choice_batch_size"
     check_divides(section.choice_batch_size, field, mesh)
-    log = load_log(config, workdir)
-    examples = load_examples(config, log, workdir)
-    model = load_profiler_base(config, log, workdir, mesh, stage=STAGE)
+    examples = run.examples
+    model = load_profiler_base(run, stage=STAGE)
     model = add_adapters(config, "profiler", model, mesh, stage=STAGE)
     logger.info("profiler: %s", model.name)
 
@@ -229,17 +226,19 @@ def run(config: ConfigDict, workdir: str) -> None:
         batch = to_batch(rows, goals, shapes[task], model.tokenizer.pad_id, mesh)
         return steps[task], batch
 
-    session.train_supervised(
-        config,
-        workdir,
-        run=session.about(config, log, examples, stage=STAGE),
-        num_steps=section.num_steps,
-        role="profiler",
-        model=model,
-        optimizer=optimizer,
-        mesh=mesh,
-        next_step=next_step,
-    )
+    loop = Loop(run, STAGE, model, optimizer, num_steps=section.num_steps)
+    for step in loop:
+        with no_hidden_transfers():
+            update, batch = next_step(step)
+            data_s = time.monotonic() - loop.started
+            watchdog.beat("update")
+            loop.state, info = update(loop.state, loop.frozen, *batch)
+            metrics = loop.check(info, {f"input_{n}": a for n, a in enumerate(batch)})
+        metrics["time/step_s"] = time.monotonic() - loop.started
+        metrics["time/data_s"] = data_s
+        metrics["speed/compiles"] = programs.compiles["count"]
+        loop.report(metrics, shown=("policy/loss",))
+    loop.finish(session.about(run, STAGE), "profiler")
 
 
 def to_batch(

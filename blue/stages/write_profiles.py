@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
@@ -32,9 +31,10 @@ from blue.inference.continuous import (
 from blue.inference.generate import Profile
 from blue.runtime import distributed, files, preemption, programs, watchdog
 from blue.runtime.progress import Progress
-from blue.runtime.sharding import batch_shards, make_mesh
-from blue.sources.data import load_log
-from blue.sources.profiler import check_divides, load_profiler, stage_id
+from blue.runtime.sharding import batch_shards
+from blue.sources.profiler import load_profiler
+from blue.sources.role import check_divides, stage_id
+from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, templates_of
 from blue.text import queries
 from blue.workdir.checkpoints import fingerprint
@@ -186,14 +186,14 @@ def is_finished(final: Path, facts: dict[str, Any]) -> bool:
 
 
 def make_write(
-    config: ConfigDict,
+    run: Run,
     profiler: Model,
     prompt_format: queries.PromptFormat,
-    mesh: Mesh,
     *,
     num_users: int,
 ) -> WriteProfiles:
     """(params, jobs) -> profiles; compiles all programs of the stage."""
+    config, mesh = run.config, run.mesh
     # fewer slots for few users: only a slot that is refilled is not idle at the end
     shards = batch_shards(mesh)
     few = max(num_users // 4 // shards, 1) * shards
@@ -216,18 +216,16 @@ def make_write(
 
 
 def write_missing(
-    config: ConfigDict,
-    log: Log,
+    run: Run,
     profiler: Model,
-    mesh: Mesh,
     part: Path,
     *,
     users: Int[np.ndarray, " U"],
     already: int,
 ) -> None:
     """Appends the profiles of `users` to the part file, which has `already` others."""
-    prompt_format = prompt_format_of(config, profiler)
-    write = make_write(config, profiler, prompt_format, mesh, num_users=len(users))
+    log, prompt_format = run.log, prompt_format_of(run.config, profiler)
+    write = make_write(run, profiler, prompt_format, num_users=len(users))
     programs.wait()
     total = already + len(users)
     progress = Progress(STAGE, first=already, total=total, unit="user")
@@ -285,13 +283,12 @@ def run(config: ConfigDict, workdir: str) -> None:
     profile. profiles.json says what the profiles come from: a second run with the same
     profiler, log and settings keeps them, another one writes all of them anew.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    run = open_run(config, workdir)
+    log = run.log
     size = config.write_profiles.batch_size
-    check_divides(size, "write_profiles.batch_size", mesh)
-    log = load_log(config, workdir)
+    check_divides(size, "write_profiles.batch_size", run.mesh)
     users, strangers = choose_users(log, config.write_profiles.users)
-    profiler = load_profiler(config, log, workdir, mesh, "trained")
-    profiler = profiler or load_profiler(config, log, workdir, mesh, "base")
+    profiler = load_profiler(run, "trained") or load_profiler(run, "base")
     assert profiler is not None
     user_ids = [log.user_ids[user] for user in users]
     facts = describe(config, log, [*user_ids, *strangers], profiler)
@@ -324,9 +321,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     missing = users[[user_id not in places for user_id in user_ids]]
     logger.info("profiler: %s; %d profiles to write", profiler.name, len(missing))
     if len(missing):
-        write_missing(
-            config, log, profiler, mesh, part, users=missing, already=len(places)
-        )
+        write_missing(run, profiler, part, users=missing, already=len(places))
     empty = Profile("", 0, True)
     last = [to_line(user_id, empty, profiler) for user_id in strangers]
     # the others wait: a later stage may read the file

@@ -1,10 +1,10 @@
 """Every text that a model reads: prompts of the profiler and queries of the encoder.
 
-The templates stand in two wordings: "full" for pretrained language models, and "short",
-with hardly a word of instruction, for tiny models trained from scratch (each token of a
-prompt costs them time). All wording is ours; the paper's own is not published. Its case
-studies show the history as `[title | rating], [title | rating], ...`, oldest first, and
-a limit of 200 words (BLUE, https://arxiv.org/abs/2605.06981, appendix D).
+There are two wordings: "full" for pretrained language models, and "short", almost
+without instructions, for tiny models trained from scratch. Each token of a prompt costs
+these time. All wording is ours; the paper's own is not published. Its case studies show
+the history as `[title | rating], [title | rating], ...`, oldest first, and a limit of
+200 words (BLUE, https://arxiv.org/abs/2605.06981, appendix D).
 
 Titles come from strangers and profiles from a policy that may learn to cheat, so both
 pass `make_safe`. Structure is made of what safe text cannot hold: line breaks, square
@@ -34,7 +34,7 @@ def make_safe(text: str) -> str:
 
     Cleaned as titles are (`clean_line`: NFKC, no hidden characters, no line breaks) but
     not shortened; square brackets become round, vertical bars become slashes. Applying
-    it twice changes nothing. Control tokens are the tokenizer's business.
+    it twice changes nothing. Control tokens are made safe by the tokenizer.
     """
     return clean_line(text, max_chars=sys.maxsize).translate(_STRUCTURE)
 

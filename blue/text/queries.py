@@ -18,7 +18,7 @@ from blue.text import prompts
 from blue.text.templates import Templates
 from blue.text.tokenizer import Tokenizer
 
-TEXTS_A_CALL = 1024  # of the encoder: between two words about progress
+TEXTS_A_CALL = 1024  # of the encoder: between two lines of progress
 SHUFFLED = ("base", "blue", "pseudo_item")  # also with other users' profiles
 # controls that are not evaluated with recent history
 ALONE = ("constant", "shuffled_base", "shuffled_pseudo_item")

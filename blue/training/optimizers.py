@@ -63,9 +63,9 @@ def apply_gradients(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step; returns the new state and the gradient's norm before clipping.
 
-    A non-finite loss or gradient, or a step that would make a parameter or a moment
-    non-finite, leaves parameters and optimizer bit-unchanged and is counted: a finite
-    state stays finite. (`optax.apply_if_finite` would in the end apply it.)
+    A step is skipped and counted if the loss or a gradient is not finite, or if it
+    would make a parameter or a moment so. Then parameters and optimizer stay the same
+    to the bit. `optax.apply_if_finite` would in the end apply such a step.
     """
     norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -1,7 +1,7 @@
 """Programs that learn: GRPO, supervised fine-tuning and the encoder's contrastive step.
 
-Each is a pure function from a state and a batch to gradients (`*_gradients`, not
-jitted) and a program around it that applies them and donates the state.
+Each is two functions. `*_gradients` is pure, from a state and a batch to gradients, and
+not jitted. A program around it applies them and donates the state.
 """
 
 from collections.abc import Callable

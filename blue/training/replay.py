@@ -29,13 +29,10 @@ from blue.models import lora
 from blue.models.params import shapes_of
 from blue.runtime import sharding
 from blue.sources import adapters
-from blue.sources.data import load_log
-from blue.sources.profiler import (
-    add_adapters,
-    load_encoder,
-    load_profiler_base,
-    stage_checkpoints,
-)
+from blue.sources.encoder import load_encoder
+from blue.sources.profiler import load_profiler_base
+from blue.sources.role import add_adapters, stage_checkpoints
+from blue.sources.run import open_run
 from blue.training import optimizers, session
 from blue.training.contrastive import contrastive_gradients
 from blue.training.optimizers import apply_gradients, non_finite_leaves
@@ -180,11 +177,11 @@ def replay(run: str, file: str) -> dict[str, Any]:
     if name not in STAGES:
         raise UserError(f"{file}: stage {name} is none of {', '.join(STAGES)}")
     config = read_config(run)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    log = load_log(config, run)
+    opened = open_run(config, run)
+    mesh = opened.mesh
     role = "encoder" if name == "encoder" else "profiler"
     load = {"encoder": load_encoder, "profiler": load_profiler_base}
-    base = load[role](config, log, run, mesh, stage=name)
+    base = load[role](opened, stage=name)
     model = add_adapters(config, role, base, mesh, stage=name)
     stage = STAGES[name](config, model, mesh, kept)
     frozen, trained = lora.split(model.params)

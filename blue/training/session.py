@@ -2,9 +2,7 @@
 whole loop of the two supervised stages."""
 
 import dataclasses
-import functools
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,8 +12,6 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blue.data.examples import Examples
-from blue.data.log import Log
 from blue.errors import NonFinite, Preempted, UserError
 from blue.hub import export
 from blue.hub.model import Model
@@ -23,10 +19,9 @@ from blue.hub.source import Source, fetch
 from blue.models import lora
 from blue.models.decoder import Params
 from blue.models.params import shapes_of
-from blue.runtime import preemption, programs, tracing, watchdog
-from blue.runtime.sharding import no_hidden_transfers, to_host
+from blue.runtime.sharding import to_host
 from blue.sources import adapters
-from blue.sources.profiler import stage_checkpoints
+from blue.sources.run import Run
 from blue.training import alarms, optimizers
 from blue.training.optimizers import (
     TrainState,
@@ -220,22 +215,17 @@ def watch_alarms(
 
 
 def about(
-    config: ConfigDict,
-    log: Log,
-    examples: Examples,
-    *,
-    stage: str,
-    query_prompt: str = "",
-    validated: bool = False,
+    run: Run, stage: str, *, query_prompt: str = "", validated: bool = False
 ) -> export.Run:
     """What an export says of the run of `stage` that made it."""
+    config = run.config
     ties = config.warm_start.tie_to_encoder and stage != "encoder"
     borrows = ties and config.encoder.kind == "own" and config.encoder.checkpoint
     return export.Run(
         stage=stage,
         config=record.redacted(config),
-        data=log.name,
-        fingerprint=examples.fingerprint,
+        data=run.log.name,
+        fingerprint=run.examples.fingerprint,
         validated=validated,
         sampling_temperature=config.evaluate.sampling_temperature,
         max_completion_tokens=config.max_completion_tokens,
@@ -245,73 +235,3 @@ def about(
         if borrows
         else Source(),
     )
-
-
-def train_supervised(
-    config: ConfigDict,
-    workdir: str,
-    *,
-    run: export.Run,
-    num_steps: int,
-    role: str,
-    model: Model,
-    optimizer: Any,
-    mesh: Mesh,
-    next_step: Callable[[int], tuple[programs.Program, tuple]],
-) -> None:
-    """Steps of a supervised stage from the newest checkpoint to its end.
-
-    Of a model with adapters, these alone are trained. next_step(step) -> the update
-    program of that step and its batch on the devices. The last parameters are left as
-    the stage's result, and exported as `role` (profiler or encoder).
-    """
-    checkpoints = stage_checkpoints(config, workdir, run.stage)
-    kept = note(config, model, data=run.fingerprint, stage=run.stage)
-    state, frozen, first_step = start(
-        checkpoints, optimizer, model, mesh, kept, config.resume
-    )
-    writer = Writer(
-        workdir,
-        stage=run.stage,
-        first_step=first_step,
-        num_steps=num_steps,
-        every=config.log.every,
-        tensorboard=config.log.tensorboard,
-        hparams=config.to_dict(),
-    )
-    alarms_at = watch_alarms(config, workdir, run.stage, writer)
-    programs.wait()
-    folder = f"{workdir}/tensorboard/{run.stage}"
-    steps = range(first_step, num_steps)
-    for step in tracing.steps(steps, config.profile_steps, folder):
-        started = time.monotonic()
-        watchdog.beat("data", step=step)
-        with no_hidden_transfers():
-            update, batch = next_step(step)
-            data_s = time.monotonic() - started
-            watchdog.beat("update")
-            state, info = update(state, frozen, *batch)
-            info = {key: float(value) for key, value in to_host(info).items()}
-        arrays = {f"input_{n}": array for n, array in enumerate(batch)}
-        keep = functools.partial(keep_batch, workdir, run.stage, step, arrays)
-        stop_if_not_finite(info, step, config.max_nonfinite, keep)
-        step_s = time.monotonic() - started
-        if writer.due(step):
-            metrics = info | {"time/step_s": step_s, "time/data_s": data_s}
-            metrics["speed/compiles"] = programs.compiles["count"]
-            metrics |= alarms_at(step, metrics)
-            writer.scalars(step, metrics)
-        writer.progress(step, {"policy/loss": info["policy/loss"]})
-        done = step + 1
-        stop = preemption.requested()
-        if done == num_steps or stop or done % config.checkpoint_every == 0:
-            watchdog.beat("save")
-            checkpoints.save(done, state, kept)
-        if stop:
-            leave(writer, done)
-    watchdog.beat("save")
-    checkpoints.save_best(num_steps, state.params, kept, 0.0)
-    writer.close()
-    export.write(checkpoints, model, workdir, role, run)
-    checkpoints.finish({"steps": num_steps})
-    checkpoints.close()

@@ -55,39 +55,39 @@ SUMMARY = (
 def step_metrics(
     config: ConfigDict,
     profiler: Model,
-    seen: Experience,
+    experience: Experience,
     *,
     prompt_tokens: int,
     step_s: float,
 ) -> dict[str, float]:
     """`reward/*`, `rollout/*`, `speed/*` and `time/*` of one step, whose prompts were
     padded to `prompt_tokens`."""
-    finished = np.array([[p.finished for p in group] for group in seen.profiles])
-    metrics = reward_metrics(seen.total, seen.parts, zero_std=ZERO_STD)
-    metrics |= rollout_metrics(seen.mask, finished)
+    finished = np.array([[p.finished for p in group] for group in experience.profiles])
+    metrics = reward_metrics(experience.total, experience.parts, zero_std=ZERO_STD)
+    metrics |= rollout_metrics(experience.mask, finished)
     metrics |= speed_metrics(
-        tokens=int(seen.mask.sum()),
+        tokens=int(experience.mask.sum()),
         step_s=step_s,
         step_flops=flops_per_step(
             config,
             profiler.cfg,
             prompt_tokens=prompt_tokens,
-            decode_steps=int(seen.mask.sum(axis=-1).max()),
+            decode_steps=int(experience.mask.sum(axis=-1).max()),
         ),
         compiles=programs.compiles["count"],
     )
-    return metrics | seen.metrics | {"time/step_s": step_s}
+    return metrics | experience.metrics | {"time/step_s": step_s}
 
 
 def profile_metrics(
-    batch: Batch, seen: Experience, titles: Sequence[str]
+    batch: Batch, experience: Experience, titles: Sequence[str]
 ) -> dict[str, float]:
     """`profile/*`: the panel of the first profile of every user of the batch.
 
-    The G profiles of a user are alike in distribution, so one says enough about a
-    step; some 20 ms of one core for 128 of twelve words.
+    The G profiles of a user have the same distribution, so one of them says enough
+    about a step. 128 profiles of twelve words take some 20 ms of one core.
     """
-    first = [group[0].text for group in seen.profiles]
+    first = [group[0].text for group in experience.profiles]
     targets = [titles[int(i)] for i in batch.next_items[:, 0]]
     found = panel.statistics(first, batch.histories, targets, batch.users)
     return {f"profile/{key}": value for key, value in found.items()}
@@ -175,7 +175,7 @@ def show_samples(
     writer: Writer,
     step: int,
     batch: Batch,
-    seen: Experience,
+    experience: Experience,
     titles: Sequence[str],
     *,
     prompts: Sequence[str],
@@ -183,7 +183,7 @@ def show_samples(
     seed: int,
 ) -> None:
     """Writes the watched users' first profiles to samples.jsonl and TensorBoard."""
-    rows = sample_rows(batch, seen, titles, count, seed)
+    rows = sample_rows(batch, experience, titles, count, seed)
     writer.samples(step, rows)
     for n, row in enumerate(rows):
         writer.text(step, f"samples/{n}", sample_markdown(row, prompts[n]))

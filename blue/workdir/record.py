@@ -1,6 +1,6 @@
 """config.json: what was run, with which versions, on what.
 
-No secret gets there, nor into the log.
+Secrets are written neither there nor to the log.
 """
 
 import importlib.metadata

@@ -1,8 +1,8 @@
-"""How a run goes on: what must be as it was at its start, and whether it may go on.
+"""How a run resumes: what must be unchanged since its start, and whether it may resume.
 
-A checkpoint keeps a note of what its stage was begun with. A stage goes on from it only
-with the same model, tokenizer, data, seed and batches: with others the result would be
-that of no run one could name. Other settings may change, and are told.
+A checkpoint keeps a note of what its stage was begun with. A stage resumes from it only
+with the same model, tokenizer, data, seed and batches. With others the result would be
+that of no config. Other settings may change; each change is logged.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from blue.errors import UserError
+from blue.models import families
 from blue.workdir.checkpoints import Checkpoints
 
 logger = logging.getLogger("blue")
@@ -57,12 +58,12 @@ def note(
 
 def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) -> None:
     """Raises `UserError` unless a checkpoint's note allows a run with the note `wanted`
-    to go on; warns of what else has changed."""
+    to resume; warns of every other change."""
     found = meta.get("same")
     if found is None:
         logger.warning("%s: made before settings were noted: not compared", directory)
         return
-    changed = _changes(found, wanted["same"])
+    changed = _changes(_with_later_fields(found, wanted["same"]), wanted["same"])
     if changed:
         raise UserError(
             f"{directory}: begun with other settings: {'; '.join(changed)}; put them "
@@ -82,6 +83,18 @@ def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) ->
             wanted["devices"],
             meta["devices"],
         )
+
+
+def _with_later_fields(
+    found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, Any]:
+    """An older note, with the fields that the architecture did not have yet."""
+    prefix = "model."
+    fields = {
+        k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)
+    }
+    later = {f"{prefix}{k}": v for k, v in families.later_fields(fields).items()}
+    return {k: v for k, v in later.items() if k in wanted} | dict(found)
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -109,7 +122,7 @@ def _plain(tree: Any) -> Any:
     return json.loads(json.dumps(tree))
 
 
-# --- whether to go on: config.resume
+# --- whether to resume: config.resume
 
 
 def step_of(mode: str) -> int | None:
@@ -125,9 +138,9 @@ def step_of(mode: str) -> int | None:
 def open_stages(mode: str, workdir: str, stages: Sequence[str]) -> None:
     """Refuses a run that `mode` forbids; opens a finished stage that is to go back.
 
-    auto goes on where there is something to go on from; must refuses to start afresh;
-    never refuses a workdir in which one of the stages has begun; step:<n> goes back to
-    that step of the one stage of the run. Raises `UserError`.
+    auto: resumes where there is something to resume. must: refuses to start from
+    scratch. never: refuses a workdir in which one of the stages has begun. step:<n>:
+    goes back to that step of the one stage of the run. Raises `UserError`.
     """
     training = [stage for stage in stages if stage in TRAINING]
     folders = {stage: epath.Path(workdir) / "checkpoints" / stage for stage in training}

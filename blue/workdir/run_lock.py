@@ -85,8 +85,8 @@ def _first_take(workdir: str, path: epath.Path, own: dict[str, Any]) -> str:
 def _wait_for_a_sign(path: epath.Path) -> None:
     """Until a holder on another host touches the lock, or is gone.
 
-    A run of several hosts that lost its first one is started again on others, soon, and
-    must not be refused because of a lock that nobody holds any more.
+    A run of several hosts that lost its first one is soon restarted on others. It must
+    not be refused because of a lock that nobody holds any more.
     """
     holder = _holder(path)
     if holder.get("host") == socket.gethostname() or not _lives(holder):

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, samples.jsonl, TensorBoard and the console.
+"""What a run logs: metrics.jsonl, samples.jsonl, TensorBoard and the console.
 
 Only process 0 writes; on the others every method does nothing. Files of a resumed run
 are first cut back to the restored step, so each step is told once.

@@ -10,6 +10,8 @@ from transformers import (
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -54,6 +56,12 @@ def random_qwen3(seed: int, **fields: Any) -> PreTrainedModel:
     """Qwen3 with two layers."""
     fields = {"num_hidden_layers": 2, **SIZES, **fields}
     return _randomize(Qwen3ForCausalLM(Qwen3Config(**fields)), seed)
+
+
+def random_llama(seed: int, **fields: Any) -> PreTrainedModel:
+    """Llama with two layers."""
+    fields = {"num_hidden_layers": 2, **SIZES, **fields}
+    return _randomize(LlamaForCausalLM(LlamaConfig(**fields)), seed)
 
 
 def _randomize(model: PreTrainedModel, seed: int) -> PreTrainedModel:

@@ -18,15 +18,13 @@ from blue.errors import UserError
 from blue.hub import card, export, sentence_layout
 from blue.hub.directory import read_config, read_source
 from blue.hub.source import Source, _download
+from blue.models import gemma3, qwen3
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_examples, load_log
-from blue.sources.encoder import own_encoder
-from blue.sources.profiler import (
-    load_encoder,
-    load_profiler,
-    make_generate,
-    stage_checkpoints,
-)
+from blue.sources.encoder import load_encoder, own_encoder
+from blue.sources.profiler import load_profiler, make_generate
+from blue.sources.role import stage_checkpoints
+from blue.sources.run import Run, open_run
 from blue.sources.text import own_query_format_of, prompt_format_of, query_format_of
 from blue.stages import train_encoder, warm_start
 from blue.text import queries
@@ -55,7 +53,7 @@ def run(tmp_path_factory):
 def profiles(config, workdir, log, examples):
     """Model and profiles of ten users of `log`."""
     mesh = make_mesh(1, -1, 1)
-    model = load_profiler(config, log, workdir, mesh, "base")
+    model = load_profiler(Run(config, workdir, mesh, log), "base")
     prompt_format = prompt_format_of(config, model)
     rows = np.arange(10)
     ids = queries.profile_prompts(prompt_format, examples.train, rows, log.titles)
@@ -80,9 +78,9 @@ def test_the_export_is_the_profiler_of_the_workdir(run, tmp_path):
 def test_the_encoder_is_exported_too(run, tmp_path):
     config = make_config()
     mesh, log = make_mesh(1, -1, 1), load_log(config, str(run))
-    model = load_encoder(config, log, str(run), mesh)
+    model = load_encoder(Run(config, str(run), mesh, log))
     config.encoder.checkpoint = str(run / "export/encoder")
-    loaded = load_encoder(config, log, str(tmp_path), mesh)
+    loaded = load_encoder(Run(config, str(tmp_path), mesh, log))
     jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
 
 
@@ -97,15 +95,13 @@ def test_its_tokenizer_reads_another_log(run):
 def test_a_later_export_replaces_the_earlier_one_and_what_a_kill_left(run, tmp_path):
     config = make_config()
     mesh, log = make_mesh(1, -1, 1), load_log(config, str(run))
-    model = load_profiler(config, log, str(run), mesh, "base")
+    model = load_profiler(Run(config, str(run), mesh, log), "base")
     checkpoints = stage_checkpoints(config, str(run), "warm_start")
     (tmp_path / "export/.profiler.draft").mkdir(parents=True)
     (tmp_path / "export/.profiler.draft/rubbish").write_text("half a file")
     (tmp_path / "export/profiler").mkdir()
     (tmp_path / "export/profiler/of_an_earlier_stage").write_text("")
-    about = session.about(
-        config, log, load_examples(config, log, str(run)), stage="warm_start"
-    )
+    about = session.about(Run(config, str(run), mesh, log), "warm_start")
     export.write(checkpoints, model, tmp_path, "profiler", about)
     assert [p.name for p in (tmp_path / "export").iterdir()] == ["profiler"]
     assert sorted(p.name for p in (tmp_path / "export/profiler").iterdir()) == [
@@ -123,9 +119,8 @@ def test_a_later_export_replaces_the_earlier_one_and_what_a_kill_left(run, tmp_p
 
 def export_again(config, run, model, workdir, role, stage):
     """The same parameters, of a model that was loaded from an export."""
-    log = load_log(config, str(run))
-    examples = load_examples(config, log, str(run))
-    about = session.about(config, log, examples, stage=stage, query_prompt="Q: ")
+    opened = open_run(config, str(run))
+    about = session.about(opened, stage, query_prompt="Q: ")
     checkpoints = stage_checkpoints(config, str(run), stage)
     export.write(checkpoints, model, workdir, role, about)
     return workdir / "export" / role
@@ -139,9 +134,9 @@ def test_there_and_back_is_exact(run, tmp_path):
         first = run / "export" / role
         config[role].checkpoint = str(first)
         if role == "profiler":
-            model = load_profiler(config, log, str(run), mesh, "base")
+            model = load_profiler(Run(config, str(run), mesh, log), "base")
         else:
-            model = load_encoder(config, log, str(run), mesh)
+            model = load_encoder(Run(config, str(run), mesh, log))
         assert model.source == Source(str(first), "", str(first))
         again = export_again(config, run, model, tmp_path, role, stage)
         of = lambda folder: {
@@ -267,7 +262,7 @@ def query_prefix(run, tmp_path, instruction, content):
     config.prompts.instruction = instruction
     config.encoder.checkpoint = str(tmp_path / "encoder")
     log = load_log(config, str(run))
-    model = load_encoder(config, log, str(run), make_mesh(1, -1, 1))
+    model = load_encoder(Run(config, str(run), make_mesh(1, -1, 1), log))
     encoder = own_encoder(config, model, make_mesh(1, -1, 1))
     prefix = own_query_format_of(config, model).prefix
     assert query_format_of(config, encoder).prefix == prefix
@@ -317,7 +312,7 @@ def test_a_model_of_the_hub_is_named_on_the_card(run, tmp_path, monkeypatch):
     config = make_config()
     config.profiler.checkpoint = "some/gemma"
     log = load_log(config, str(run))
-    model = load_profiler(config, log, str(run), make_mesh(1, -1, 1), "base")
+    model = load_profiler(Run(config, str(run), make_mesh(1, -1, 1), log), "base")
     _download.cache_clear()
     made = export_again(config, run, model, tmp_path, "profiler", "warm_start")
     page = (made / card.CARD).read_text()
@@ -326,44 +321,48 @@ def test_a_model_of_the_hub_is_named_on_the_card(run, tmp_path, monkeypatch):
     assert f"Began with: some/gemma, commit {commit}" in page
     assert "Not evaluated yet." in page and "max_new_tokens=" in page
     notice = (made / "NOTICE").read_text()
-    assert card.GEMMA_NOTICE in notice and "modified" in notice
+    assert gemma3.NOTICE in notice and "modified" in notice
     written = json.loads((made / "config.json").read_text())
     assert written["max_position_embeddings"] == 1234
     assert written["eos_token_id"] == [1] and written["pad_token_id"] == 0
     # and what is made from that keeps base and licence
     second = Source(str(made), "", str(made))
     assert card.base_model(second) == "some/gemma"
-    assert card.licence(second, gemma=True) == {
+    assert card.licence(second, unstated=gemma3.LICENCE) == {
         "license": "gemma", "license_link": "https://ai.google.dev/gemma/terms",
     }  # fmt: skip
     (tmp_path / "next").mkdir()
-    card.copy_notices(second, tmp_path / "next", gemma=True)
+    card.copy_notices(second, tmp_path / "next", notice=gemma3.NOTICE)
     assert (tmp_path / "next/NOTICE").read_text() == notice
 
 
 @pytest.mark.parametrize(
-    "readme, gemma, expected",
+    "readme, family, expected",
     [
-        ("---\nlicense: apache-2.0\n---\n# x", False, {"license": "apache-2.0"}),
+        ("---\nlicense: apache-2.0\n---\n# x", qwen3, {"license": "apache-2.0"}),
         (
             "---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n---\n",
-            True,
+            gemma3,
             {"license": "other", "license_name": "mine", "license_link": "LICENSE"},
         ),
-        ("---\nlicense: [mit, gpl]\n---\n", False, card.UNKNOWN),
-        ("---\nlicense: !!python/object/apply:os.system [x]\n---\n", True, card.GEMMA),
-        ("---\n- a\n---\n", False, card.UNKNOWN),
-        ("---\nlicense: \"a\\nb: c\"\n---\n", False, card.UNKNOWN),
-        ("no front matter", True, card.GEMMA),
-        (None, False, card.UNKNOWN),
+        ("---\nlicense: [mit, gpl]\n---\n", qwen3, card.UNKNOWN),
+        (
+            "---\nlicense: !!python/object/apply:os.system [x]\n---\n",
+            gemma3,
+            gemma3.LICENCE,
+        ),
+        ("---\n- a\n---\n", qwen3, card.UNKNOWN),
+        ("---\nlicense: \"a\\nb: c\"\n---\n", qwen3, card.UNKNOWN),
+        ("no front matter", gemma3, gemma3.LICENCE),
+        (None, qwen3, card.UNKNOWN),
     ],
 )  # fmt: skip
-def test_the_licence_is_the_sources(readme, gemma, expected, tmp_path):
+def test_the_licence_is_the_sources(readme, family, expected, tmp_path):
     if readme is not None:
         (tmp_path / "README.md").write_text(readme)
     source = Source("x", "", str(tmp_path))
-    assert card.licence(source, gemma=gemma) == expected
-    assert card.licence(Source(), gemma=gemma) == {}
+    assert card.licence(source, unstated=family.LICENCE) == expected
+    assert card.licence(Source(), unstated=family.LICENCE) == {}
 
 
 def test_licence_files_are_copied(tmp_path):
@@ -372,7 +371,7 @@ def test_licence_files_are_copied(tmp_path):
     for name in ("LICENSE", "NOTICE.txt", "USE_POLICY.md", "config.json"):
         (source / name).write_text(name)
     (source / "LICENSES").mkdir()
-    card.copy_notices(Source("x", "", str(source)), out, gemma=False)
+    card.copy_notices(Source("x", "", str(source)), out, notice=qwen3.NOTICE)
     assert sorted(p.name for p in out.iterdir()) == [
         "LICENSE", "NOTICE.txt", "USE_POLICY.md",
     ]  # fmt: skip

@@ -20,8 +20,9 @@ from tests.helpers import model_answers
 
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
 peft = pytest.importorskip("peft", reason="needs the extra `parity`")
-torch_models = pytest.importorskip("torch_models")
 transformers = pytest.importorskip("transformers")
+from tests.helpers import torch_models  # noqa: E402
+
 pytestmark = pytest.mark.parity
 
 WORDS = ["red running shoes", "quiet books about rivers", "Amélie (2001)", "garden"]

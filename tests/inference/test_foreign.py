@@ -22,6 +22,7 @@ from blue.rewards import experience
 from blue.runtime.sharding import make_mesh
 from blue.sources import encoder as encoder_source
 from blue.sources.encoder import load_item_table, load_text_encoder
+from blue.sources.run import Run
 from blue.sources.text import query_format_of
 from blue.stages import evaluate, train_profiler
 from blue.text import queries
@@ -297,7 +298,7 @@ def test_a_transfer_encoder_of_our_own_is_its_checkpoint(module, tmp_path):
     c.evaluate.transfer.checkpoint = str(folder)
     c.lock()
     load = lambda section: load_text_encoder(
-        c, section, catalogue(["red tent"]), str(tmp_path), mesh
+        Run(c, str(tmp_path), mesh, catalogue(["red tent"])), section
     )
     encoder, other = load(c.encoder), load(c.evaluate.transfer)
     assert (encoder.name, encoder.width) == (f"{module}:embed", 48)

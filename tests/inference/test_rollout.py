@@ -19,8 +19,8 @@ from blue.runtime.sharding import AXES
 SLOW_QWEN = pytest.param(qwen3.tiny_qwen3, marks=pytest.mark.slow)
 FAMILIES = [gemma3.tiny_gemma3, SLOW_QWEN]
 TINY = DecoderConfig(
-    vocab_size=13, width=16, mlp_width=32, num_layers=2, num_heads=4, num_kv_heads=2,
-    head_size=8,
+    family="qwen3", vocab_size=13, width=16, mlp_width=32, num_layers=2, num_heads=4,
+    num_kv_heads=2, head_size=8,
 )  # fmt: skip
 
 

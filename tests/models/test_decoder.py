@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from blue.errors import UserError
-from blue.hub import directory
 from blue.models import decoder, decoding, encoder, families, gemma3, qwen3
 from blue.models.decoder import GLOBAL, LOCAL
 from tests.helpers import model_answers
@@ -98,19 +97,34 @@ def test_released_configs_give_the_presets(file, preset):
         pytest.skip("needs BLUE_TEST_DATA, the folder with model_configs/")
     folder = Path(os.environ["BLUE_TEST_DATA"]) / "model_configs"
     config = json.loads((folder / f"{file}.config.json").read_text())
-    assert directory.FAMILIES[config["model_type"]].from_config(config) == preset()
+    family = families.of_model_type(config["model_type"])
+    assert family.from_config(config) == preset()
 
 
-@pytest.mark.parametrize("name", [f.__name__ for f in families.PRESETS])
+@pytest.mark.parametrize("name", families.presets())
 def test_presets_survive_their_config_json(name):
     cfg = families.preset(name)
-    family = gemma3 if "gemma3" in name else qwen3
+    family = families.of(cfg)
+    assert family == (gemma3 if "gemma3" in name else qwen3)
     assert family.from_config(json.loads(json.dumps(family.to_config(cfg)))) == cfg
 
 
 def test_unknown_presets_are_told_the_known_ones():
     with pytest.raises(UserError, match=r"'gemma4'.*gemma3_1b.*qwen3_1_7b"):
         families.preset("gemma4")
+
+
+def test_tables_of_vectors_from_before_there_were_families_are_found_again():
+    told = encoder.architecture(qwen3.tiny_qwen3())
+    assert told == (
+        "DecoderConfig(vocab_size=1024, width=64, mlp_width=128, num_layers=2, "
+        "num_heads=4, num_kv_heads=2, head_size=16, pattern=('global',), window=0, "
+        "rope_theta=10000.0, rope_theta_local=10000.0, rope_factor=1.0, "
+        "norm_eps=1e-06, norm_plus_one=False, post_norms=False, activation='silu', "
+        "scale_embedding=False, query_scale=0.0, tied=True, lora=None)"
+    )
+    without = dataclasses.replace(qwen3.tiny_qwen3(), qk_norms=False)
+    assert "qk_norms=False" in encoder.architecture(without)
 
 
 # --- one block of tokens

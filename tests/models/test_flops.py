@@ -20,8 +20,8 @@ B, G, P, C = 2, 4, 48, 33
 # One layer, or two of different kinds, are unrolled: XLA counts a loop's body once. It
 # also counts an elementwise operation as 1 FLOP: 1 to 3% at these widths, so 5% here.
 QWEN = DecoderConfig(
-    vocab_size=512, width=128, mlp_width=512, num_layers=1, num_heads=4, num_kv_heads=2,
-    head_size=32,
+    family="qwen3", vocab_size=512, width=128, mlp_width=512, num_layers=1, num_heads=4,
+    num_kv_heads=2, head_size=32,
 )  # fmt: skip
 GEMMA = dataclasses.replace(
     QWEN, num_layers=2, pattern=(LOCAL, GLOBAL, GLOBAL), window=16, post_norms=True

@@ -25,13 +25,10 @@ from blue.runtime import programs
 from blue.runtime.sharding import AXES, by_batch, make_mesh, put, to_host
 from blue.sources import adapters
 from blue.sources.data import load_examples, load_log
-from blue.sources.profiler import (
-    add_adapters,
-    load_encoder,
-    load_profiler,
-    load_profiler_base,
-    stage_checkpoints,
-)
+from blue.sources.encoder import load_encoder
+from blue.sources.profiler import load_profiler, load_profiler_base
+from blue.sources.role import add_adapters, stage_checkpoints
+from blue.sources.run import Run
 from blue.stages import train_encoder, train_profiler, warm_start
 from blue.training import optimizers, session
 from blue.training import policy as policy_module
@@ -453,7 +450,7 @@ def test_resume_is_bitwise_with_one_copy_of_the_profiler(whole, tmp_path, monkey
 def test_other_adapters_in_the_same_workdir_are_one_line(whole, field, value, told):
     c, mesh = make_config(**{f"profiler.lora.{field}": value}), make_mesh(1, -1, 1)
     log = load_log(c, str(whole))
-    base = load_profiler_base(c, log, str(whole), mesh, stage="profiler")
+    base = load_profiler_base(Run(c, str(whole), mesh, log), stage="profiler")
     policy = add_adapters(c, "profiler", base, mesh, stage="profiler")
     checkpoints = stage_checkpoints(c, str(whole), "profiler")
     _, optimizer = session.optimizer_of(c, c, b2=c.adam_b2)
@@ -482,9 +479,9 @@ def test_each_stage_starts_from_the_merged_one_before(whole):
     """And what is exported, what is loaded and what is merged are the same numbers."""
     c, mesh = make_config(), make_mesh(1, -1, 1)
     log = load_log(c, str(whole))
-    load = lambda stage: load_profiler_base(c, log, str(whole), mesh, stage=stage)
+    load = lambda stage: load_profiler_base(Run(c, str(whole), mesh, log), stage=stage)
     start, base = load("warm_start"), load("profiler")
-    trained = load_profiler(c, log, str(whole), mesh, "trained")
+    trained = load_profiler(Run(c, str(whole), mesh, log), "trained")
     assert base.name.endswith("after warm_start") and base.cfg.lora is None
     embeds = [to_host(m.params["embed"]) for m in (start, base, trained)]
     same(embeds[0], embeds[1])
@@ -493,12 +490,12 @@ def test_each_stage_starts_from_the_merged_one_before(whole):
         assert np.abs(to_host(a.params["layers"]["o"] - b.params["layers"]["o"])).max()
 
     config = make_config(**{"profiler.checkpoint": str(whole / "export/profiler")})
-    loaded = load_profiler(config, log, str(whole), mesh, "base")
+    loaded = load_profiler(Run(config, str(whole), mesh, log), "base")
     assert loaded.cfg == trained.cfg
     same(to_host(loaded.params), to_host(trained.params))
-    encoder = load_encoder(c, log, str(whole), mesh)
+    encoder = load_encoder(Run(c, str(whole), mesh, log))
     config = make_config(**{"encoder.checkpoint": str(whole / "export/encoder")})
-    again = load_encoder(config, log, str(whole), mesh)
+    again = load_encoder(Run(config, str(whole), mesh, log))
     same(to_host(again.params), to_host(encoder.params))
 
     # the files for PEFT say the same: W of the export = W of the base + 32 / 4 B A
@@ -522,7 +519,7 @@ def test_adapters_know_their_base(whole):
     log = load_log(c, str(whole))
     c.seed += 1
     with pytest.raises(UserError, match="adapters were trained on another model"):
-        load_profiler(c, log, str(whole), mesh, "base")
+        load_profiler(Run(c, str(whole), mesh, log), "base")
 
 
 def test_a_stage_without_adapters_takes_the_old_ones_away(tmp_path):

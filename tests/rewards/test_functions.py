@@ -43,7 +43,7 @@ def inputs(**changes):
 
 
 def by_hand(view, x):
-    """METHODS 1.4 in loops over float64."""
+    """The embedding reward of one view in loops over float64."""
     view, y, neg = (
         np.asarray(a, np.float64) for a in (view, x.next_item_emb[:, 0], x.negative_emb)
     )

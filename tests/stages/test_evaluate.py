@@ -26,6 +26,7 @@ from blue.evaluation.validation import validation_ndcg
 from blue.hub.model import Model
 from blue.inference.embed import TextEncoder
 from blue.inference.generate import Profile
+from blue.sources.run import Run, mesh_of
 from blue.stages import evaluate
 from blue.text import queries
 from blue.text.rule_profiles import profile_word_stats, template_profile
@@ -147,21 +148,25 @@ def run_stage(world, workdir, *, trained=True, **fields):
     config.max_prompt_tokens = 400
     config.update_from_flattened_dict(fields)
 
-    def load_profiler(config, log, workdir, mesh, which):
+    def load_profiler(run, which):
         if which == "trained" and not trained:
             return None
         return Model(None, {}, tokenizer, which, step=7 * (which == "trained"))
 
-    def load_text_encoder(config, section, log, workdir, mesh):
+    def load_text_encoder(run, section):
         rule, name = (embed, "words")
-        if section is not config.encoder:
+        if section is not run.config.encoder:
             rule, name = (first_letters, "first letters")
         start = lambda texts: lambda: rule(texts)
         return TextEncoder(rule, start, num_tokens(tokenizer), 64, 64, name, name)
 
+    def open_run(config, workdir):
+        run = Run(config, workdir, mesh_of(config), log)
+        run.__dict__["examples"] = examples
+        return run
+
     rules = dict(
-        load_log=lambda config, workdir: log,
-        load_examples=lambda config, log, workdir: examples,
+        open_run=open_run,
         load_profiler=load_profiler,
         load_text_encoder=load_text_encoder,
         load_item_table=lambda encoder, log, workdir: encoder.embed(log.texts),

@@ -11,7 +11,9 @@ import pytest
 from blue.errors import UserError
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_log
-from blue.sources.profiler import load_profiler, make_generate_with, stage_checkpoints
+from blue.sources.profiler import load_profiler, make_generate_with
+from blue.sources.role import stage_checkpoints
+from blue.sources.run import Run
 from blue.stages import write_profiles
 from blue.text import prompts
 from blue.text.templates import TEMPLATES
@@ -49,7 +51,7 @@ def log(whole):
 
 def test_every_user_has_the_profile_of_the_plain_sampler(whole, log):
     config, mesh = make_config(), make_mesh(1, -1, 1)
-    profiler = load_profiler(config, log, str(whole), mesh, "base")
+    profiler = load_profiler(Run(config, str(whole), mesh, log), "base")
     assert profiler is not None
     rows, ids, dropped = [], [], 0
     for user, user_id in enumerate(log.user_ids):
@@ -183,7 +185,7 @@ def test_finished_profiles_stay_until_something_differs(tmp_path, caplog, monkey
     # a finished profiler stage: other weights
     config = make_config()
     mesh, log = make_mesh(1, -1, 1), load_log(config, str(tmp_path))
-    base = load_profiler(config, log, str(tmp_path), mesh, "base")
+    base = load_profiler(Run(config, str(tmp_path), mesh, log), "base")
     assert base is not None
     checkpoints = stage_checkpoints(config, str(tmp_path), "profiler")
     trained = dict(base.params, embed=base.params["embed"] * 1.1)

@@ -19,7 +19,7 @@ RUNS = ("movietweetings", "movielens", "bgg25", "xwines")
 def test_the_recorded_tables_are_those_of_the_page(capsys):
     results = [f"{ROOT}/experiments/{name}/results.json" for name in RUNS]
     records.main(["tables", *results])
-    page = (ROOT / "experiments/README.md").read_text().splitlines()
+    page = (ROOT / "experiments/real_logs/tables.md").read_text().splitlines()
     shown = {line.strip() for line in page}
     printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert len(printed) > 40 and set(printed) <= shown
@@ -65,5 +65,5 @@ def test_the_command_tells_what_it_can_do(arguments):
     assert done.returncode == (0 if "--help" in arguments else 2), told
     assert "python -m tools.records" in told
     if arguments == ["--help"]:
-        for name in ("collect", "curves", "tables", "quickstart"):
+        for name in ("collect", "curves", "tables", "pages"):
             assert f"python -m tools.records {name}" in told

@@ -14,6 +14,7 @@ import pytest
 from etils import epath
 
 from blue.sources.data import load_log
+from blue.sources.run import Run, mesh_of
 from blue.sources.text import load_role_tokenizer
 from blue.text import tokenizer
 from configs import quickstart
@@ -118,8 +119,8 @@ def test_a_tokenizer_torn_by_a_kill_is_not_taken(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tokenizer.Tokenizer, "save", torn)
         with pytest.raises(KeyboardInterrupt):
-            load_role_tokenizer(c, log, str(tmp_path), "profiler", "")
+            load_role_tokenizer(Run(c, str(tmp_path), mesh_of(c), log), "profiler", "")
     assert not (tmp_path / "tokenizer").exists()
-    again = load_role_tokenizer(c, log, str(tmp_path), "profiler", "")
+    again = load_role_tokenizer(Run(c, str(tmp_path), mesh_of(c), log), "profiler", "")
     assert again.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]

@@ -12,7 +12,8 @@ from tests.helpers import model_answers
 
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
 transformers = pytest.importorskip("transformers")
-torch_models = pytest.importorskip("torch_models")
+from tests.helpers import torch_models  # noqa: E402
+
 pytestmark = pytest.mark.parity
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}

@@ -27,7 +27,9 @@ from blue.rewards import experience
 from blue.runtime import preemption
 from blue.runtime.sharding import AXES, make_mesh, put, replicated, to_host
 from blue.sources.data import load_examples, load_log
-from blue.sources.profiler import load_profiler, stage_checkpoints
+from blue.sources.profiler import load_profiler
+from blue.sources.role import stage_checkpoints
+from blue.sources.run import Run
 from blue.stages import train_encoder, train_profiler, warm_start
 from blue.training import replay, session, watch
 from blue.training.optimizers import init_state
@@ -168,7 +170,7 @@ def test_another_mesh_goes_on_from_the_same_bits(whole):
     data = load_examples(c, log, str(whole)).fingerprint
     _, optimizer = session.optimizer_of(c, c, b2=c.adam_b2)
     saved = stage_checkpoints(c, str(whole), "profiler")
-    model = load_profiler(c, log, str(whole), make_mesh(1, -1, 1), "base")
+    model = load_profiler(Run(c, str(whole), make_mesh(1, -1, 1), log), "base")
     assert model is not None
     for shape in ((1, 8, 1), (2, 2, 2), (1, 2, 2), (1, 1, 1)):
         devices = jax.devices()[: int(np.prod(shape))]
@@ -541,7 +543,7 @@ def test_a_stage_left_out_of_the_list_is_told(whole, caplog):
     c.stages = ("profiler",)
     log = load_log(c, str(whole))
     model = load_profiler(
-        c, log, str(whole), make_mesh(1, -1, 1), "base", stage="profiler"
+        Run(c, str(whole), make_mesh(1, -1, 1), log), "base", stage="profiler"
     )
     assert model is not None and model.name.endswith("random weights")
     (line,) = [m for m in caplog.messages if "random weights" in m]

@@ -1,11 +1,13 @@
 """What a run may change when it goes on, and whether it may go on at all."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
 from blue.errors import UserError
+from blue.models import gemma3, qwen3
 from blue.stages import warm_start
 from blue.workdir import resume
 from blue.workdir.checkpoints import COMMIT_FILE
@@ -36,6 +38,39 @@ def test_the_same_run_goes_on_in_silence(caplog):
     meta = json.loads(json.dumps(make_note()))  # as it comes from the disk
     check({"step": 3, **meta}, make_note())
     assert not caplog.records
+
+
+# The architecture in a note of 6d1e727, before `family` and `qk_norms` were fields.
+OLD_GEMMA = {
+    "vocab_size": 1024, "width": 64, "mlp_width": 256, "num_layers": 3, "num_heads": 4,
+    "num_kv_heads": 2, "head_size": 16, "pattern": [*["local"] * 5, "global"],
+    "window": 512, "rope_theta": 1e6, "rope_theta_local": 1e4, "rope_factor": 1.0,
+    "norm_eps": 1e-6, "norm_plus_one": True, "post_norms": True, "activation": "gelu",
+    "scale_embedding": True, "query_scale": 0.0, "tied": True, "lora": None,
+}  # fmt: skip
+OLD_QWEN = OLD_GEMMA | {
+    "mlp_width": 128, "num_layers": 2, "pattern": ["global"], "window": 0,
+    "rope_theta": 1e4, "norm_plus_one": False, "post_norms": False,
+    "activation": "silu", "scale_embedding": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "old, cfg",
+    [(OLD_GEMMA, gemma3.tiny_gemma3()), (OLD_QWEN, qwen3.tiny_qwen3())],
+    ids=["gemma3", "qwen3"],
+)
+def test_a_note_from_before_there_were_families(old, cfg, caplog):
+    meta, fields = make_note(model=old), dataclasses.asdict(cfg)
+    assert {*fields} - {*old} == {"family", "qk_norms"}
+    check(meta, make_note(model=fields))
+    assert not caplog.records
+    with pytest.raises(UserError, match='model.family was "(gemma3|qwen3)", is "else"'):
+        check(meta, make_note(model=fields | {"family": "else"}))
+    with pytest.raises(UserError, match="model.qk_norms was true, is false"):
+        check(meta, make_note(model=fields | {"qk_norms": False}))
+    with pytest.raises(UserError, match="model.window was .*, is 7; put"):
+        check(meta, make_note(model=fields | {"window": 7}))
 
 
 @pytest.mark.parametrize(

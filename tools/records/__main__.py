@@ -3,18 +3,15 @@
 python -m tools.records collect RUN OUT          a finished run -> its numbers and users
 python -m tools.records curves METRICS CSV       metrics.jsonl -> means over steps
 python -m tools.records tables RESULTS [...]     results.json of runs -> Markdown tables
-python -m tools.records quickstart [RESULTS]     results.json -> the README's table
+python -m tools.records pages                    tables of README.md, experiments/README.md
 
-Everything but `collect` and `curves` prints. Each has --help.
+`tables` and `pages` print. Each has --help.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-QUICKSTART = Path(__file__).parents[2] / "experiments/quickstart/results.json"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,8 +31,7 @@ def main(argv: Sequence[str]) -> None:
     curves.add_argument("--block", type=int, default=25, help="steps a row")
     tables = commands.add_parser("tables", help="tables of several runs")
     tables.add_argument("results", type=Path, nargs="+", help="NAME/results.json")
-    quickstart = commands.add_parser("quickstart", help="the README's table")
-    quickstart.add_argument("results", type=Path, nargs="?", default=QUICKSTART)
+    commands.add_parser("pages", help="the tables of the first pages")
     run(parser.parse_args(argv))
 
 
@@ -54,9 +50,9 @@ def run(given: argparse.Namespace) -> None:
 
         print_tables(given.results)
     else:
-        from tools.records import quickstart
+        from tools.records import pages
 
-        print(quickstart.block(json.loads(given.results.read_text("utf-8"))))
+        print(pages.first_page(), pages.block(pages.load("quickstart")), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of experiments/README.md from the records of the runs.
+"""The tables of experiments/real_logs/tables.md from the records of the runs.
 
 One table of methods and one of differences: a row a run, NDCG@10, mean and 95% interval
 over users; then what differences the run could have detected, and the verdict.

@@ -52,9 +52,9 @@ def read(
 
     An item is a parent_asin. Of a user's reviews of an item the earliest is kept. Items
     without a title are left out, with their reviews. Item columns are title, brand (or
-    store), category (main_category; in `Log.columns`, where that is missing, the
-    category that a review names), categories (the path, by commas), description,
-    features and price.
+    store), category, categories (the path, by commas), description, features and price.
+    A category is the main_category; in `Log.columns`, where that is missing, it is the
+    category that a review names.
 
     Args:
       title_template, item_template, max_bad_fraction, item_columns: as in

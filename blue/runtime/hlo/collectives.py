@@ -3,9 +3,9 @@
 Each is counted once for every place it is called from.
 
 The TPU compiler makes loops of its own: a product with a gathered or scattered matrix
-may become a "windowed" loop of collective-permutes and small products, of which
-`cost_analysis` counts one turn. Compiled with the option
-xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000 it makes none.
+may become a "windowed" loop of collective-permutes and small products. `cost_analysis`
+counts one turn of it. With the option
+xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000 the compiler makes none.
 """
 
 from collections.abc import Iterator, Mapping
@@ -98,16 +98,16 @@ def collective_ops(text: str) -> list[Collective]:
 def collective_totals(text: str) -> dict[str, dict[str, int]]:
     """{kind: {"count", "bytes"}} of a chip's program; kinds it has not are left out.
 
-    bytes: of the whole array that takes part, on one chip, without layout padding: the
-    *result* of an all-gather, all-reduce, all-to-all, collective-permute or
-    ragged-all-to-all, and the *operand* of a reduce-scatter, so that a gather and the
+    bytes: of the whole array that takes part, on one chip, without layout padding. That
+    is the *result* of an all-gather, all-reduce, all-to-all, collective-permute or
+    ragged-all-to-all, and the *operand* of a reduce-scatter. So a gather and the
     scatter that is its gradient cost the same. A chip of a ring of n receives (n-1)/n
     of it, of an all-reduce twice that: `network_bytes`.
 
-    Pairs of start and done count once, a tuple's arrays are added up, and collectives
-    in fusions, calls and asynchronous computations count where they are called from;
-    all branches of a conditional count. Those in loops count as often as they run; a
-    loop whose length the text does not tell, such as a decode loop, counts as one turn.
+    Pairs of start and done count once, and a tuple's arrays are added up. Collectives
+    in fusions, calls and asynchronous computations count where they are called from.
+    All branches of a conditional count. Those in loops count as often as they run; a
+    loop whose length the text does not show, such as a decode loop, counts as one turn.
     """
     totals: dict[str, dict[str, int]] = {}
     for op in collective_ops(text):

@@ -30,7 +30,7 @@ def _list(instruction: Instruction, name: str) -> list[int]:
 
 def _valid_positions(window: Mapping[str, str], dim: int, n: int, out: int) -> int:
     """Pairs of an output position and a kernel position that meet an input element,
-    along one spatial dimension of n elements; holes and padding multiply nothing."""
+    along one spatial dimension of n elements. Holes and padding multiply nothing."""
 
     def at(name: str, default: str) -> str:
         return window[name].split("x")[dim] if name in window else default
@@ -82,7 +82,7 @@ def _product(
 
 def product_flops(text: str) -> int | float:
     """FLOPs of a chip's matrix products (2 a multiply-add), those in loops as often as
-    they run; a loop whose length the text does not tell counts as one turn.
+    they run. A loop whose length the text does not show counts as one turn.
 
     What `cost_analysis` would say of the same program without any loop, but for
     elementwise work. Of kernels that are no HLO (custom calls) those of

@@ -44,7 +44,7 @@ class Buffer(NamedTuple):
 
 def memory_bytes(text: str, *, a_turn: bool = False) -> int | float:
     """Bytes that a chip reads from and writes to its main memory, loops as often as
-    they run; a loop whose length the text does not tell counts as one turn. `a_turn`:
+    they run. A loop whose length the text does not show counts as one turn. `a_turn`:
     those of one turn of such loops alone.
 
     Operands and results of every instruction, those inside of a fusion left out. Of an
@@ -170,7 +170,7 @@ def biggest_buffers(text: str, count: int = 8) -> list[Buffer]:
     """The largest arrays in a chip's main memory, one a shape, largest first.
 
     Arguments go by their names, others by the operation that makes them. It is a list
-    of candidates, not an allocation: two of them may take turns in the same memory,
+    of candidates, not an allocation. Two of them may take turns in the same memory,
     and one shape may be there several times. Arrays inside fusions never exist, and
     those in a TPU's on-chip memory (S(1) and above) are left out.
     """

@@ -174,8 +174,8 @@ def _element(name: str, siblings: Mapping[str, Instruction]) -> int | None:
 def trip_count(
     module: Module, loop: Instruction, siblings: Mapping[str, Instruction]
 ) -> int | None:
-    """How often a loop runs: said by the text, or plain to see in it, as in `i < 26`
-    with i from 0 in steps of 1; None for others, such as a loop until all are done."""
+    """How often a loop runs, where the text says or shows it, as in `i < 26` with i
+    from 0 in steps of 1. None for others, such as a loop until all are done."""
     said = TRIP_COUNT.search(loop.rest)
     if said:
         return int(said[1])

@@ -1,0 +1,164 @@
+"""The frame around the steps of every training stage.
+
+    loop = Loop(run, STAGE, model, optimizer, num_steps=num_steps)
+    for step in loop:
+        loop.state, info = update(loop.state, loop.frozen, *batch)
+        metrics = loop.check(info, batch)
+        loop.report(metrics, shown=("policy/loss",))
+    loop.finish(about, role)
+
+It starts or resumes, traces, tells the watchdog, stops on numbers that are not finite,
+logs, saves, leaves when the process is preempted, and exports the result. What a step
+computes is the stage's own.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import optax
+from ml_collections import ConfigDict
+
+from blue.hub import export
+from blue.hub.model import Model
+from blue.models import lora
+from blue.models.decoder import Params
+from blue.runtime import preemption, programs, tracing, watchdog
+from blue.runtime.sharding import to_host
+from blue.sources.role import stage_checkpoints
+from blue.sources.run import Run
+from blue.training import session
+from blue.workdir.writer import Scalar, Writer
+
+logger = logging.getLogger("blue")
+
+
+def is_finished(config: ConfigDict, workdir: str, stage: str) -> bool:
+    """Whether `stage` has finished in this workdir; says so in the log."""
+    done = stage_checkpoints(config, workdir, stage).finished() is not None
+    if done:
+        logger.info("stage %s is finished already: skipped", stage)
+    return done
+
+
+class Loop:
+    """Steps of a training stage, from its newest checkpoint to its end.
+
+    `state` is the training state, which the stage replaces in every step; `frozen` the
+    parameters that are not trained, where the model has adapters. Raises `UserError`
+    where the checkpoint does not fit the run.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        model: Model,
+        optimizer: optax.GradientTransformation,
+        *,
+        num_steps: int,
+    ) -> None:
+        config = run.config
+        self._run, self._stage, self._model = run, stage, model
+        self._checkpoints = stage_checkpoints(config, run.workdir, stage)
+        self._note = session.note(
+            config, model, data=run.examples.fingerprint, stage=stage
+        )
+        self.state, self.frozen, self.first_step = session.start(
+            self._checkpoints, optimizer, model, run.mesh, self._note, config.resume
+        )
+        self.num_steps = num_steps
+        self.writer = Writer(
+            run.workdir,
+            stage=stage,
+            first_step=self.first_step,
+            num_steps=num_steps,
+            every=config.log.every,
+            tensorboard=config.log.tensorboard,
+            hparams=config.to_dict(),
+        )
+        self._alarms_at = session.watch_alarms(config, run.workdir, stage, self.writer)
+        self.step, self.started = self.first_step, time.monotonic()
+        self.save_s = 0.0  # of the newest checkpoint: a step is logged before its own
+
+    @property
+    def params(self) -> Params:
+        """The parameters of the model as they are now."""
+        return lora.join(self.frozen, self.state.params)
+
+    @property
+    def last(self) -> bool:
+        """Whether this is the last step."""
+        return self.step + 1 == self.num_steps
+
+    def due(self, every: int) -> bool:
+        """Whether something that is done every so many steps, and after the last, is
+        done after this one; 0: never."""
+        return bool(every) and (self.last or (self.step + 1) % every == 0)
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers of the steps that are left. All programs are compiled first."""
+        programs.wait()
+        steps = range(self.first_step, self.num_steps)
+        folder = f"{self._run.workdir}/tensorboard/{self._stage}"
+        for step in tracing.steps(steps, self._run.config.profile_steps, folder):
+            self.step, self.started = step, time.monotonic()
+            watchdog.beat("data", step=step)
+            yield step
+
+    def check(
+        self, info: Mapping[str, Any], batch: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """The metrics of an update as numbers on the host.
+
+        Where they are not finite the update was skipped: `batch`, arrays by name, is
+        kept for a replay. Too many in a row end the run. Raises `NonFinite`.
+        """
+        found = {key: float(value) for key, value in to_host(info).items()}
+        keep = lambda: session.keep_batch(
+            self._run.workdir, self._stage, self.step, batch
+        )
+        limit = self._run.config.max_nonfinite
+        session.stop_if_not_finite(found, self.step, limit, keep)
+        return found
+
+    def keep_best(self, value: float) -> None:
+        """Replaces `best` where this step's validation is at least as good, or where a
+        resumed run does the same step again."""
+        best, done = self._checkpoints.best(), self.step + 1
+        if best is None or value > best["value"] or best["step"] >= done:
+            self._checkpoints.save_best(done, self.state.params, self._note, value)
+
+    def report(self, metrics: Mapping[str, Scalar], *, shown: Sequence[str]) -> None:
+        """Ends a step: logs its metrics, those `shown` also on the console, and saves.
+
+        Raises `Preempted` once the checkpoint of a preempted run is saved.
+        """
+        step, done = self.step, self.step + 1
+        if self.writer.due(step):
+            found = dict(metrics)
+            self.writer.scalars(step, found | self._alarms_at(step, found))
+        self.writer.progress(step, {key: metrics[key] for key in shown})
+        stop = preemption.requested()
+        if stop or self.due(self._run.config.checkpoint_every):
+            watchdog.beat("save")
+            saving = time.monotonic()
+            self._checkpoints.save(done, self.state, self._note)
+            self.save_s = time.monotonic() - saving
+        if stop:
+            session.leave(self.writer, done)
+
+    def finish(self, about: export.Run, role: str) -> None:
+        """Leaves the result: `best`, the export of `role`, and the mark that says so.
+
+        Without a validation the last parameters are the best.
+        """
+        watchdog.beat("save")
+        self.step = self.num_steps - 1
+        if self._checkpoints.best() is None:
+            self.keep_best(0.0)
+        self.writer.close()
+        export.write(self._checkpoints, self._model, self._run.workdir, role, about)
+        self._checkpoints.finish({"steps": self.num_steps})
+        self._checkpoints.close()
