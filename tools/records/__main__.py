@@ -3,7 +3,7 @@
 python -m tools.records collect RUN OUT          a finished run -> its numbers and users
 python -m tools.records curves METRICS CSV       metrics.jsonl -> means over steps
 python -m tools.records tables RESULTS [...]     results.json of runs -> Markdown tables
-python -m tools.records pages                    tables of README.md, experiments/README.md
+python -m tools.records pages                    tables of both first pages
 
 `tables` and `pages` print. Each has --help.
 """
