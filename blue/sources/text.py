@@ -26,11 +26,6 @@ OWN_PROMPT = "@encoder"  # prompts.instruction that takes the checkpoint's own
 
 def templates_of(config: ConfigDict) -> Templates:
     """The wording of all prompts."""
-    if config.prompts.style not in TEMPLATES:
-        raise UserError(
-            f"prompts.style is {config.prompts.style!r}; known are "
-            f"{', '.join(sorted(TEMPLATES))}"
-        )
     return TEMPLATES[config.prompts.style]
 
 
@@ -57,6 +52,7 @@ def own_query_format_of(config: ConfigDict, encoder: Model) -> queries.QueryForm
 
 
 def token_counter(encoder: Model) -> Callable[[str], int]:
+    """Text -> its tokens as the encoder reads it, the pooled one included."""
     return lambda text: len(encoder.tokenizer.pooled(text))
 
 

@@ -142,6 +142,7 @@ def callees(instruction: Instruction) -> list[tuple[str, str]]:
 
 
 def op_name(instruction: Instruction) -> str:
+    """Where it comes from in the Python program; may be empty."""
     found = OP_NAME.search(instruction.rest)
     return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
 
