@@ -79,7 +79,7 @@ def step_metrics(
     return metrics | experience.metrics | {"time/step_s": step_s}
 
 
-def data_metrics(run: Run, step: int) -> dict[str, float]:
+def data_metrics(run: Run, step: int) -> dict[str, float | int]:
     """`data/*`: rows left out of the log; prompts and epochs up to this step."""
     prompts = (step + 1) * run.config.batch_size
     return {
