@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -369,7 +369,10 @@ def read_log(
                 f"read_log does not know {field} for name={name!r}"
                 + (f"; known are {', '.join(known)}" if known else "")
             )
-    chosen = lambda usual: {key: table_fields.get(key, usual[key]) for key in usual}
+
+    def chosen(usual: Mapping[str, str]) -> dict[str, str]:
+        return {key: table_fields.get(key, usual[key]) for key in usual}
+
     layout = table.Layout(**chosen(TABLE), columns=chosen(COLUMNS))
     read = functools.partial(table.read, layout=layout)
     try:
