@@ -149,7 +149,8 @@ def encoder(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
     )
 
     def terms(params: Any) -> list[Term]:
-        shapes = RowShapes(*inputs[0].shape, inputs[4].shape[1])
+        (num_rows, tokens), texts = inputs[0].shape, inputs[4].shape[1]
+        shapes = RowShapes(num_rows, tokens, texts)
         embed = scoring.make_embed(model.cfg, mesh, shapes, precision_of(config))
         vectors = sharding.to_host(embed(params, *device[:5]))
         users, items = np.split(vectors.reshape(-1, vectors.shape[-1])[inputs[5]], 2)
