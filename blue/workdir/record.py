@@ -6,6 +6,7 @@ Secrets are written neither there nor to the log.
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import re
 import subprocess
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 
 from blue.errors import UserError
 from blue.runtime import files
+from blue.workdir import renamed
 
 ROOT = Path(__file__).resolve().parents[2]  # of the clone
 PACKAGES = (
@@ -76,6 +78,12 @@ def save(config: ConfigDict, workdir: str) -> None:
                 f"--workdir={workdir}: cannot write config.json there: "
                 f"{error.strerror or error}"
             ) from error
+
+
+def load(workdir: str | os.PathLike[str]) -> ConfigDict:
+    """The config that the run in `workdir` wrote down, under the names of today."""
+    record = json.loads((Path(workdir) / "config.json").read_text("utf-8"))
+    return ConfigDict(renamed.with_new_names(record["config"]))
 
 
 def code() -> dict[str, str | None]:
