@@ -246,6 +246,18 @@ def test_python_can_be_read():
             ast.parse(block)
 
 
+def test_the_algorithm_box_is_the_loop():
+    """Every line of the box is a statement of the loop, in the same order."""
+    box = README[README.index("for step in loop:") :].partition("```")[0]
+    source = (ROOT / "blue/stages/train_profiler.py").read_text()
+    loops = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.For)]
+    (loop,) = [n for n in loops if ast.unparse(n.iter) == "loop"]
+    lines = iter(ast.unparse(loop).splitlines())
+    lines = (line.strip() for line in lines)
+    for statement in ast.parse(box).body[0].body:
+        assert ast.unparse(statement) in lines, ast.unparse(statement)
+
+
 # --- "Your own log", word for word
 
 OWN_LOG = PAGES["blue/data/README.md"]

@@ -53,9 +53,7 @@ def read(
     Raises:
       UserError: one line that names the file and what is wrong with it.
     """
-    folder, separator = Path(path), layout.separator.replace("\\t", "\t")
-    if any(character in '"\r\n' for character in separator):
-        raise UserError(f"data.separator={separator!r} cannot separate columns")
+    folder, separator = Path(path), _separator(layout)
     events, items = folder / layout.events, folder / layout.items
     columns, title_template, item_template = find_columns(
         events,
@@ -73,12 +71,8 @@ def read(
         lambda values: catalogue.add(values[0], dict(zip(wanted, values, strict=True))),
         max_bad_fraction,
     )
-    check_times(
-        events,
-        columns["timestamp"],
-        separator=separator,
-        max_bad_fraction=max_bad_fraction,
-    )
+    times = columns["timestamp"]
+    check_times(events, times, separator=separator, max_bad_fraction=max_bad_fraction)
     log_events = Events(catalogue)
     keys = [columns[key] for key in ("user_id", "item_id", "timestamp", "rating")]
     event_file = take_rows(
@@ -87,10 +81,13 @@ def read(
         lambda values: log_events.add(*values),
         max_bad_fraction,
     )
-    return make_log(
-        folder.resolve().name,
-        catalogue,
-        log_events,
-        item_files=[item_file],
-        event_files=[event_file],
-    )
+    files = {"item_files": [item_file], "event_files": [event_file]}
+    return make_log(folder.resolve().name, catalogue, log_events, **files)
+
+
+def _separator(layout: Layout) -> str:
+    """The separator as one or more characters. Raises `UserError`."""
+    separator = layout.separator.replace("\\t", "\t")
+    if any(character in '"\r\n' for character in separator):
+        raise UserError(f"data.separator={separator!r} cannot separate columns")
+    return separator
