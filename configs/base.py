@@ -8,8 +8,6 @@ the defaults of the framework the paper built on, or ours.
 
 from ml_collections import ConfigDict
 
-STAGES = ("encoder", "warm_start", "profiler", "write_profiles", "evaluate")
-
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The base config; `arg` is empty or "tiny" (two steps of tiny models)."""

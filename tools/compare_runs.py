@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.evaluation import metrics, protocols, report
-from blue.evaluation.cohort import choose_users, write_profiles
+from blue.evaluation.cohort import choose_cohort, write_profiles
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.profiler import load_profiler, make_generate
 from blue.sources.run import Run, open_run
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     config = read_config(given.runs[0])
     opened = open_run(config, given.runs[0])
     mesh, log, examples = opened.mesh, opened.log, opened.examples
-    cohort = choose_users(examples.test, log.titles, limit=given.users)
+    cohort = choose_cohort(examples.test, log.titles, limit=given.users)
     encoder = load_text_encoder(opened, config.encoder)
     table = load_item_table(encoder, log, given.runs[0])
     query_format = query_format_of(config, encoder)

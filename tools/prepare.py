@@ -175,7 +175,7 @@ def main(argv: Sequence[str]) -> int:
     blue_main.set_up_logging()
     try:
         config, workdir = settings.load(argv)
-        settings.check(config, list(blue_main.STAGES))
+        settings.check(config)
         print(run(config, workdir))
     except UserError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

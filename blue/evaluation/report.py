@@ -8,8 +8,9 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from blue.evaluation import panel
-from blue.evaluation.summary import HEADLINES, METRICS, PAIRS, RAW_METHODS
+from blue.evaluation import methods, panel
+from blue.evaluation.methods import HEADLINES, RECENT
+from blue.evaluation.summary import METRICS
 from blue.text.markdown import escape, markdown_table, summary_table
 
 STATISTICS = {
@@ -78,18 +79,6 @@ def difference_rows(
     ]
 
 
-def key_pairs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The differences shown for protocols after the first."""
-    trained = trained_method(result)
-    controls = ("popular", "constant", "pseudo_item", "mean_recent")
-    return [*PAIRS, *((trained, control) for control in controls)]
-
-
-def trained_method(result: Mapping[str, Any]) -> str:
-    """The method a reader asks about: the trained profile where there is one."""
-    return "blue" if "blue" in result["methods"] else "base"
-
-
 def detectable(differences: Sequence[Mapping[str, Any]], users: int) -> str:
     """A sentence: what differences of NDCG@10 this many users can show."""
     shown = [
@@ -126,10 +115,11 @@ def verdict(result: Mapping[str, Any], method: str, protocol: str) -> str:
 
     A win or a loss needs an interval clear of zero; everything else is undecided.
     """
+    raw = methods.of_group(methods.RAW)
     groups: dict[str, list[str]] = {"beats": [], "loses to": [], "undecided": []}
     for d in result["differences"]:
         key = (d["a"], d["protocol"], d["metric"])
-        if key == (method, protocol, "ndcg@10") and d["b"] in RAW_METHODS:
+        if key == (method, protocol, "ndcg@10") and d["b"] in raw:
             group = "undecided"
             if d["low"] > 0:
                 group = "beats"
@@ -177,13 +167,13 @@ def user_section(number: int, user: User) -> str:
 def strata_tables(strata: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """NDCG@10 of each method in each part of the rows, as a table and a sentence."""
     header = ["NDCG@10", *(f"{k} ({v['users']} users)" for k, v in strata.items())]
-    methods = next(iter(strata.values()))["methods"] if strata else {}
+    names = next(iter(strata.values()))["methods"] if strata else {}
     rows = [
         [
             method,
             *(interval(part["methods"][method]["ndcg@10"]) for part in strata.values()),
         ]
-        for method in methods
+        for method in names
     ]
     lines = [
         f"{name}: {detectable(part['differences'], part['users'])}"
@@ -223,7 +213,7 @@ def cold_start_header(curve: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
     """What a terminal shows: the first protocol, a line for each other, profiles."""
-    trained = trained_method(result)
+    trained = methods.trained(result["methods"])
     first, *more = result["protocols"]
     header = [first, *METRICS.values()]
     parts = [
@@ -233,7 +223,7 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
             ["difference", *METRICS.values(), "detectable"],
         ),
         protocol_sentence(result, first),
-        *(verdict(result, method, first) for method in (trained, f"10h+{trained}")),
+        *(verdict(result, form, first) for form in (trained, RECENT + trained)),
     ]
     lines = [headline(result, protocol) for protocol in more]
     if "transfer" in result:
@@ -263,7 +253,7 @@ def protocol_section(
     """One protocol of the page: methods, differences, what could be detected."""
     facts = result["protocols"][protocol]
     chance = ", ".join(f"{METRICS[k]} {facts['chance'][k]:.4f}" for k in METRICS)
-    pairs = None if all_pairs else key_pairs(result)
+    pairs = None if all_pairs else methods.key_pairs(result["methods"])
     notes = f" {facts['note']}" if facts.get("note") else ""
     parts = [
         f"## {title}",
@@ -336,13 +326,13 @@ def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:
         "detectable is the minimum detectable difference of NDCG@10 (80% power, "
         "two-sided 5%): smaller ones cannot be expected to show."
     )
-    trained = trained_method(result)
+    trained = methods.trained(result["methods"])
     for place, protocol in enumerate(result["protocols"]):
         parts += protocol_section(
             result, protocol, all_pairs=place == 0, title=protocol
         )
-        methods = (trained, f"10h+{trained}")
-        parts.append(" ".join(verdict(result, m, protocol) for m in methods))
+        forms = (trained, RECENT + trained)
+        parts.append(" ".join(verdict(result, form, protocol) for form in forms))
     parts += more_sections(result)
     parts += [
         "## Profiles",
@@ -368,11 +358,11 @@ def card_section(evaluation: Mapping[str, Any]) -> str:
     """The evaluation as a section of a model card, in Markdown."""
     protocol = next(iter(evaluation["protocols"]))
     header = ["ranked by", *METRICS.values()]
-    pairs = key_pairs(evaluation)
+    pairs = methods.key_pairs(evaluation["methods"])
     parts = [
         f"{evaluation['users']} test users of {escape(evaluation['dataset'])}, "
         f"never trained on; protocol {protocol}; mean and 95% interval over users. "
-        f"`{trained_method(evaluation)}` is the profiler of the same run.",
+        f"`{methods.trained(evaluation['methods'])}` is the profiler of the same run.",
         markdown_table(header, method_rows(evaluation, protocol)),
         "Differences on the same users:",
         markdown_table(

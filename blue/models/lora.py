@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from blue.models.decoder import DecoderConfig, Params
+from blue.models.tensor_names import MATRICES
 
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+TARGETS = MATRICES  # that may have adapters
 ADAPTERS = {f"{name}_{end}" for name in TARGETS for end in "ab"}
 
 

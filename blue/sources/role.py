@@ -30,9 +30,9 @@ from blue.sources.text import load_role_tokenizer
 from blue.text.tokenizer import Tokenizer
 from blue.workdir import startup
 from blue.workdir.checkpoints import Checkpoints
+from blue.workdir.stages import trained_by
 
 logger = logging.getLogger("blue")
-TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
 
 
 def role_seed(seed: int, role: str) -> int:
@@ -101,7 +101,7 @@ def load_role(
 
 def _tell_of_left_out(config: ConfigDict, role: str, workdir: str) -> None:
     """Warns where a stage that trained the role has finished and is left out."""
-    for stage in TRAINED_BY[role]:
+    for stage in trained_by(role):
         left_out = stage not in config.stages
         if left_out and stage_checkpoints(config, workdir, stage).finished():
             logger.warning(
@@ -154,8 +154,7 @@ def _earlier(config: ConfigDict, role: str, stage: str) -> list[str]:
     """Stages that train the role and run before `stage`, the latest first."""
     order = list(config.stages)
     limit = order.index(stage) if stage in order else len(order)
-    trained = [s for s in order[:limit] if s in TRAINED_BY[role] and s != stage]
-    return trained[::-1]
+    return [s for s in order[:limit] if s in trained_by(role) and s != stage][::-1]
 
 
 def add_adapters(

@@ -27,11 +27,6 @@ OWN_PROMPT = "@encoder"  # prompts.instruction that takes the checkpoint's own
 
 def templates_of(config: ConfigDict) -> Templates:
     """The wording of all prompts."""
-    if config.prompts.style not in TEMPLATES:
-        raise UserError(
-            f"prompts.style is {config.prompts.style!r}; known are "
-            f"{', '.join(sorted(TEMPLATES))}"
-        )
     return TEMPLATES[config.prompts.style]
 
 

@@ -19,7 +19,6 @@ from blue.data.batches import batch_indices
 from blue.data.examples import Split, history
 from blue.data.log import Log
 from blue.data.profiles import read_profiles
-from blue.errors import UserError
 from blue.inference import packing
 from blue.inference.pad import bucket_for
 from blue.runtime import programs, watchdog
@@ -41,7 +40,6 @@ from blue.training.loop import Loop, is_finished
 
 logger = logging.getLogger("blue")
 STAGE = "encoder"
-VIEWS = ("history_profile", "history", "profile", "items")
 FEW_ITEMS = 4  # titles, at most, in a query of view `items`
 PROFILE_HISTORY = 20  # newest items a template profile is written from
 
@@ -136,9 +134,6 @@ def run(config: ConfigDict, workdir: str) -> None:
     if is_finished(config, workdir, STAGE):
         return
     section = config.train_encoder
-    unknown = [v for v in section.queries if v not in VIEWS]
-    if unknown or not section.queries:
-        raise UserError(f"train_encoder.queries = {section.queries}: known are {VIEWS}")
     run = open_run(config, workdir)
     mesh, log = run.mesh, run.log
     check_divides(section.batch_size, "train_encoder.batch_size", mesh)

@@ -357,7 +357,7 @@ def make_validation(
     prompt_format: queries.PromptFormat,
 ) -> Callable[[Params], dict[str, float]]:
     """params -> `eval/*` on validation users, with one sample each."""
-    users = cohort.choose_users(
+    users = cohort.choose_cohort(
         examples.validation, log.titles, limit=config.evaluate.validation_users
     )
     generate = make_generate_with(

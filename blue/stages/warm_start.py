@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from blue.data.batches import batch_indices
 from blue.data.examples import Split, history
 from blue.data.log import Log
-from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference.pad import pad_left, pad_right
 from blue.rewards import judges
@@ -37,7 +36,6 @@ from blue.training.supervised import make_sft_update
 
 logger = logging.getLogger("blue")
 STAGE = "warm_start"
-TASKS = ("profile", "choice")
 PROFILE_HISTORY = 20  # newest items a template profile of task choice is written from
 
 
@@ -145,9 +143,6 @@ def run(config: ConfigDict, workdir: str) -> None:
     if is_finished(config, workdir, STAGE):
         return
     section = config.warm_start
-    unknown = [t for t in section.tasks if t not in TASKS]
-    if unknown or not section.tasks:
-        raise UserError(f"warm_start.tasks = {section.tasks}: known are {TASKS}")
     run = open_run(config, workdir)
     mesh, log = run.mesh, run.log
     check_divides(section.batch_size, "warm_start.batch_size", mesh)

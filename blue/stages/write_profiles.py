@@ -20,6 +20,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from blue.data.log import Log
+from blue.data.profiles import profile_row
 from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference.continuous import (
@@ -47,7 +48,7 @@ WINDOW = 2048  # users whose prompts are made, and ordered by length, at a time
 # --- users
 
 
-def choose_users(log: Log, path: str) -> tuple[Int[np.ndarray, " U"], list[str]]:
+def users_to_write(log: Log, path: str) -> tuple[Int[np.ndarray, " U"], list[str]]:
     """Users to write, as ascending indices of the log, and ids that it does not know.
 
     path: a file with one user id a line (a repeated one counts once); empty: all users
@@ -121,14 +122,7 @@ def describe(
 
 def to_line(user_id: str, profile: Profile, profiler: Model) -> bytes:
     """A user's line of profiles.jsonl."""
-    row = {
-        "user_id": user_id,
-        "profile": profile.text,
-        "num_tokens": profile.num_tokens,
-        "finished": profile.finished,
-        "step": profiler.step,
-        "model": profiler.name,
-    }
+    row = profile_row(user_id, *profile, step=profiler.step, model=profiler.name)
     # ASCII: no separator that some reader takes for a line end, no lone surrogate.
     return json.dumps(row).encode() + b"\n"
 
@@ -289,7 +283,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     log = run.log
     size = config.write_profiles.batch_size
     check_divides(size, "write_profiles.batch_size", run.mesh)
-    users, strangers = choose_users(log, config.write_profiles.users)
+    users, strangers = users_to_write(log, config.write_profiles.users)
     profiler = load_profiler(run, "trained") or load_profiler(run, "base")
     assert profiler is not None
     user_ids = [log.user_ids[user] for user in users]

@@ -8,7 +8,6 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from blue.errors import UserError
 from blue.models.decoder import Params
 from blue.runtime.programs import Program, compile_program, shardings_of
 from blue.runtime.sharding import abstract, param_shardings
@@ -30,10 +29,9 @@ def make_schedule(
     """Linear from 0 over `warmup_steps`, then "constant" or "cosine" to zero."""
     if kind == "constant":
         after = optax.constant_schedule(lr)
-    elif kind == "cosine":
-        after = optax.cosine_decay_schedule(lr, max(1, num_steps - warmup_steps))
     else:
-        raise UserError(f"lr_schedule is {kind!r}; known are 'constant' and 'cosine'")
+        assert kind == "cosine", kind
+        after = optax.cosine_decay_schedule(lr, max(1, num_steps - warmup_steps))
     warmup = optax.linear_schedule(0.0, lr, max(1, warmup_steps))
     return optax.join_schedules([warmup, after], [warmup_steps])
 

@@ -31,6 +31,7 @@ from blue.training.optimizers import (
 )
 from blue.workdir import bad_batches, record, resume
 from blue.workdir.checkpoints import Checkpoints
+from blue.workdir.stages import STAGES
 from blue.workdir.writer import Writer, has_lines, last_lines
 
 logger = logging.getLogger("blue")
@@ -57,16 +58,6 @@ def optimizer_of(
     return schedule, optimizer
 
 
-SIZES = {  # of each training stage: what may not change between its steps
-    "profiler": ("batch_size", "microbatch_size", "group_size"),
-    "encoder": ("train_encoder.batch_size", "train_encoder.queries"),
-    "warm_start": (
-        *("warm_start.batch_size", "warm_start.targets", "warm_start.tasks"),
-        "warm_start.choice_batch_size",
-    ),
-}
-
-
 def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str, Any]:
     """What every checkpoint of the stage keeps beside its state.
 
@@ -78,7 +69,7 @@ def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str
         model=shape,
         tokenizer=model.tokenizer.fingerprint,
         data=data,
-        fields=SIZES[stage],
+        fields=STAGES[stage].sizes,
         devices=jax.device_count(),
     )
     return {**kept, **adapters.note(model)}

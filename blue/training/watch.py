@@ -204,7 +204,7 @@ def show_projector(
 
     Coloured by kind; a user is a hash and the newest titles.
     """
-    users = cohort.choose_users(examples.validation, log.titles, limit=500)
+    users = cohort.choose_cohort(examples.validation, log.titles, limit=500)
     texts = [queries.recent_query(query_format, h) for h in users.histories]
     points = np.concatenate([items[:5000], embed(texts)])
     names = [hashed(log.user_ids[user], seed) for user in users.split.user[users.rows]]

@@ -16,6 +16,7 @@ from etils import epath
 from blue.errors import UserError
 from blue.models import families
 from blue.workdir.checkpoints import Checkpoints
+from blue.workdir.stages import STAGES
 
 logger = logging.getLogger("blue")
 
@@ -26,7 +27,6 @@ QUIET = (
     *("platform", "num_devices", "num_processes", "distributed."),
 )
 MESH = "mesh."
-TRAINING = ("encoder", "warm_start", "profiler")  # stages with checkpoints
 
 
 # --- what must be the same
@@ -142,7 +142,7 @@ def open_stages(mode: str, workdir: str, stages: Sequence[str]) -> None:
     scratch. never: refuses a workdir in which one of the stages has begun. step:<n>:
     goes back to that step of the one stage of the run. Raises `UserError`.
     """
-    training = [stage for stage in stages if stage in TRAINING]
+    training = [stage for stage in stages if STAGES[stage].trains]
     folders = {stage: epath.Path(workdir) / "checkpoints" / stage for stage in training}
     begun = {s: f for s, f in folders.items() if f.exists() and any(f.iterdir())}
     if mode == "never" and begun:

@@ -3,8 +3,10 @@
 import ast
 import io
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from blue.workdir.stages import STAGES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 COMMAND = (
@@ -18,14 +20,15 @@ EXIT_CODES = (
 )
 
 
-def text(stages: Mapping[str, str]) -> str:
-    """Usage, stages (name -> clause), configs, and all fields with their defaults."""
+def text() -> str:
+    """Usage, stages, configs, and all fields with their defaults."""
+    stages = ((name, stage.does) for name, stage in STAGES.items())
     parts = [
         f"usage: {COMMAND}",
         "Trains and evaluates language models that write user profiles. The same "
         "command goes on\nwhere a stopped run left off. :tiny is two steps of tiny "
         "models on made-up data.",
-        "stages, run in the order of --config.stages:\n" + _rows(stages.items()),
+        "stages, run in the order of --config.stages:\n" + _rows(stages),
         "configs:\n" + _rows(_configs()),
         f"exit codes: {EXIT_CODES}",
         "fields of configs/base.py with their defaults; [P]: a value of the paper:",
@@ -33,7 +36,7 @@ def text(stages: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n" + "\n".join(_fields()) + "\n"
 
 
-def _rows(pairs) -> str:
+def _rows(pairs: Iterable[tuple[str, str]]) -> str:
     pairs = list(pairs)
     width = max(len(name) for name, _ in pairs)
     return "\n".join(f"  {name:{width}}  {clause}" for name, clause in pairs)

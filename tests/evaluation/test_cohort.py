@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from blue.data.examples import history
 from blue.evaluation import cohort as cohorts
-from blue.evaluation import cold_start, metrics, summary
+from blue.evaluation import cold_start, methods, metrics
 from blue.text import queries
 from blue.text.templates import TEMPLATES
 from tests.helpers.small_world import make_split
@@ -27,26 +27,26 @@ def rolling():
 
 def test_a_limit_counts_users_and_keeps_all_their_rows():
     split = rolling()
-    everyone = cohorts.choose_users(split, TITLES, limit=0)
+    everyone = cohorts.choose_cohort(split, TITLES, limit=0)
     assert everyone.rows.tolist() == [0, 1, 2, 3, 4, 5]
     assert everyone.users.tolist() == [3, 3, 3, 5, 8, 8]
     assert everyone.histories[1] == ["item 0", "item 1"]
     assert everyone.candidates[2].tolist() == [4, 7, 7]
-    two = cohorts.choose_users(split, TITLES, limit=2)
+    two = cohorts.choose_cohort(split, TITLES, limit=2)
     assert two.users.tolist() == [3, 3, 3, 5]
-    assert cohorts.choose_users(split, TITLES, limit=99).rows.tolist() == [*range(6)]
+    assert cohorts.choose_cohort(split, TITLES, limit=99).rows.tolist() == [*range(6)]
 
 
 def test_chosen_users_are_spread_evenly():
     split = make_split([[0]] * 12, [1] * 12, [*range(12)], np.zeros((12, 1)))
-    few = cohorts.choose_users(split, TITLES, limit=4)
+    few = cohorts.choose_cohort(split, TITLES, limit=4)
     assert few.rows.tolist() == [0, 3, 6, 9]
     np.testing.assert_array_equal(few.example_ids, split.ids[few.rows])
 
 
 def test_newest_events_by_hand():
     split = rolling()
-    cohort = cohorts.choose_users(split, TITLES, limit=0)
+    cohort = cohorts.choose_cohort(split, TITLES, limit=0)
     two = cohorts.with_newest(cohort, TITLES, 2)
     assert two.rows.tolist() == [1, 2, 3, 5]
     assert two.histories == [
@@ -86,7 +86,7 @@ def test_curve_by_hand():
     split = make_split(
         [[1, 0], [2, 1], [0, 2]], [3, 4, 5], [0, 1, 2], [[4, 5], [3, 5], [3, 4]]
     )
-    cohort = cohorts.choose_users(split, titles, limit=0)
+    cohort = cohorts.choose_cohort(split, titles, limit=0)
     short = cold_start.cohorts(cohort, titles, (0, 1, 2))
 
     def embed(texts):
@@ -115,4 +115,4 @@ def test_curve_by_hand():
         metrics.mrr(np.array([1, 3, 3])).mean(), abs=0.1
     )
     pairs = [(d["a"], d["b"]) for d in points[1]["differences"]]
-    assert set(pairs) <= set(summary.HEADLINES) and ("blue", "base") in pairs
+    assert set(pairs) <= set(methods.HEADLINES) and ("blue", "base") in pairs

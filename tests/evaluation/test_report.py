@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from blue.evaluation import panel, report, summary
+from blue.evaluation import methods, panel, report, summary
 from blue.text import markdown
 from blue.text.markdown import escape
 from tests.evaluation.test_summary import find, make_ranked, make_scores, summarise
@@ -83,7 +83,7 @@ def test_page_holds_tables_sentences_and_users():
     rows += report.method_rows(result, "full")
     for line in rows:
         assert f"| {' | '.join(line)} |" in page
-    key = report.difference_rows(result, "full", report.key_pairs(result))
+    key = report.difference_rows(result, "full", methods.key_pairs(result["methods"]))
     rest = [row for row in report.difference_rows(result, "full") if row not in key]
     assert len(key) >= 6 and rest
     assert all(f"| {' | '.join(line)} |" in page for line in key)
@@ -133,10 +133,10 @@ def test_more_of_the_result_is_told_where_it_is_there():
     lengths = [5] * 100 + [30] * 100
     strata = summary.all_strata({"1+19": ranked}, counts, targets, lengths, **settings)
     facts = {"log_popularity": 1.25, "gini": 0.5, "coverage": 0.125}
-    methods, differences = summary.intervals_of(
+    by_method, differences = summary.intervals_of(
         ranked, [("blue", "base")], metric_names=["ndcg@10"], **settings
     )
-    point = {"events": 3, "users": 7, "targets": 9, "methods": methods}
+    point = {"events": 3, "users": 7, "targets": 9, "methods": by_method}
     result |= {
         "strata": strata,
         "recommended": {"blue": facts},

@@ -339,7 +339,7 @@ def run_stages(c, workdir):
 def test_a_function_trains_and_is_evaluated(module, tmp_path):
     c = foreign_config("function", f"{module}:embed")
     c.rewards.embedding.profile = 0.0  # one view only
-    settings.check(c, ("encoder", "warm_start", "profiler", "evaluate"))
+    settings.check(c)
     rows, result = run_stages(c, tmp_path / "run")
     assert [row["step"] for row in rows] == [0, 1]
     assert all(row["reward/embedding"] < 0 for row in rows)
@@ -372,11 +372,10 @@ def test_a_function_trains_and_is_evaluated(module, tmp_path):
 def test_what_a_foreign_encoder_cannot_do_is_told(fields, words):
     c = foreign_config("function", "m:f")
     c.warm_start.tie_to_encoder = False
-    known = ("encoder", "warm_start", "profiler", "evaluate")
-    settings.check(c, known)
+    settings.check(c)
     c.update_from_flattened_dict(fields)
     with pytest.raises(UserError, match=words) as error:
-        settings.check(c, known)
+        settings.check(c)
     assert "\n" not in str(error.value)
 
 

@@ -19,8 +19,8 @@ from blue.data import prepare as prepare_module
 from blue.data import synthetic
 from blue.data.examples import history
 from blue.errors import UserError
-from blue.evaluation import metrics, panel
-from blue.evaluation.cohort import choose_users
+from blue.evaluation import baselines, methods, metrics, panel
+from blue.evaluation.cohort import choose_cohort
 from blue.evaluation.judge import judge_accuracy
 from blue.evaluation.validation import validation_ndcg
 from blue.hub.model import Model
@@ -354,6 +354,25 @@ def test_other_methods_profiles_come_from_files(world, tmp_path):
         run_stage(world, tmp_path, **other)
 
 
+def test_a_method_is_added_by_a_row(world, tmp_path, monkeypatch):
+    """A ranker, and profiles by rule: differences, tables and the panel follow."""
+    newest = lambda given: [titles[-1] for titles in given.cohort.histories]
+    shelf = lambda given: baselines.popularity(given.examples.item_counts % 7)
+    rows = (
+        methods.Method("newest", profile=newest, shuffled=("",), group=methods.RIVAL),
+        methods.Method("shelf", ranker=shelf, group=methods.CONTROL, key=True),
+        methods.Method("nothing", profile=lambda given: None),
+    )
+    monkeypatch.setattr(methods, "METHODS", (*methods.METHODS, *rows))
+    result = run_stage(world, tmp_path, **{"evaluate.test_users": 12})
+    added = {"newest", "10h+newest", "shuffled_newest", "shelf"}
+    assert set(result["methods"]) == {*METHODS, *added}
+    assert find(result, "newest", "shuffled_newest") and find(result, "blue", "shelf")
+    assert find(result, "newest", "base") and find(result, "10h+blue", "10h+newest")
+    page = (tmp_path / "evaluation.md").read_text()
+    assert "| blue - shelf | " in page and "| shuffled_newest | " in page
+
+
 @pytest.mark.parametrize("name", ["base", "ease", "10h+x", "shuffled_x", "x_centred"])
 def test_other_methods_may_not_take_our_names(world, tmp_path, name):
     with pytest.raises(
@@ -481,14 +500,14 @@ def test_too_few_users_or_negatives_stop_before_models_load(world, tmp_path):
 def test_chosen_users_are_spread_evenly(world):
     log, examples, _ = world
     split = examples.test
-    everyone = choose_users(split, log.titles, limit=0)
+    everyone = choose_cohort(split, log.titles, limit=0)
     assert everyone.rows.tolist() == list(range(len(split.user)))
-    few = choose_users(split, log.titles, limit=4)
+    few = choose_cohort(split, log.titles, limit=4)
     assert np.diff(few.rows).tolist() == [len(split.user) // 4] * 3
     assert (few.candidates[:, 0] == split.next_item[few.rows]).all()
     assert (few.candidates[:, 1:] == split.negatives[few.rows]).all()
     assert few.histories[1] == everyone.histories[few.rows[1]]
-    more = choose_users(split, log.titles, limit=10**6)
+    more = choose_cohort(split, log.titles, limit=10**6)
     assert len(more.rows) == len(split.user)
 
 
@@ -510,7 +529,7 @@ def test_validation_is_the_mean_over_its_users(world):
         TEMPLATES["short"], "", 4, num_tokens(tokenizer), 99
     )
     prompt_format = queries.PromptFormat(TEMPLATES["short"], 8, tokenizer, 400)
-    cohort = choose_users(examples.validation, log.titles, limit=12)
+    cohort = choose_cohort(examples.validation, log.titles, limit=12)
     generate = make_generate(log, examples, tokenizer, "trained")
     table = embed(log.texts)
     values = validation_ndcg(
@@ -563,7 +582,7 @@ def test_reader_accuracy_says_when_it_is_no_result():
 
 def test_reader_reads_the_kind_of_text_it_knows(world):
     log, examples, _ = world
-    cohort = choose_users(examples.test, log.titles, limit=3)
+    cohort = choose_cohort(examples.test, log.titles, limit=3)
     config = base_config.get_config("tiny")
     config.rewards.choice.scoring = "likelihood"
     written = evaluate.history_profiles(config, cohort)

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from blue import main as main_module
 from blue.errors import NonFinite, Preempted, UserError
-from blue.main import STAGES, main
-from blue.workdir import record, settings
+from blue.main import main
+from blue.workdir import allowed, record, settings
+from blue.workdir.stages import STAGES, trained_by
 from configs import base
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +27,8 @@ def stages(monkeypatch):
 
         return SimpleNamespace(run=run)
 
-    for name, (file, _) in STAGES.items():
-        monkeypatch.setitem(sys.modules, f"blue.{file}", module(name))
+    for name, stage in STAGES.items():
+        monkeypatch.setitem(sys.modules, f"blue.stages.{stage.module}", module(name))
     return fake
 
 
@@ -136,6 +136,10 @@ def test_a_bug_keeps_its_traceback(capsys, tmp_path, stages):
         ("--config.train_encoder.queries=items,all", "queries is ('items', 'all')"),
         ("--config.stage=profilr", 'Did you mean "profiler"'),
         ("--config.stages=()", "stages is empty"),
+        ("--config.train_encoder.queries=()", "train_encoder.queries is empty"),
+        ("--config.warm_start.tasks=title", "is ('title',), must be one of profile"),
+        ("--config.prompts.style=long", "prompts.style is 'long', must be one of full"),
+        ("--config.lr_schedule=linear", "lr_schedule is 'linear', must be one of"),
         ("--config.evaluate.protocols=()", "evaluate.protocols is empty"),
         ("--config.evaluate.protocols=full,2+98", "is ('full', '2+98'), must be one"),
         ("--config.evaluate.cold_start=0,-1", "cold_start is (0, -1)"),
@@ -277,5 +281,30 @@ def test_secrets_are_redacted_and_tokens_of_text_are_not():
 
 
 def test_every_stage_module_exists():
-    for file, _ in main_module.STAGES.values():
-        assert (ROOT / "blue" / f"{file}.py").exists()
+    for stage in STAGES.values():
+        assert (ROOT / "blue" / "stages" / f"{stage.module}.py").exists()
+
+
+def test_the_table_says_what_each_stage_trains_and_may_not_change():
+    assert trained_by("profiler") == ["warm_start", "profiler"]
+    assert trained_by("encoder") == ["encoder"]
+    fields = dict(settings.leaves(base.get_config()))
+    for name, stage in STAGES.items():
+        assert bool(stage.trains) == bool(stage.sizes), name
+        assert set(stage.sizes) <= set(fields)
+
+
+def test_every_field_with_limits_exists_and_its_default_is_allowed():
+    fields = dict(settings.leaves(base.get_config()))
+    named = {*allowed.MAY_BE_MINUS_1, *allowed.ABOVE_ZERO, *allowed.BELOW_ONE}
+    named |= {*allowed.ONE_OF, *allowed.NOT_EMPTY}
+    for bounds in (allowed.AT_LEAST, allowed.AT_MOST):
+        named |= {name for names in bounds.values() for name in names}
+    assert named <= set(fields)
+    assert set(allowed.NOT_EMPTY) <= set(allowed.ONE_OF)
+
+
+def test_a_stage_that_only_compiles_runs_alone(capsys, tmp_path, stages):
+    code, (line,) = run(capsys, tmp_path, "--config.stages=plan,evaluate")
+    assert code == 2 and "'plan' among others: it runs alone" in line
+    assert not stages.ran

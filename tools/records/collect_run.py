@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # BLUE from this clone
 from blue.evaluation import report
-from blue.evaluation.cohort import choose_users
+from blue.evaluation.cohort import choose_cohort
 from blue.sources.data import load_examples, load_log
 from blue.text.markdown import escape, markdown_table
 from tools.records import thin_metrics
@@ -51,7 +51,7 @@ def users_page(run: Path) -> str:
     config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
     log = load_log(config, str(run))
     split = load_examples(config, log, str(run)).test
-    cohort = choose_users(split, log.titles, limit=config.evaluate.test_users)
+    cohort = choose_cohort(split, log.titles, limit=config.evaluate.test_users)
     written: dict[str, list[str]] = {}
     for row in read_lines(run / "evaluation_profiles.jsonl"):
         written.setdefault(row["method"], []).append(row["profile"])
