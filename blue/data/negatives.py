@@ -37,6 +37,7 @@ def draw_negatives(
 
 
 def check_candidates(held_out: Sequence[Split], num_pool: int, num: int) -> None:
+    """Raises `UserError` where a user held out has fewer than `num` candidates."""
     counts = [(split.negatives >= 0).sum(axis=1) for split in held_out]
     fewest = int(np.concatenate(counts).min(initial=num))
     if fewest < num:

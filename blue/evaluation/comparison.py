@@ -151,7 +151,7 @@ def rank_drawn(
 def rank_catalogue(
     given: Given, rankers: Sequence[Ranker], mesh: Mesh
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
-    """ "full" and the expected protocols in one pass, and what each method recommends.
+    """`full` and the expected protocols in one pass, and what each method recommends.
 
     The expected ones stand for negatives drawn uniformly or by popularity, with
     replacement, from what those protocols draw from.

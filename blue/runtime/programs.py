@@ -52,6 +52,7 @@ class Program:
             _pending.append(self._compiled)
 
     def __call__(self, *arguments: Any) -> Any:
+        """Run it; waits for the compilation first."""
         watchdog.beat()
         assert self._compiled, "only described"
         return self._compiled.result()(*arguments)

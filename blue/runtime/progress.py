@@ -79,5 +79,6 @@ def slices_with_progress(
 
 
 def duration(seconds: float) -> str:
+    """Seconds as 1:02:03."""
     minutes, s = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"

@@ -17,7 +17,7 @@ from blue.errors import UserError
 from blue.runtime import distributed, preemption
 from blue.workdir import startup
 
-_READERS = {  # of public data sets with fixed file names and columns
+READERS = {  # of public data sets with fixed file names and columns
     "movielens": movielens.read,
     "amazon_reviews_2023": amazon_reviews_2023.read,
     "google_local": google_local.read,
@@ -40,10 +40,10 @@ def load_log(config: ConfigDict, workdir: str) -> Log:
             separator=data.separator,
             columns=dict(data.columns),
         )
-    elif data.name in _READERS:
-        read = _READERS[data.name]
+    elif data.name in READERS:
+        read = READERS[data.name]
     else:
-        known = ", ".join(("synthetic", "table", *_READERS))
+        known = ", ".join(("synthetic", "table", *READERS))
         raise UserError(f"data.name is {data.name!r}; known are {known}")
     pseudo = ("data.pseudo_item_template", data.pseudo_item_template)
     columns = [data.category] * bool(data.category) + template_columns(*pseudo)

@@ -70,7 +70,7 @@ def load_role(
     dtype = config.dtype.params
     if directory:
         cfg = read_config(directory)  # before anything large is read
-        _check_vocabulary(cfg, tokenizer, section.checkpoint)
+        check_vocabulary(cfg, tokenizer, section.checkpoint)
         _tell_of_fsdp(cfg, mesh, dtype)
         cfg, params = load_decoder(
             directory, mesh, dtype=dtype, head=role == "profiler"
@@ -79,7 +79,7 @@ def load_role(
     cfg = families.preset(section.preset)
     if not section.tokenizer:  # random weights: the head fits the trained tokenizer
         cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
-    _check_vocabulary(cfg, tokenizer, section.preset)
+    check_vocabulary(cfg, tokenizer, section.preset)
     _tell_of_fsdp(cfg, mesh, dtype)
     for earlier in _earlier(config, role, stage):
         checkpoints = stage_checkpoints(config, run.workdir, earlier)
@@ -142,7 +142,8 @@ def find_checkpoint(config: ConfigDict, role: str) -> tuple[Source, str]:
     return source, layout.transformer
 
 
-def _check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
+def check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
+    """Raises `UserError` where the tokenizer has ids that the embedding lacks."""
     if tokenizer.vocab_size > cfg.vocab_size:
         raise UserError(
             f"{source}: its embedding has {cfg.vocab_size} rows and the tokenizer "

@@ -53,6 +53,7 @@ def own_query_format_of(config: ConfigDict, encoder: Model) -> queries.QueryForm
 
 
 def token_counter(encoder: Model) -> Callable[[str], int]:
+    """Text -> its tokens as the encoder reads it, the pooled one included."""
     return lambda text: len(encoder.tokenizer.pooled(text))
 
 

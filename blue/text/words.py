@@ -19,6 +19,7 @@ FUNCTION_WORDS = frozenset(
 
 @functools.lru_cache(maxsize=2**14)  # the same titles come with every user
 def word_set(title: str) -> frozenset[str]:
+    """The words of a title, without case."""
     return frozenset(word.casefold() for word in WORD.findall(make_safe(title)))
 
 

@@ -4,10 +4,12 @@
 on data, models or devices is checked by the stages.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import math
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from ml_collections.config_flags import config_flags
 from blue.errors import UserError
 from blue.workdir import allowed
 from blue.workdir.stages import STAGES
+from blue.workdir.usage import CONFIGS
 
 ROLES = ("profiler", "encoder")  # of models
 BUCKETS = {  # padded lengths -> the longest text they have to hold
@@ -69,13 +72,38 @@ def _load_file(argument: str) -> ConfigDict:
         raise UserError(f"--config={argument}: {path} is no .py file")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*[choice] if colon else [])
+        with _configs_importable(path):
+            spec.loader.exec_module(module)
+            config = module.get_config(*[choice] if colon else [])
     except Exception as error:  # a config is a program: anything may come out of it
-        raise UserError(f"--config={argument}: {_where(error, path)}") from error
+        told = f"--config={argument}: {_where(error, path)}"
+        name = error.name if isinstance(error, ImportError) else None
+        if (name or "").partition(".")[0] == "configs" and not CONFIGS.is_dir():
+            told += (
+                "; pip installs blue without its configs: put "
+                f"{Path(path).name} into the folder configs/ of a clone"
+            )
+        raise UserError(told) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={argument}: get_config() gave no ConfigDict")
     return config.lock()
+
+
+@contextlib.contextmanager
+def _configs_importable(path: str) -> Iterator[None]:
+    """Lets a config say `from configs import base`, wherever the command runs.
+
+    `configs` is the folder of that name that the config lies in, else the clone's.
+    """
+    before, folder = list(sys.path), Path(path).absolute().parent
+    if folder.name == CONFIGS.name:
+        sys.path.insert(0, str(folder.parent))
+    else:
+        sys.path.append(str(CONFIGS.parent))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _where(error: Exception, path: str) -> str:

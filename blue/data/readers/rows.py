@@ -29,6 +29,8 @@ _Binary = io.BufferedReader | gzip.GzipFile
 
 
 class Row(NamedTuple):
+    """The wanted columns of one row, or why it cannot be read."""
+
     line: int  # in the file, from 1; a Parquet file's row number
     values: list  # one for each wanted column, None where there is none
     reason: str = ""  # what is wrong with the row; `values` is then all None
