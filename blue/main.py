@@ -2,8 +2,13 @@
 
     python -m blue.main --config=configs/NAME.py[:tiny] --workdir=DIR [--config.F=V ...]
 
-Exit codes: 0 done; 2 the user's mistake, told in one line; 70 non-finite numbers; 71 a
-hang; 75 preempted or another process lost, to be started again; 130 interrupted.
+Exit codes:
+    0    done
+    2    the user's mistake, told in one line
+    70   numbers that are not finite
+    71   a hang
+    75   preempted, or another process lost: start it again
+    130  interrupted
 Anything else keeps its traceback.
 """
 

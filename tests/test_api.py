@@ -23,8 +23,9 @@ from blue.hub.recipe import EncoderRecipe, ProfilerRecipe
 from blue.inference.generate import Profile
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_log
-from blue.sources.encoder import own_encoder
-from blue.sources.profiler import load_encoder, load_profiler_base, make_generate_with
+from blue.sources.encoder import load_encoder, own_encoder
+from blue.sources.profiler import load_profiler_base, make_generate_with
+from blue.sources.run import open_run
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.stages import train_encoder, warm_start, write_profiles
 from blue.text import prompts, queries
@@ -154,9 +155,9 @@ def test_profiles_are_those_of_the_generator(run, profiler):
     """Same parameters, prompts, stage, seed and keys: the same profiles."""
     config = make_config()
     config.profiler.checkpoint = str(run / "export/profiler")
-    log = load_log(config, str(run))
-    mesh = make_mesh(1, -1, 1)
-    model = load_profiler_base(config, log, str(run), mesh, stage="evaluate")
+    opened = open_run(config, str(run))
+    mesh = opened.mesh
+    model = load_profiler_base(opened, stage="evaluate")
     ratings = [[4.5, math.nan, 1.0], [3.0], []]
     of = prompt_format_of(config, model)
     ids = [

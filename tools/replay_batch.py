@@ -24,18 +24,20 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.errors import UserError
 from blue.inference import scoring
+from blue.inference.packing import RowShapes
 from blue.models import lora
 from blue.models.params import shapes_of
 from blue.runtime import sharding
+from blue.runtime.shapes import Shapes
 from blue.sources import adapters
 from blue.sources.data import load_log
 from blue.sources.encoder import load_encoder
 from blue.sources.profiler import load_profiler_base
-from blue.sources.role import add_adapters, stage_checkpoints
+from blue.sources.role import add_adapters, precision_of, stage_checkpoints
 from blue.training import optimizers, session
 from blue.training.contrastive import contrastive_gradients
 from blue.training.optimizers import apply_gradients, non_finite_leaves
-from blue.training.policy import UpdateBatch, grpo_gradients
+from blue.training.policy import Objective, UpdateBatch, grpo_gradients
 from blue.training.supervised import sft_gradients
 from blue.workdir import bad_batches
 
@@ -71,16 +73,16 @@ def profiler(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     batch = UpdateBatch(*(kept[f] for f in UpdateBatch._fields))
     device = sharding.put(batch, sharding.by_batch(mesh))
     B, G, C = batch.tokens.shape
+    temperature, precision = config.sampling_temperature, precision_of(config)
     gradients = grpo_gradients(
-        model.cfg, mesh, batch_size=B, microbatch_size=config.microbatch_size,
-        temperature=config.sampling_temperature, clip_eps=config.clip_eps,
-        kl_coef=config.kl_coef, dtype=config.dtype.compute, remat=config.remat,
+        model.cfg, mesh, precision,
+        Objective(temperature, config.clip_eps, config.kl_coef),
+        batch=B, microbatch=config.microbatch_size,
     )  # fmt: skip
+    shapes = Shapes(B, batch.prompt.shape[1], G, C)
     logprobs = scoring.make_completion_logprobs(
-        model.cfg, mesh, batch_size=B, prompt_tokens=batch.prompt.shape[1],
-        group_size=G, max_tokens=C, temperature=config.sampling_temperature,
-        params_dtype=config.dtype.params, dtype=config.dtype.compute,
-    )  # fmt: skip
+        model.cfg, mesh, shapes, precision, temperature=temperature
+    )
 
     def loss_and_gradients(trained: Any, frozen: Any, b: Any) -> tuple[Any, Any]:
         grads, sums, tokens = gradients(trained, frozen, b)
@@ -112,14 +114,11 @@ def profiler(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
 def warm_start(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     batch = tuple(kept[f"input_{n}"] for n in range(4))
     prompt, prompt_mask, tokens, mask = sharding.put(batch, sharding.by_batch(mesh))
-    gradients = sft_gradients(
-        model.cfg, mesh, dtype=config.dtype.compute, remat=config.remat
-    )
+    gradients = sft_gradients(model.cfg, mesh, precision_of(config))
+    shapes = Shapes(*prompt.shape, *tokens.shape[1:])
     logprobs = scoring.make_completion_logprobs(
-        model.cfg, mesh, batch_size=len(batch[0]), prompt_tokens=prompt.shape[1],
-        group_size=tokens.shape[1], max_tokens=tokens.shape[2], temperature=1.0,
-        params_dtype=config.dtype.params, dtype=config.dtype.compute,
-    )  # fmt: skip
+        model.cfg, mesh, shapes, precision_of(config), temperature=1.0
+    )
 
     def terms(params: Any) -> list[Term]:
         current = logprobs(params, prompt, prompt_mask, tokens)
@@ -140,16 +139,14 @@ def encoder(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     inputs = [kept[f"input_{n}"] for n in range(7)]  # packed rows, places, item ids
     device = sharding.put(tuple(inputs), sharding.by_batch(mesh))
     gradients = contrastive_gradients(
-        model.cfg, similarity_temperature=section.similarity_temperature,
-        dtype=config.dtype.compute, remat=config.remat,
-    )  # fmt: skip
+        model.cfg,
+        precision_of(config),
+        similarity_temperature=section.similarity_temperature,
+    )
 
     def terms(params: Any) -> list[Term]:
-        (num_rows, tokens), texts = inputs[0].shape, inputs[4].shape[1]
-        embed = scoring.make_embed(
-            model.cfg, mesh, batch_size=num_rows, tokens=tokens, texts=texts,
-            params_dtype=config.dtype.params, dtype=config.dtype.compute,
-        )  # fmt: skip
+        shapes = RowShapes(*inputs[0].shape, inputs[4].shape[1])
+        embed = scoring.make_embed(model.cfg, mesh, shapes, precision_of(config))
         vectors = sharding.to_host(embed(params, *device[:5]))
         users, items = np.split(vectors.reshape(-1, vectors.shape[-1])[inputs[5]], 2)
         found = (("vector of the user's text", users), ("vector of the item", items))

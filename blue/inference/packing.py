@@ -31,6 +31,14 @@ class Rows(NamedTuple):
     used: int  # slots with a token
 
 
+class RowShapes(NamedTuple):
+    """Sizes of `Rows` as a program takes them."""
+
+    rows: int  # R
+    tokens: int  # T
+    texts: int  # S
+
+
 class _Texts(NamedTuple):
     """Texts in order of length, and their families."""
 
@@ -55,6 +63,11 @@ class _Plan(NamedTuple):
 def texts_a_row(length: int) -> int:
     """S: most texts in a row of so many slots."""
     return max(16, length // 16)
+
+
+def row_shapes(rows: int, length: int) -> RowShapes:
+    """Sizes of the batches that `pack` makes: `rows` rows of `length` slots."""
+    return RowShapes(rows, length, texts_a_row(length))
 
 
 def pack(

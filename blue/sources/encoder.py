@@ -17,11 +17,13 @@ from blue.data.log import Log
 from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference import foreign
-from blue.inference.embed import TextEncoder, make_embedder
+from blue.inference.embed import TextEncoder, make_embed_programs, make_embedder
+from blue.models.decoder import DecoderConfig
 from blue.models.encoder import architecture
 from blue.runtime import distributed
+from blue.runtime.programs import Program
 from blue.runtime.progress import slices_with_progress
-from blue.sources.role import check_divides, load_role
+from blue.sources.role import check_divides, load_role, precision_of
 from blue.sources.run import Run
 from blue.sources.text import own_query_prompt, token_counter
 from blue.workdir.checkpoints import fingerprint
@@ -68,6 +70,19 @@ def load_text_encoder(
     return own_encoder(config, load_encoder(run, stage=stage), run.mesh)
 
 
+def own_encoder_programs(
+    config: ConfigDict, cfg: DecoderConfig, mesh: Mesh
+) -> dict[int, Program]:
+    """Our own encoder's programs, by the length of their rows."""
+    return make_embed_programs(
+        cfg,
+        mesh,
+        precision_of(config),
+        lengths=encoder_buckets(config),
+        batch_size=config.encoder.batch_size,
+    )
+
+
 def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
     """Our own encoder, compiled for the devices of `mesh`."""
     check_divides(config.encoder.batch_size, "encoder.batch_size", mesh)
@@ -76,11 +91,9 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         encoder.cfg,
         encoder.tokenizer,
         mesh,
-        lengths=encoder_buckets(config),
+        own_encoder_programs(config, encoder.cfg, mesh),
         max_tokens=max_tokens,
         batch_size=config.encoder.batch_size,
-        params_dtype=config.dtype.params,
-        dtype=config.dtype.compute,
     )
     weights, tokenizer = fingerprint(encoder.params), encoder.tokenizer.fingerprint
     return TextEncoder(

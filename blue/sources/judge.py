@@ -9,28 +9,39 @@ from ml_collections import ConfigDict
 
 from blue.hub.model import Model
 from blue.rewards import judges
+from blue.runtime.shapes import Shapes
+from blue.sources.role import precision_of
 from blue.sources.text import templates_of
+
+
+def choice_shapes(config: ConfigDict, batch_size: int) -> Shapes:
+    """Questions a call, their tokens, options of each, tokens of an option."""
+    choice = config.rewards.choice
+    return Shapes(
+        batch_size,
+        choice.max_prompt_tokens,
+        choice.num_options,
+        choice.max_option_tokens,
+    )
+
+
+def questions_at_a_time(config: ConfigDict) -> int:
+    """Of a training step: about G profiles of each user of a micro-batch, and none."""
+    return (config.microbatch_size or config.batch_size) * (config.group_size + 1)
 
 
 def make_choice(
     config: ConfigDict, reader: Model, mesh: Mesh, *, batch_size: int
 ) -> Callable[..., np.ndarray]:
     """(reader params, profiles, options of each) -> scores [n, options]."""
-    choice = config.rewards.choice
     return judges.make_choice_scorer(
         reader.cfg,
         reader.tokenizer,
         templates_of(config),
         mesh,
-        scoring=choice.scoring,
-        shapes=judges.ChoiceShapes(
-            batch_size=batch_size,
-            num_options=choice.num_options,
-            prompt_tokens=choice.max_prompt_tokens,
-            option_tokens=choice.max_option_tokens,
-        ),
-        params_dtype=config.dtype.params,
-        dtype=config.dtype.compute,
+        scoring=config.rewards.choice.scoring,
+        shapes=choice_shapes(config, batch_size),
+        precision=precision_of(config),
     )
 
 

@@ -23,6 +23,7 @@ from blue.hub.source import Source, fetch
 from blue.models import families
 from blue.models.decoder import DecoderConfig, Lora
 from blue.models.params import abstract_params, make_init
+from blue.runtime.shapes import Precision
 from blue.runtime.sharding import batch_shards, dividing_fsdp, put, replicated
 from blue.sources import adapters
 from blue.sources.run import Run
@@ -33,6 +34,11 @@ from blue.workdir.checkpoints import Checkpoints
 from blue.workdir.stages import trained_by
 
 logger = logging.getLogger("blue")
+
+
+def precision_of(config: ConfigDict) -> Precision:
+    """The number types of all programs of a run."""
+    return Precision(config.dtype.params, config.dtype.compute, config.remat)
 
 
 def role_seed(seed: int, role: str) -> int:

@@ -1,11 +1,10 @@
 """Evaluation: do the profiles help to find the next item of users never trained on?
 
-Stage `evaluate`. Every method turns a test user into one query; the encoder ranks the
-next item, among stored negatives (BLUE, https://arxiv.org/abs/2605.06981, section
-"Evaluation": 99 of them) and under the other protocols of `protocols`. Beside the
-trained profiles stand the untrained ones, raw history, rankers and profiles without a
-model, and other users' profiles, all with intervals over users.
-Training stages call `validation_ndcg`.
+Stage `evaluate`. Every method of `methods` turns a test user into a ranking, and every
+protocol of `protocols` says among which items the next one is ranked. The first is
+BLUE's, https://arxiv.org/abs/2605.06981, section "Evaluation": 99 stored negatives.
+Trained profiles stand beside untrained ones, raw history, rankers and profiles without
+a model, and other users' profiles. All numbers have intervals over users.
 """
 
 import functools
@@ -87,12 +86,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     compared, space = compare(run, subjects.cohort, profiles)
     statistics = profile_statistics(run, subjects.cohort, profiles, space, compared)
     for method, by in written.items():
-        statistics[method]["finished"] = float(
-            np.mean([p.finished for p in by.profiles])
-        )
-        statistics[method]["tokens"] = float(
-            np.mean([p.num_tokens for p in by.profiles])
-        )
+        found = statistics[method]
+        found["finished"] = float(np.mean([p.finished for p in by.profiles]))
+        found["tokens"] = float(np.mean([p.num_tokens for p in by.profiles]))
     result = {
         "dataset": run.log.name,
         "users": len({*subjects.user_ids}),
@@ -194,7 +190,8 @@ def write_with_profilers(
             profiler.name,
             fingerprint(profiler.params),
         )
-        if judge is None or config.rewards.choice.reader == "policy":
+        policy = method.name == methods.TRAINED
+        if judge is None or (policy and config.rewards.choice.reader == "policy"):
             judge = profiler
     assert judge is not None, "there is always a base profiler"
     return written, judge

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ GIB = 2**30
 class Part(NamedTuple):
     """One program of a plan."""
 
-    build: Callable[[], Program]
+    program: Program  # described, not compiled
     formula: float  # FLOPs of one call, the whole machine's
     uses: tuple[str, ...]  # resident arrays among its arguments
     phase: str  # of the profiler's stage; empty: of another
@@ -61,7 +61,7 @@ def compile_all(parts: Mapping[str, Part]) -> dict[str, Compiled]:
 def compile_part(part: Part) -> Compiled:
     """FLOPs, bytes and collectives are read from the compiled program's text: the
     compiler's own counts take the body of a loop once."""
-    program = part.build()
+    program = part.program
     try:
         compiled = program.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -9,7 +9,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -23,9 +23,7 @@ from blue.errors import UserError
 from blue.evaluation import cohort
 from blue.evaluation.validation import validation_ndcg
 from blue.hub.model import Model
-from blue.inference import sampling, scoring
 from blue.inference.embed import Embed
-from blue.inference.rollout import Rollout
 from blue.models.decoder import Params
 from blue.rewards import program
 from blue.rewards.experience import Experience, make_batch, read, score, write
@@ -33,27 +31,20 @@ from blue.rewards.functions import RewardInputs
 from blue.runtime import programs, watchdog
 from blue.runtime.sharding import no_hidden_transfers
 from blue.sources.encoder import load_item_table, load_text_encoder
-from blue.sources.judge import make_choice
+from blue.sources.judge import make_choice, questions_at_a_time
 from blue.sources.profiler import load_profiler_base, make_generate_with
 from blue.sources.role import add_adapters, check_divides, stage_id
 from blue.sources.run import open_run
 from blue.sources.text import prompt_format_of, query_format_of
+from blue.stages.step_programs import profiler_programs
 from blue.text import queries
 from blue.training import session, watch
 from blue.training.loop import Loop, is_finished
-from blue.training.policy import UpdateBatch, make_update
+from blue.training.policy import UpdateBatch
 
 logger = logging.getLogger("blue")
 STAGE = "profiler"
 PROGRESS = ("reward/total", "policy/kl", "policy/entropy", "rollout/truncated")
-
-
-class StepPrograms(NamedTuple):
-    """The compiled programs of a step, by prompt bucket."""
-
-    sample: dict[int, Callable[..., Rollout]]
-    reference: dict[int, programs.Program]
-    update: dict[int, programs.Program]
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -74,17 +65,13 @@ def run(config: ConfigDict, workdir: str) -> None:
     logger.info("profiler: %s; encoder: %s", base.name, encoder.name)
 
     # --- programs: all of them are compiled before the first step
-    schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
-    run_on = build_programs(config, base, policy, mesh, optimizer, schedule)
+    _, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
+    ends = {"end_ids": base.tokenizer.end_ids, "pad_id": base.tokenizer.pad_id}
+    run_on = profiler_programs(config, policy.cfg, mesh, config.prompt_buckets, **ends)
     views = config.rewards.embedding
     write_profiles = functools.partial(
         write,
-        relayout=sampling.make_relayout(
-            policy.cfg,
-            mesh,
-            params_dtype=config.dtype.params,
-            dtype=config.dtype.compute,
-        ),
+        relayout=run_on.relayout,
         sample=run_on.sample,
         pad_id=base.tokenizer.pad_id,
         seed=config.seed,
@@ -106,8 +93,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             config,
             base if frozen_reader else policy,
             mesh,
-            batch_size=(config.microbatch_size or config.batch_size)
-            * (config.group_size + 1),
+            batch_size=questions_at_a_time(config),
         ),
         items=items,
         titles=log.titles,
@@ -263,59 +249,6 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"max_prompt_tokens = {config.max_prompt_tokens} is more than the largest "
             f"of prompt_buckets = {config.prompt_buckets}"
         )
-
-
-def build_programs(
-    config: ConfigDict,
-    base: Model,
-    policy: Model,
-    mesh: Mesh,
-    optimizer: Any,
-    schedule: Any,
-) -> StepPrograms:
-    """Compiles sampling, reference pass and update for every prompt bucket.
-
-    Adapters are the update's alone: what samples has them merged.
-    """
-    tokenizer, out = base.tokenizer, StepPrograms({}, {}, {})
-    for bucket in config.prompt_buckets:
-        sizes = {
-            "batch_size": config.batch_size,
-            "prompt_tokens": bucket,
-            "group_size": config.group_size,
-            "max_tokens": config.max_completion_tokens,
-            "temperature": config.sampling_temperature,
-            "dtype": config.dtype.compute,
-        }
-        out.sample[bucket] = sampling.make_sample(
-            base.cfg,
-            mesh,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            end_ids=tuple(tokenizer.end_ids),
-            pad_id=tokenizer.pad_id,
-            **sizes,
-        )
-        out.reference[bucket] = scoring.make_completion_logprobs(
-            base.cfg,
-            mesh,
-            params_dtype=config.dtype.params,
-            microbatch_size=config.microbatch_size,
-            **sizes,
-        )
-        out.update[bucket] = make_update(
-            policy.cfg,
-            mesh,
-            optimizer,
-            schedule,
-            microbatch_size=config.microbatch_size,
-            clip_eps=config.clip_eps,
-            kl_coef=config.kl_coef,
-            params_dtype=config.dtype.params,
-            remat=config.remat,
-            **sizes,
-        )
-    return out
 
 
 def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:

@@ -22,17 +22,18 @@ from blue.hub.model import Model
 from blue.inference.pad import pad_left, pad_right
 from blue.rewards import judges
 from blue.runtime import programs, watchdog
+from blue.runtime.shapes import Shapes
 from blue.runtime.sharding import by_batch, no_hidden_transfers, put
 from blue.sources.profiler import load_profiler_base
 from blue.sources.role import add_adapters, check_divides, stage_id
 from blue.sources.run import open_run
 from blue.sources.text import prompt_format_of
+from blue.stages.step_programs import warm_start_programs, warm_start_shapes
 from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile
 from blue.text.templates import Templates
 from blue.training import session
 from blue.training.loop import Loop, is_finished
-from blue.training.supervised import make_sft_update
 
 logger = logging.getLogger("blue")
 STAGE = "warm_start"
@@ -73,13 +74,12 @@ def profile_batch(
     log: Log,
     model: Model,
     prompt_format: queries.PromptFormat,
+    shapes: Shapes,
     *,
-    targets: int,
     num_items: int,
-    max_tokens: int,
     rng: np.random.Generator,
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Prompts [B] and `targets` template profiles of each, B * targets."""
+    """Prompts [B] and G template profiles of each, B * G."""
     rows, goals = [], []
     for row in indices:
         items, ratings, _ = random_prefix(
@@ -95,14 +95,14 @@ def profile_batch(
             max_tokens=prompt_format.max_tokens,
         )
         rows.append(ids)
-        for _ in range(targets):
+        for _ in range(shapes.group):
             goals.append(
                 short_profile(
                     prompt_format.templates,
                     titles,
                     model,
                     num_items=num_items,
-                    max_tokens=max_tokens,
+                    max_tokens=shapes.completion,
                     rng=rng,
                 )
             )
@@ -115,10 +115,9 @@ def choice_batch(
     log: Log,
     model: Model,
     templates: Templates,
+    shapes: Shapes,
     *,
     num_items: int,
-    prompt_tokens: int,
-    title_tokens: int,
     rng: np.random.Generator,
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Title questions [B] about template profiles, and the titles taken next [B].
@@ -132,9 +131,9 @@ def choice_batch(
         profile = template_profile(templates, titles, num_items=num_items, rng=rng)
         profile = "" if rng.random() < 1 / 8 else profile
         make = lambda p: prompts.title_message(templates, p)
-        rows.append(judges.fit_message(model.tokenizer, make, profile, prompt_tokens))
+        rows.append(judges.fit_message(model.tokenizer, make, profile, shapes.prompt))
         title = log.titles[next_item]
-        goals.append(judges.title_target(model.tokenizer, title, title_tokens))
+        goals.append(judges.title_target(model.tokenizer, title, shapes.completion))
     return rows, goals
 
 
@@ -153,46 +152,19 @@ def run(config: ConfigDict, workdir: str) -> None:
     model = add_adapters(config, "profiler", model, mesh, stage=STAGE)
     logger.info("profiler: %s", model.name)
 
-    schedule, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
+    _, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
     prompt_format = prompt_format_of(config, model)
-    choice = config.rewards.choice
-    shapes = {  # of a task's batch: rows, prompt tokens, targets a row, target tokens
-        "profile": (
-            section.batch_size,
-            config.max_prompt_tokens,
-            section.targets,
-            config.max_completion_tokens,
-        ),
-        "choice": (
-            section.choice_batch_size,
-            choice.max_prompt_tokens,
-            1,
-            choice.max_option_tokens,
-        ),
-    }
-    steps = {
-        task: make_sft_update(
-            model.cfg,
-            mesh,
-            optimizer,
-            schedule,
-            batch_size=shapes[task][0],
-            prompt_tokens=shapes[task][1],
-            targets=shapes[task][2],
-            target_tokens=shapes[task][3],
-            params_dtype=config.dtype.params,
-            dtype=config.dtype.compute,
-            remat=config.remat,
-        )
-        for task in dict.fromkeys(section.tasks)
-    }
+    shapes = warm_start_shapes(config)
+    steps = warm_start_programs(config, model.cfg, mesh)
 
     def next_step(step: int) -> tuple[programs.Program, tuple]:
         task = section.tasks[step % len(section.tasks)]
-        B, P, G, C = shapes[task]
         rng = np.random.default_rng([config.seed, stage_id(STAGE), step])
         indices = batch_indices(
-            len(examples.train.user), batch_size=B, seed=config.seed, step=step
+            len(examples.train.user),
+            batch_size=shapes[task].batch,
+            seed=config.seed,
+            step=step,
         )
         if task == "profile":
             rows, goals = profile_batch(
@@ -201,9 +173,8 @@ def run(config: ConfigDict, workdir: str) -> None:
                 log,
                 model,
                 prompt_format,
-                targets=G,
+                shapes[task],
                 num_items=section.profile_items,
-                max_tokens=C,
                 rng=rng,
             )
         else:
@@ -213,9 +184,8 @@ def run(config: ConfigDict, workdir: str) -> None:
                 log,
                 model,
                 prompt_format.templates,
+                shapes[task],
                 num_items=section.profile_items,
-                prompt_tokens=P,
-                title_tokens=C,
                 rng=rng,
             )
         batch = to_batch(rows, goals, shapes[task], model.tokenizer.pad_id, mesh)
@@ -239,7 +209,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 def to_batch(
     rows: list[list[int]],
     goals: list[list[int]],
-    shape: tuple[int, int, int, int],
+    shape: Shapes,
     pad_id: int,
     mesh: Mesh,
 ) -> tuple:

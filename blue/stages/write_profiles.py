@@ -32,9 +32,10 @@ from blue.inference.continuous import (
 from blue.inference.generate import Profile
 from blue.runtime import distributed, preemption, programs, watchdog
 from blue.runtime.progress import Progress
+from blue.runtime.shapes import Shapes
 from blue.runtime.sharding import batch_shards
 from blue.sources.profiler import load_profiler
-from blue.sources.role import check_divides, stage_id
+from blue.sources.role import check_divides, precision_of, stage_id
 from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, templates_of
 from blue.text import queries
@@ -195,19 +196,17 @@ def make_write(
     few = max(num_users // 4 // shards, 1) * shards
     size = min(config.write_profiles.batch_size, few)
     least = len(queries.profile_prompt(prompt_format, [], [], []))
+    refill_size = max(size // 8 // shards, 1) * shards
+    lengths = prompt_lengths(least, config.max_prompt_tokens)
     return make_profile_writer(
         profiler.cfg,
         profiler.tokenizer,
         mesh,
-        batch_size=size,
-        refill_size=max(size // 8 // shards, 1) * shards,
-        lengths=prompt_lengths(least, config.max_prompt_tokens),
-        max_tokens=config.max_completion_tokens,
+        Shapes(size, max(lengths), 1, config.max_completion_tokens),
+        precision_of(config),
+        refills=[Shapes(refill_size, length) for length in lengths],
         temperature=config.evaluate.sampling_temperature,
-        seed=config.seed,
-        stage_id=stage_id(STAGE),
-        params_dtype=config.dtype.params,
-        dtype=config.dtype.compute,
+        key=(config.seed, stage_id(STAGE)),
     )
 
 

@@ -28,7 +28,7 @@ from blue.runtime import preemption, programs, tracing, watchdog
 from blue.runtime.sharding import to_host
 from blue.sources.role import stage_checkpoints
 from blue.sources.run import Run
-from blue.training import alarms, session
+from blue.training import session
 from blue.workdir.writer import Writer
 
 logger = logging.getLogger("blue")
@@ -130,7 +130,9 @@ class Loop:
         if best is None or value > best["value"] or best["step"] >= done:
             self._checkpoints.save_best(done, self.state.params, self._note, value)
 
-    def report(self, metrics: alarms.Metrics, *, shown: Sequence[str]) -> None:
+    def report(
+        self, metrics: Mapping[str, float | int], *, shown: Sequence[str]
+    ) -> None:
         """Ends a step: logs its metrics, those `shown` also on the console, and saves.
 
         Raises `Preempted` once the checkpoint of a preempted run is saved.

@@ -25,6 +25,7 @@ from blue.models.decoder import DecoderConfig
 from blue.rewards.advantages import ZERO_STD
 from blue.rewards.experience import Batch, Experience
 from blue.runtime import programs
+from blue.runtime.shapes import Shapes
 from blue.text import queries
 from blue.text.markdown import summary_table
 from blue.training.step_metrics import reward_metrics, rollout_metrics, speed_metrics
@@ -99,17 +100,17 @@ def flops_per_step(
     """What the profiler's programs compute in one step: sampling as far as the longest
     completion, reference pass and update, padding and recomputed layers included. The
     encoder and the reader are left out."""
-    sizes = {
-        "B": config.batch_size,
-        "G": config.group_size,
-        "P": prompt_tokens,
-        "C": config.max_completion_tokens,
-        "tiles": platform_here() == "tpu",
-    }
+    shapes = Shapes(
+        config.batch_size,
+        prompt_tokens,
+        config.group_size,
+        config.max_completion_tokens,
+    )
+    tiles = platform_here() == "tpu"
     return (
-        flops.rollout(cfg, **sizes, steps=decode_steps)
-        + flops.reference(cfg, **sizes)
-        + flops.update(cfg, **sizes, remat=config.remat)
+        flops.rollout(cfg, shapes, steps=decode_steps, tiles=tiles)
+        + flops.reference(cfg, shapes, tiles=tiles)
+        + flops.update(cfg, shapes, remat=config.remat, tiles=tiles)
     )
 
 

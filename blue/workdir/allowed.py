@@ -1,8 +1,8 @@
 """What a field of the config may be, by name.
 
 `settings.check` refuses every other value before jax is loaded, so nothing here may
-import jax, and no module checks a field of these tables again. A set of words that has
-a home among the imports below is read from there.
+import jax. No module checks a field of these tables again. Words that another module
+defines are imported from it.
 """
 
 from blue.data.splits import TIES, WINDOW_POLICIES

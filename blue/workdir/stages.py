@@ -1,8 +1,8 @@
 """The table of stages.
 
-It lies in this room, and not beside the stages, because rooms below them ask it, too:
-the check of a config, the search for a trained model, the notes of a checkpoint. It
-imports nothing, so that --help need not wait for jax.
+It lies in this room, not beside the stages, because rooms below them read it, too. The
+check of a config does, the search for a trained model, and the note of a checkpoint.
+It imports nothing, so that --help need not wait for jax.
 
 How to add a stage: blue/stages/README.md.
 """

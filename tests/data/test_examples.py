@@ -13,7 +13,7 @@ from blue.data.batches import batch_indices, in_batch_mask, next_items
 from blue.data.examples import Split, history, items_of_user, rng_for
 from blue.data.log import Log
 from blue.data.negatives import sample_negatives
-from blue.data.splits import break_ties, cut_log
+from blue.data.splits import Cutting, break_ties, cut_log
 from tests.helpers.real_logs import in_fresh_process, xwines
 
 SETTINGS = dict(
@@ -75,7 +75,9 @@ def base_world():
 
 
 def prepare(log, directory, **changes):
-    return prepare_module.prepare(log, directory=directory, **(SETTINGS | changes))
+    fields = SETTINGS | changes
+    cutting = Cutting(*(fields.pop(name) for name in Cutting._fields))
+    return prepare_module.prepare(log, cutting, directory=directory, **fields)
 
 
 # --- where a log is cut, by hand
@@ -83,16 +85,11 @@ def prepare(log, directory, **changes):
 
 def cut(times, items, policy, **changes):
     stats = Counter()
-    arguments = dict(window_s=3600, rolling_targets=3, max_train_targets=16)
-    arguments |= dict(embargo_items=0, min_history=1, targets_per_example=1)
-    cuts = cut_log(
-        np.array(times, np.int64),
-        np.array(items, np.int32),
-        stats,
-        window_policy=policy,
-        **(arguments | changes),
-    )
-    more = (arguments | changes)["targets_per_example"] > 1
+    cutting = Cutting(*(SETTINGS[name] for name in Cutting._fields))
+    cutting = cutting._replace(window_policy=policy, **changes)
+    times, items = np.array(times, np.int64), np.array(items, np.int32)
+    cuts = cut_log(times, items, stats, cutting)
+    more = cutting.targets_per_example > 1
     return [tuple(c) if more else tuple(c)[:2] for c in cuts], dict(stats)
 
 
@@ -451,6 +448,13 @@ def test_examples_are_reused_by_fingerprint(tmp_path, log, monkeypatch):
             if name != "window_policy":
                 with pytest.raises(TypeError):
                     prepare(log, tmp_path, **{name: value + 1})
+
+
+def test_examples_that_older_runs_have_prepared_are_found(tmp_path):
+    """The fingerprint is that of the commits before settings came as a tuple."""
+    found = prepare(hand_log(), tmp_path, max_interactions=20)
+    wanted = "b2abaa21f9133a793162c7da1c782c0de4bca22d7e34564d70af0214002ce096"
+    assert found.fingerprint == wanted
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete", "truncate", "manifest", "empty"])

@@ -9,11 +9,14 @@ import pytest
 from jax.sharding import Mesh
 
 from blue.inference.continuous import Job, make_profile_writer, prompt_lengths
-from blue.inference.embed import make_embedder
+from blue.inference.embed import make_embed_programs, make_embedder
 from blue.inference.generate import decode_profile, make_generator
 from blue.models import encoder, gemma3, qwen3
 from blue.runtime import sharding
+from blue.runtime.shapes import Precision, Shapes
 from tests.helpers.small_model import LINES, WORDS, alone, few_words, make
+
+FLOAT32 = Precision("float32", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +31,9 @@ def mesh():
 
 def test_embedder_keeps_order_pads_and_cuts_before_the_pooling_token(tokenizer, mesh):
     cfg, params = make(qwen3.tiny_qwen3, tokenizer, mesh)
+    run = make_embed_programs(cfg, mesh, FLOAT32, lengths=(4, 8, 32), batch_size=8)
     embed = make_embedder(
-        cfg, tokenizer, mesh, lengths=(4, 8, 32), max_tokens=12, batch_size=8,
-        params_dtype="float32", dtype="float32",
+        cfg, tokenizer, mesh, run, max_tokens=12, batch_size=8
     ).embed  # fmt: skip
     texts = ["red tent", " ".join(WORDS), "blue", "river stone apple bread", *LINES[:9]]
     got = embed(params, texts)
@@ -63,16 +66,14 @@ def profile_writer(tokenizer, mesh, *, batch_size, refill_size):
     cfg, params = make(gemma3.tiny_gemma3, tokenizer, mesh)
     params = dict(params, embed=params["embed"] * 3)  # far from uniform
     write = make_profile_writer(
-        cfg, tokenizer, mesh, batch_size=batch_size, refill_size=refill_size,
-        lengths=prompt_lengths(20, 300), **SAMPLING,
+        cfg, tokenizer, mesh, Shapes(batch_size, 300, 1, 64), FLOAT32,
+        refills=[Shapes(refill_size, length) for length in prompt_lengths(20, 300)],
+        **SAMPLING,
     )  # fmt: skip
     return cfg, params, write
 
 
-SAMPLING = {
-    "max_tokens": 64, "temperature": 0.9, "seed": 5, "stage_id": 77,
-    "params_dtype": "float32", "dtype": "float32",
-}  # fmt: skip
+SAMPLING = {"temperature": 0.9, "key": (5, 77)}
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +108,8 @@ def test_refilled_rows_hold_what_the_plain_sampler_gives(often_ending, mesh):
     )
     jobs = jobs_of(61, high=336)
     got = collect(write(params, iter(jobs)))
-    generate = make_generator(
-        cfg, often_ending, mesh, batch_size=8, buckets=(300,), **SAMPLING
-    )
+    shapes = [Shapes(8, 300, 1, 64)]
+    generate = make_generator(cfg, often_ending, mesh, shapes, FLOAT32, **SAMPLING)
     want = generate(params, [j.prompt for j in jobs], [j.example_id for j in jobs])
     assert got == dict(enumerate(want))
     lengths = [profile.num_tokens for profile in want]

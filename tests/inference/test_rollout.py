@@ -14,6 +14,7 @@ from blue.models import decoder, decoding, gemma3, qwen3
 from blue.models.decoder import DecoderConfig
 from blue.models.logprobs import token_logprobs
 from blue.runtime import hlo
+from blue.runtime.shapes import Sampling, Shapes
 from blue.runtime.sharding import AXES
 
 SLOW_QWEN = pytest.param(qwen3.tiny_qwen3, marks=pytest.mark.slow)
@@ -22,6 +23,9 @@ TINY = DecoderConfig(
     family="qwen3", vocab_size=13, width=16, mlp_width=32, num_layers=2, num_heads=4,
     num_kv_heads=2, head_size=8,
 )  # fmt: skip
+
+
+DRAWS = Sampling(temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0)
 
 
 def make_model(cfg, group, length, seed=0, sharpen=1.0):
@@ -39,17 +43,13 @@ def prompts(cfg, B, P, seed=0):
 
 
 def sample(cfg, model, prompt, mask, ids=None, key=0, **options):
-    defaults = {
-        "group_size": 3,
-        "max_tokens": 6,
-        "temperature": 1.0,
-        "end_ids": (1,),
-        "pad_id": 0,
-    }
+    sizes = {n: options.pop(n) for n in ("group_size", "max_tokens") if n in options}
+    sizes = {"group_size": 3, "max_tokens": 6} | sizes
+    draws = DRAWS._replace(**options)
     ids = jnp.arange(prompt.shape[0]) if ids is None else ids
     run = jax.jit(
         lambda p, m, k, i: rollout.sample(
-            model, *model.prefill(p, m), k, i, **(defaults | options)
+            model, *model.prefill(p, m), k, i, **sizes, sampling=draws
         )
     )
     return run(prompt, mask, jax.random.key(key), ids)
@@ -232,10 +232,7 @@ def test_the_loop_copies_no_cache(kv_heads):
         TINY, num_layers=3, pattern=("local", "global"), window=7, num_kv_heads=kv_heads
     )
     mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
-    program = sampling.make_decode(
-        cfg, mesh, batch_size=5, prompt_tokens=15, group_size=3, max_tokens=11,
-        temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, dtype="float32",
-    )  # fmt: skip
+    program = sampling.make_decode(cfg, mesh, Shapes(5, 15, 3, 11), DRAWS, "float32")
     caches = {5 * kv_heads * 8 * slots for slots in (7, 15, 3 * 7, 3 * 11)}
     module = hlo.parse(program.compile().as_text())
     loop = [ops for name, ops in module.computations.items() if name != module.entry]
@@ -269,7 +266,7 @@ def test_refilled_slots_hold_what_sample_gives(family):
     refill = jax.jit(lambda *a: rollout.refill(model, *a))
     advance = jax.jit(
         lambda s, n: rollout.advance(
-            model, s, jax.random.key(0), n, temperature=1.0, end_ids=range(12)
+            model, s, jax.random.key(0), n, DRAWS._replace(end_ids=tuple(range(12)))
         )
     )
     owner, left, found, busy = [None] * 3, list(range(8)), {}, 0

@@ -21,6 +21,7 @@ from blue.models import (
 from blue.models.attention import attention_implementation
 from blue.models.decoder import GLOBAL, LOCAL
 from blue.runtime import hlo
+from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import abstract, by_batch, make_mesh, param_shardings
 from blue.stages import plan
 
@@ -372,7 +373,7 @@ def test_the_tpu_compiler_takes_the_kernels(monkeypatch):
         params = abstract(shapes, param_shardings(shapes, mesh))
         lowered = jax.jit(jax.grad(loss)).lower(params, *args)
         text = str(lowered.compile().as_text())
-    parts = flops.group_parts(cfg, B, G, P, C, tiles=True)
+    parts = flops.group_parts(cfg, Shapes(B, P, G, C), tiles=True)
     assert parts.attention == 0
     wanted = 3 * parts.trunk + 9 / 2 * parts.kernels
     assert 4 * hlo.product_flops(text) == pytest.approx(wanted, rel=0.05)
@@ -393,9 +394,8 @@ def test_the_tpu_compiler_takes_the_kernel_of_packed_rows(monkeypatch):
     shapes = jax.eval_shape(lambda: decoder.init_params(cfg, jax.random.key(0)))
 
     def loss(params, *rows):
-        out = encoder.embed_packed(
-            params, cfg, *rows, dtype=jnp.bfloat16, remat="attention"
-        )
+        precision = Precision("float32", "bfloat16", "attention")
+        out = encoder.embed_packed(params, cfg, *rows, precision=precision)
         return out.sum()
 
     with jax.set_mesh(mesh):

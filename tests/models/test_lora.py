@@ -22,6 +22,7 @@ from blue.models import decoder, decoding, gemma3, lora, qwen3
 from blue.models.decoder import GLOBAL, LOCAL, Lora
 from blue.models.params import abstract_params, make_init, shapes_of
 from blue.runtime import programs
+from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import AXES, by_batch, make_mesh, put, to_host
 from blue.sources import adapters
 from blue.sources.data import load_examples, load_log
@@ -214,9 +215,9 @@ def make_optimizer_at(lr):
 def make_update(cfg, mesh, remat=""):
     schedule, optimizer = make_optimizer_at(1e-3)
     update = policy_module.make_update(
-        cfg, mesh, optimizer, schedule, batch_size=B, microbatch_size=0,
-        prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0, clip_eps=0.2,
-        kl_coef=0.05, params_dtype="float32", dtype="float32", remat=remat,
+        cfg, mesh, optimizer, schedule, Shapes(B, P, G, C),
+        Precision("float32", "float32", remat),
+        policy_module.Objective(temperature=1.0, clip_eps=0.2, kl_coef=0.05),
     )  # fmt: skip
     return optimizer, update
 
@@ -269,10 +270,10 @@ def test_a_step_is_the_same_on_any_mesh_and_touches_adapters_alone():
 
 def test_the_sampler_gets_the_merged_model():
     mesh, params = mesh_of(1, 2, 2), trained_params(GEMMA)
-    kinds = {"params_dtype": "float32", "dtype": "bfloat16"}
+    kinds = Precision("float32", "bfloat16")
     shapes = abstract_params(GEMMA, mesh, "float32")
     params = put(params, jax.tree.map(lambda x: x.sharding, shapes))
-    got = sampling.make_relayout(GEMMA, mesh, **kinds)(params)
+    got = sampling.make_relayout(GEMMA, mesh, kinds)(params)
     want = decoding.unstack_layers(lora.merge(to_host(params), GEMMA))
     near = lambda a, b: np.testing.assert_allclose(
         np.asarray(a, np.float32), np.asarray(b), rtol=2**-8, atol=1e-6
@@ -308,8 +309,8 @@ def test_adapters_learn_what_comes_next():
     )
     state = optimizers.make_init_state(shapes_of(trained), optimizer, mesh)(trained)
     update = make_sft_update(
-        cfg, mesh, optimizer, schedule, batch_size=B, prompt_tokens=P, targets=1,
-        target_tokens=2, params_dtype="float32", dtype="float32", remat="",
+        cfg, mesh, optimizer, schedule, Shapes(B, P, 1, 2),
+        Precision("float32", "float32"),
     )  # fmt: skip
     batch = grpo_batch(mesh)
     targets = put(np.full((B, 1, 2), 7, np.int32), by_batch(mesh))

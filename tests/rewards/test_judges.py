@@ -10,9 +10,12 @@ import pytest
 from blue.models import decoder, gemma3, qwen3
 from blue.rewards import judges
 from blue.runtime import sharding
+from blue.runtime.shapes import Precision, Shapes
 from blue.text import prompts
 from blue.text.templates import TEMPLATES
 from tests.helpers.small_model import SHORT, WORDS, alone, few_words, make
+
+FLOAT32 = Precision("float32", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +29,14 @@ def mesh():
 
 
 def shapes():
-    return judges.ChoiceShapes(
-        batch_size=8, num_options=3, prompt_tokens=40, option_tokens=6
-    )
+    return Shapes(batch=8, prompt=40, group=3, completion=6)
 
 
 def test_likelihood_reader_is_the_gain_over_the_empty_profile(tokenizer, mesh):
     cfg, params = make(gemma3.tiny_gemma3, tokenizer, mesh)
     score = judges.make_choice_scorer(
         cfg, tokenizer, SHORT, mesh, scoring="likelihood", shapes=shapes(),
-        params_dtype="float32", dtype="float32",
+        precision=FLOAT32,
     )  # fmt: skip
     options = [
         ["red tent lamp", "blue chair", "apple"],
@@ -65,10 +66,10 @@ def test_likelihood_reader_is_the_gain_over_the_empty_profile(tokenizer, mesh):
 def test_letter_reader_compares_letters_at_the_answer(tokenizer, mesh):
     full = TEMPLATES["full"]
     cfg, params = make(qwen3.tiny_qwen3, tokenizer, mesh)
-    sizes = shapes()._replace(prompt_tokens=400)
+    sizes = shapes()._replace(prompt=400)
     score = judges.make_choice_scorer(
         cfg, tokenizer, full, mesh, scoring="letters", shapes=sizes,
-        params_dtype="float32", dtype="float32",
+        precision=FLOAT32,
     )  # fmt: skip
     options = [["red tent", "blue chair", "apple"]]
     got = score(params, ["likes bread"], options)

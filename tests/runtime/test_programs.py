@@ -9,19 +9,23 @@ import pytest
 from jax.sharding import Mesh
 
 from blue.inference import sampling, scoring
+from blue.inference.packing import RowShapes
 from blue.models import encoder, gemma3, qwen3
 from blue.models.params import abstract_params, make_init
 from blue.runtime import programs
+from blue.runtime.shapes import Precision, Sampling, Shapes
 from blue.runtime.sharding import AXES, by_batch, put, replicated, to_host
 from blue.stages import train_encoder
 from blue.training import losses, optimizers
 from blue.training.contrastive import make_encoder_update, row_counts
 from blue.training.optimizers import apply_gradients, make_optimizer, make_schedule
-from blue.training.policy import UpdateBatch, make_update
+from blue.training.policy import Objective, UpdateBatch, make_update
 from tests.helpers.small_model import one_a_row
 
 B, G, P, C = 8, 3, 12, 6
 MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4)]
+
+SHAPES, FLOAT32 = Shapes(B, P, G, C), Precision("float32", "float32")
 
 
 def mesh_of(shape):
@@ -46,9 +50,8 @@ def make_run(cfg, mesh, micro=0):
     shapes = abstract_params(cfg, mesh, "float32")
     state = optimizers.make_init_state(shapes, optimizer, mesh)(params)
     update = make_update(
-        cfg, mesh, optimizer, schedule, batch_size=B, microbatch_size=micro,
-        prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0, clip_eps=0.2,
-        kl_coef=0.05, params_dtype="float32", dtype="float32", remat="layers",
+        cfg, mesh, optimizer, schedule, SHAPES, FLOAT32._replace(remat="layers"),
+        Objective(temperature=1.0, clip_eps=0.2, kl_coef=0.05), micro,
     )  # fmt: skip
     return params, state, update
 
@@ -115,10 +118,8 @@ def test_the_reference_pass_may_go_a_few_prompts_at_a_time():
     batch, found = batch_on(mesh), []
     for micro in (0, 4):
         run = scoring.make_completion_logprobs(
-            cfg, mesh, batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C,
-            temperature=1.0, params_dtype="float32", dtype="float32",
-            microbatch_size=micro,
-        )  # fmt: skip
+            cfg, mesh, SHAPES, FLOAT32, temperature=1.0, microbatch=micro
+        )
         found.append(
             to_host(run(params, batch.prompt, batch.prompt_mask, batch.tokens))
         )
@@ -171,18 +172,10 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
         params = make_init(cfg, mesh, "float32")(np.uint32(3))
-        sample = sampling.make_sample(
-            cfg, mesh, batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C,
-            temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0,
-            dtype="float32",
-        )  # fmt: skip
-        embed = scoring.make_embed(
-            cfg, mesh, batch_size=B, tokens=P, texts=1, params_dtype="float32",
-            dtype="float32",
-        )  # fmt: skip
-        relayout = sampling.make_relayout(
-            cfg, mesh, params_dtype="float32", dtype="float32"
-        )
+        draws = Sampling(1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0)
+        sample = sampling.make_sample(cfg, mesh, SHAPES, draws, "float32")
+        embed = scoring.make_embed(cfg, mesh, RowShapes(B, P, 1), FLOAT32)
+        relayout = sampling.make_relayout(cfg, mesh, FLOAT32)
         batch = batch_on(mesh)
         ids = put(np.arange(B, dtype=np.int32), by_batch(mesh))
         seeds = np.array([0, 1, 2], np.uint32)
@@ -200,21 +193,14 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
 def test_continuous_batching_is_the_same_on_any_mesh():
     """Sixteen prompts through eight rows; keys and values split over all three axes."""
     cfg = small(gemma3.tiny_gemma3)
-    shapes = sampling.SlotShapes(batch_size=B, prompt_tokens=P + 4, max_tokens=C)
+    shapes, draws = Shapes(B, P + 4, 1, C), Sampling(1.0, 0, 1.0, tuple(range(12)), 0)
     results = []
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
         params = make_init(cfg, mesh, "float32")(np.uint32(3))
-        params = sampling.make_relayout(
-            cfg, mesh, params_dtype="float32", dtype="float32"
-        )(params)
-        refill = sampling.make_refill(
-            cfg, mesh, shapes, refill_size=B, prompt_tokens=P, dtype="float32"
-        )
-        advance = sampling.make_advance(
-            cfg, mesh, shapes, temperature=1.0, end_ids=tuple(range(12)),
-            dtype="float32",
-        )  # fmt: skip
+        params = sampling.make_relayout(cfg, mesh, FLOAT32)(params)
+        refill = sampling.make_refill(cfg, mesh, shapes, Shapes(B, P), "float32")
+        advance = sampling.make_advance(cfg, mesh, shapes, draws, "float32")
         slots = sampling.make_new_slots(cfg, mesh, shapes, "float32")()
         seeds, found = np.array([0, 1, 2], np.uint32), []
         rows = np.arange(B, dtype=np.int32)
@@ -271,10 +257,10 @@ def test_encoder_update_is_one_batch_on_any_mesh_and_however_packed():
         state = optimizers.make_init_state(shapes, optimizer, mesh)(params)
         value, grads = jax.jit(jax.value_and_grad(plain))(to_host(params))
         expected, norm = apply_gradients(to_host(state), grads, value, optimizer)
+        sizes = RowShapes(len(rows.tokens), 2 * P, rows.ends.shape[1])
         update = make_encoder_update(
-            cfg, mesh, optimizer, schedule, batch_size=B, similarity_temperature=0.07,
-            num_rows=len(rows.tokens), tokens=2 * P, texts=rows.ends.shape[1],
-            params_dtype="float32", dtype="float32", remat="",
+            cfg, mesh, optimizer, schedule, sizes, FLOAT32, pairs=B,
+            similarity_temperature=0.07,
         )  # fmt: skip
         batch = put((*rows[:5], places, of_item), by_batch(mesh))
         found, info = to_host(update(state, {}, *batch))

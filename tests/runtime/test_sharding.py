@@ -7,6 +7,7 @@ from blue.inference import sampling
 from blue.models import decoder, gemma3, qwen3
 from blue.models.params import abstract_params
 from blue.runtime import programs, sharding
+from blue.runtime.shapes import Shapes
 
 
 def test_mesh_fills_in_what_is_left():
@@ -82,9 +83,7 @@ def test_weights_that_are_whole_are_not_split_to_be_gathered():
     """As in the decode layout: a program of them moves none of them."""
     mesh = sharding.make_mesh(1, 8, 1)
     cfg = gemma3.tiny_gemma3()
-    prefill = sampling.make_prefill(
-        cfg, mesh, batch_size=8, prompt_tokens=16, dtype="float32"
-    )
+    prefill = sampling.make_prefill(cfg, mesh, Shapes(8, 16), "float32")
     assert "all-gather" not in prefill.compile().as_text()
 
 

@@ -18,6 +18,7 @@ import pytest
 from blue.data import prepare as prepare_module
 from blue.data import synthetic
 from blue.data.examples import history
+from blue.data.splits import Cutting
 from blue.errors import UserError
 from blue.evaluation import baselines, methods, metrics, panel
 from blue.evaluation.cohort import choose_cohort
@@ -84,8 +85,7 @@ def choose(profiles, options):
 
 
 def prepare(log, directory, **changes):
-    settings = dict(
-        seed=0,
+    cutting = Cutting(
         min_interactions=10,
         max_interactions=1000,
         window_policy="exclude_window",
@@ -100,7 +100,8 @@ def prepare(log, directory, **changes):
         test_users=48,
         eval_negatives=99,
     )
-    return prepare_module.prepare(log, directory=directory, **(settings | changes))
+    cutting = cutting._replace(**changes)
+    return prepare_module.prepare(log, cutting, directory=directory, seed=0)
 
 
 @pytest.fixture(scope="module")

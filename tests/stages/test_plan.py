@@ -12,9 +12,15 @@ from blue.inference import scoring
 from blue.models import families
 from blue.models.params import abstract_params
 from blue.runtime import chips, programs
+from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import make_mesh
 from blue.stages import plan
-from blue.stages.plan_compile import Compiled, largest_of_message, largest_of_trace
+from blue.stages.plan_compile import (
+    Compiled,
+    Part,
+    largest_of_message,
+    largest_of_trace,
+)
 from configs import base, profiler_amazon_clothing_qwen3
 
 V6E = chips.BY_NAME["v6e"]
@@ -112,7 +118,7 @@ def test_what_does_not_fit_says_what_would_help():
   2. Size: 512.5M
      Shape: bf16[64,4088,6912]{2,1,0}
 """
-    part = plan.Part(lambda: None, 1e12, (), "update", 1)
+    part = Part(None, 1e12, (), "update", 1)
     compiled = Compiled(None, message, largest_of_message(message))
     entry = plan.describe(part, compiled, 1.0, V6E, chips_count=4)
     assert not entry["fits"] and entry["hbm_gib"] == {"total": 61.36}
@@ -135,15 +141,14 @@ def test_what_the_compiler_does_not_name_is_named_by_the_trace():
     mesh = make_mesh(1, 8, 1)
     with programs.described():
         program = scoring.make_completion_logprobs(
-            families.preset("tiny_gemma3"), mesh, batch_size=8, prompt_tokens=448,
-            group_size=2, max_tokens=8, temperature=1.0, params_dtype="float32",
-            dtype="float32",
+            families.preset("tiny_gemma3"), mesh, Shapes(8, 448, 2, 8),
+            Precision("float32", "float32"), temperature=1.0,
         )  # fmt: skip
     largest = largest_of_trace(program)
     heads = families.preset("tiny_gemma3").num_heads
     assert largest[0]["name"].count("448") == 2  # attention of the prompts
     assert largest[0]["gib"] == pytest.approx(heads * 448 * 448 * 4 / GIB)
-    part = plan.Part(lambda: None, 1e12, (), "reference", 1)
+    part = Part(None, 1e12, (), "reference", 1)
     compiled = Compiled(None, message, largest)
     entry = plan.describe(part, compiled, 1.0, V6E, chips_count=8)
     assert not entry["fits"] and entry["hbm_gib"] == {"total": 31.97}
@@ -154,7 +159,7 @@ def test_memory_beside_a_program_counts():
         argument_size_in_bytes, temp_size_in_bytes = 10 * GIB, 15 * GIB
         output_size_in_bytes, alias_size_in_bytes = 10 * GIB, 9 * GIB
 
-    part = plan.Part(lambda: None, 0.0, (), "update", 1)
+    part = Part(None, 0.0, (), "update", 1)
     compiled = Compiled(Memory(), "", [], 1.0, 1.0, {})
     about = lambda beside: plan.describe(part, compiled, beside, V6E, chips_count=4)
     assert about(5.2)["hbm_gib"]["total"] == 26 and about(5.2)["fits"]

@@ -442,9 +442,11 @@ def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatc
     c = make_config()
     c.stages = ("profiler",)
     real = sampling.make_sample
-    monkeypatch.setattr(
-        sampling, "make_sample", lambda *a, **k: real(*a, **k | {"temperature": 0.7})
-    )
+
+    def colder(cfg, mesh, shapes, draws, dtype):
+        return real(cfg, mesh, shapes, draws._replace(temperature=0.7), dtype)
+
+    monkeypatch.setattr(sampling, "make_sample", colder)
     with pytest.raises(ValueError, match="step 0, .*sampler_gap_mean is .* must be"):
         train_profiler.run(c, str(tmp_path))
     assert not lines(tmp_path, "profiler")

@@ -61,7 +61,7 @@ def passes(fields: dict[str, Any]) -> dict[str, Any]:
     from blue.models import families
     from blue.runtime import programs
     from blue.runtime.sharding import make_mesh
-    from blue.stages import plan
+    from blue.stages import plan, plan_programs
     from blue.stages.plan_compile import compile_all
     from configs import profiler_amazon_clothing
 
@@ -72,7 +72,7 @@ def passes(fields: dict[str, Any]) -> dict[str, Any]:
     mesh = make_mesh(1, -1, 1, devices=devices)
     presets = (config.profiler.preset, config.encoder.preset)
     with programs.described():
-        parts = plan.make_parts(config, mesh, *map(families.preset, presets))
+        parts = plan_programs.make_parts(config, mesh, *map(families.preset, presets))
         parts = {name: parts[name] for name in ("reference", "update")}
         compiled = compile_all(parts)
     entries = {
@@ -137,7 +137,7 @@ def judged() -> dict[str, Any]:
     from blue.models.params import abstract_params
     from blue.runtime import programs
     from blue.runtime.sharding import make_mesh
-    from blue.stages import plan
+    from blue.stages import plan, plan_programs
     from blue.stages.plan_compile import compile_part
     from configs import profiler_amazon_clothing
 
@@ -148,9 +148,9 @@ def judged() -> dict[str, Any]:
     mesh = make_mesh(*JUDGE["mesh"], devices=devices)
     cfg = families.preset(JUDGE["preset"])
     with programs.described():
-        part = plan.make_choice_part(config, mesh, cfg)
+        part = plan_programs.make_choice_part(config, mesh, cfg)
         compiled = compile_part(part)
-        resident = plan.gib(abstract_params(cfg, mesh, "bfloat16"))
+        resident = plan_programs.gib(abstract_params(cfg, mesh, "bfloat16"))
     entry = plan.describe(part, compiled, 0.0, chip, chips_count=mesh.size)
     return JUDGE | {"resident_gib": resident, "choice": entry}
 

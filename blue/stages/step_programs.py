@@ -1,0 +1,141 @@
+"""The programs of every training stage, described once.
+
+A stage runs them. Stage `plan` compiles the same ones for devices that are not there,
+under `programs.described()`. Shapes come from the config and the models' configs, so
+neither weights nor data nor tokenizers are needed.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from blue.inference import packing, sampling, scoring
+from blue.inference.sampling import SamplePrograms
+from blue.models import lora
+from blue.models.decoder import DecoderConfig
+from blue.runtime.programs import Program
+from blue.runtime.shapes import Sampling, Shapes
+from blue.runtime.sharding import batch_shards
+from blue.sources.role import precision_of
+from blue.training import session
+from blue.training.contrastive import make_encoder_update, row_counts
+from blue.training.policy import Objective, make_update
+from blue.training.supervised import make_sft_update
+
+
+class StepPrograms(NamedTuple):
+    """The programs of a GRPO step; all but the first by prompt bucket."""
+
+    relayout: Program
+    sample: dict[int, SamplePrograms]
+    reference: dict[int, Program]
+    update: dict[int, Program]
+
+
+def profiler_shapes(config: ConfigDict, prompt_tokens: int) -> Shapes:
+    """Sizes of a GRPO step whose prompts are padded to `prompt_tokens`."""
+    return Shapes(
+        config.batch_size,
+        prompt_tokens,
+        config.group_size,
+        config.max_completion_tokens,
+    )
+
+
+def profiler_programs(
+    config: ConfigDict,
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    buckets: Sequence[int],
+    *,
+    end_ids: Sequence[int],
+    pad_id: int,
+) -> StepPrograms:
+    """Sampling, reference pass and update for every prompt bucket.
+
+    cfg: of what is trained. Adapters are the update's alone: what samples has them
+    merged, and the reference is the model without them.
+    """
+    plain, precision = lora.without(cfg), precision_of(config)
+    temperature, micro = config.sampling_temperature, config.microbatch_size
+    draws = Sampling(temperature, config.top_k, config.top_p, tuple(end_ids), pad_id)
+    objective = Objective(temperature, config.clip_eps, config.kl_coef)
+    schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
+    relayout = sampling.make_relayout(cfg, mesh, precision)
+    out = StepPrograms(relayout, {}, {}, {})
+    for bucket in buckets:
+        shapes = profiler_shapes(config, bucket)
+        out.sample[bucket] = sampling.make_sample(
+            plain, mesh, shapes, draws, precision.compute
+        )
+        out.reference[bucket] = scoring.make_completion_logprobs(
+            plain, mesh, shapes, precision, temperature=temperature, microbatch=micro
+        )
+        out.update[bucket] = make_update(
+            cfg, mesh, optimizer, schedule, shapes, precision, objective, micro
+        )
+    return out
+
+
+def encoder_row_tokens(config: ConfigDict) -> int:
+    """Slots of a row in the encoder's stage."""
+    section = config.train_encoder
+    return max(section.query_tokens, section.item_tokens)
+
+
+def encoder_programs(
+    config: ConfigDict, cfg: DecoderConfig, mesh: Mesh
+) -> dict[int, Program]:
+    """The encoder's contrastive step, by how many rows a batch fills, ascending."""
+    section, tokens = config.train_encoder, encoder_row_tokens(config)
+    schedule, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
+    counts = row_counts(
+        section.batch_size, tokens, section.item_tokens, batch_shards(mesh)
+    )
+    return {
+        count: make_encoder_update(
+            cfg,
+            mesh,
+            optimizer,
+            schedule,
+            packing.row_shapes(count, tokens),
+            precision_of(config),
+            pairs=section.batch_size,
+            similarity_temperature=section.similarity_temperature,
+        )
+        for count in counts
+    }
+
+
+def warm_start_shapes(config: ConfigDict) -> dict[str, Shapes]:
+    """Sizes of the batches of the warm start's tasks."""
+    section, choice = config.warm_start, config.rewards.choice
+    shapes = {
+        "profile": Shapes(
+            section.batch_size,
+            config.max_prompt_tokens,
+            section.targets,
+            config.max_completion_tokens,
+        ),
+        "choice": Shapes(
+            section.choice_batch_size,
+            choice.max_prompt_tokens,
+            1,
+            choice.max_option_tokens,
+        ),
+    }
+    return {task: shapes[task] for task in dict.fromkeys(section.tasks)}
+
+
+def warm_start_programs(
+    config: ConfigDict, cfg: DecoderConfig, mesh: Mesh
+) -> dict[str, Program]:
+    """The supervised step of each task of the warm start."""
+    section, precision = config.warm_start, precision_of(config)
+    schedule, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
+    return {
+        task: make_sft_update(cfg, mesh, optimizer, schedule, shapes, precision)
+        for task, shapes in warm_start_shapes(config).items()
+    }
