@@ -31,9 +31,10 @@ from blue.hub.directory import load_decoder, read_config
 from blue.hub.model import Model
 from blue.hub.recipe import EncoderRecipe, ProfilerRecipe
 from blue.hub.source import Source, fetch
-from blue.inference.embed import make_embedder
+from blue.inference.embed import make_embed_programs, make_embedder
 from blue.inference.generate import Profile, make_generator
 from blue.inference.pad import bucket_for
+from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import batch_shards, make_mesh
 from blue.sources.data import READERS
 from blue.sources.encoder import ITEMS_A_CALL
@@ -127,19 +128,19 @@ class Profiler:
         if not prompts:
             return []
         of = self.recipe
+        rows = _whole_batch(of.batch_size, self.mesh)
         needed = {bucket_for(of.prompt_buckets, len(prompt)) for prompt in prompts}
         generate = make_generator(  # compiles what it has not compiled yet
             self.model.cfg,
             self.model.tokenizer,
             self.mesh,
-            batch_size=_whole_batch(of.batch_size, self.mesh),
-            buckets=sorted(needed),
-            max_tokens=of.max_completion_tokens,
+            shapes=[
+                Shapes(rows, length, 1, of.max_completion_tokens)
+                for length in sorted(needed)
+            ],
+            precision=Precision(of.params_dtype, of.compute_dtype),
             temperature=of.sampling_temperature,
-            seed=seed,
-            stage_id=stage_id(write_profiles.STAGE),
-            params_dtype=of.params_dtype,
-            dtype=of.compute_dtype,
+            key=(seed, stage_id(write_profiles.STAGE)),
         )
         return generate(self.model.params, prompts, keys)
 
@@ -233,15 +234,22 @@ class Encoder:
             told = [clean_line(_text(t), ITEM_CHARS) for t in texts]
         if not told:
             return np.zeros((0, self.width), np.float32)
-        embedder = make_embedder(  # compiles what it has not compiled yet
+        of = self.recipe
+        rows = _whole_batch(of.batch_size, self.mesh)
+        run = make_embed_programs(  # compiles what it has not compiled yet
+            self.model.cfg,
+            self.mesh,
+            Precision(of.params_dtype, of.compute_dtype),
+            lengths=of.row_lengths,
+            batch_size=rows,
+        )
+        embedder = make_embedder(
             self.model.cfg,
             self.model.tokenizer,
             self.mesh,
-            lengths=self.recipe.row_lengths,
-            max_tokens=self.recipe.max_tokens,
-            batch_size=_whole_batch(self.recipe.batch_size, self.mesh),
-            params_dtype=self.recipe.params_dtype,
-            dtype=self.recipe.compute_dtype,
+            run,
+            max_tokens=of.max_tokens,
+            batch_size=rows,
         )
         step = ITEMS_A_CALL
         parts = [told[first : first + step] for first in range(0, len(told), step)]

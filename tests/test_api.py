@@ -21,7 +21,6 @@ from blue.errors import UserError
 from blue.hub import sentence_layout, source
 from blue.hub.recipe import EncoderRecipe, ProfilerRecipe
 from blue.inference.generate import Profile
-from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_log
 from blue.sources.encoder import load_encoder, own_encoder
 from blue.sources.profiler import load_profiler_base, make_generate_with
@@ -276,10 +275,9 @@ def test_a_hub_id_is_enough(run, profiler, monkeypatch):
 def test_vectors_are_those_of_the_runs_encoder(run, encoder):
     config = make_config()
     config.encoder.checkpoint = str(run / "export/encoder")
-    log = load_log(config, str(run))
-    mesh = make_mesh(1, -1, 1)
-    model = load_encoder(config, log, str(run), mesh)
-    own = own_encoder(config, model, mesh)
+    opened = open_run(config, str(run))
+    log = opened.log
+    own = own_encoder(config, load_encoder(opened), opened.mesh)
     texts = [*log.texts[:5], "", "lamp " * 100]
     np.testing.assert_allclose(
         encoder.embed(texts, "item"), own.embed(texts), atol=1e-5

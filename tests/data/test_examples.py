@@ -386,7 +386,6 @@ def test_too_few_items_for_the_negatives(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        dict(window_policy="last_out"),
         dict(window_s=-1),
         dict(min_interactions=1),
         dict(max_interactions=3),

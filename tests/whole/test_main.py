@@ -133,6 +133,7 @@ def test_a_bug_keeps_its_traceback(capsys, tmp_path, stages):
         ("--config.adam_b1=1", "adam_b1 is 1.0, must be in [0, 1)"),
         ("--config.rewards.choice.num_options=27", "num_options is 27"),
         ("--config.data.window_policy=weekly", "window_policy is 'weekly'"),
+        ("--config.data.ties=random", "data.ties is 'random', must be one of hash"),
         ("--config.train_encoder.queries=items,all", "queries is ('items', 'all')"),
         ("--config.stage=profilr", 'Did you mean "profiler"'),
         ("--config.stages=()", "stages is empty"),
