@@ -370,7 +370,8 @@ def read_log(
                 + (f"; known are {', '.join(known)}" if known else "")
             )
     chosen = lambda usual: {key: table_fields.get(key, usual[key]) for key in usual}
-    read = functools.partial(table.read, **chosen(TABLE), columns=chosen(COLUMNS))
+    layout = table.Layout(**chosen(TABLE), columns=chosen(COLUMNS))
+    read = functools.partial(table.read, layout=layout)
     try:
         return (READERS | {"table": read})[name](
             os.path.expanduser(os.fspath(path)),

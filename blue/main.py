@@ -88,9 +88,11 @@ def run(argv: Sequence[str]) -> None:
     if config.xla_flags:  # before jax starts
         xla_flags.set_for(xla_flags.platform_of(os.environ), os.environ)
     # these bring jax, which a typo need not wait for
+    from blue.rewards import program
     from blue.runtime import compile_cache, disk, distributed, preemption, watchdog
     from blue.workdir import record, resume, run_lock, startup
 
+    program.rewards_of(config.rewards.to_dict())  # told before the first stage
     if not only_compiles:
         distributed.join(**config.distributed.to_dict())
     fields = dict(settings.leaves(ConfigDict(record.redacted(config))))

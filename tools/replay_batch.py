@@ -10,7 +10,6 @@ the optimizer's step would be. Reads RUN, writes nothing but what reading a run 
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +38,7 @@ from blue.training.contrastive import contrastive_gradients
 from blue.training.optimizers import apply_gradients, non_finite_leaves
 from blue.training.policy import Objective, UpdateBatch, grpo_gradients
 from blue.training.supervised import sft_gradients
-from blue.workdir import bad_batches
+from blue.workdir import bad_batches, record
 
 
 class Term(NamedTuple):
@@ -59,11 +58,6 @@ class Stage(NamedTuple):
     gradients: Callable  # (trained, frozen, *batch) -> (loss, gradients)
     terms: Callable[[Any], list[Term]]  # of params, in the order of computation
     row_alone: Callable[[int], tuple] | None  # the batch with one row that counts
-
-
-def read_config(run: str) -> ConfigDict:
-    """The config a run was made with."""
-    return ConfigDict(json.loads((Path(run) / "config.json").read_text())["config"])
 
 
 # --- the stages
@@ -169,7 +163,7 @@ def replay(run: str, file: str) -> dict[str, Any]:
     name, step, kept = bad_batches.load(file)
     if name not in STAGES:
         raise UserError(f"{file}: stage {name} is none of {', '.join(STAGES)}")
-    config = read_config(run)
+    config = record.load(run)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     log = load_log(config, run)
     role = "encoder" if name == "encoder" else "profiler"

@@ -133,15 +133,19 @@ def verdict(result: Mapping[str, Any], method: str, protocol: str) -> str:
     return f"On NDCG@10, {method} {'; '.join(parts)}."
 
 
-def reader_sentence(reader: Mapping[str, Any]) -> str:
-    """The multiple-choice reader's own accuracy, and whether it may be relied on."""
-    spread = {"mean": reader["accuracy"], "low": reader["low"], "high": reader["high"]}
+def judge_sentence(judge: Mapping[str, Any]) -> str:
+    """The judge's own accuracy, and whether it may be relied on.
+
+    evaluation.md and evaluation.json are read by other programs: they keep the word
+    "reader".
+    """
+    spread = {"mean": judge["accuracy"], "low": judge["low"], "high": judge["high"]}
     sentence = (
-        f"The multiple-choice reader ({escape(reader['model'])}), given the user's own "
+        f"The multiple-choice reader ({escape(judge['model'])}), given the user's own "
         f"recent history, picks the next item with accuracy {interval(spread)} "
-        f"({reader['n']} questions, chance {reader['chance']:.3f})"
+        f"({judge['n']} questions, chance {judge['chance']:.3f})"
     )
-    return f"{sentence}: {reader['note']}." if reader["note"] else f"{sentence}."
+    return f"{sentence}: {judge['note']}." if judge["note"] else f"{sentence}."
 
 
 def profile_rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -239,7 +243,7 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
         parts.append(summary_table(cold_start_rows(curve), cold_start_header(curve)))
     stats = result["profile_stats"]
     parts.append(summary_table(profile_rows(result), ["profiles of", *stats]))
-    parts.append(html.unescape(reader_sentence(result["reader"])))
+    parts.append(html.unescape(judge_sentence(result["reader"])))
     for user in users:
         lines = [f"next item: {' '.join(user.next_title.split())}"]
         lines += [f"  {m}: {' '.join(p.split())}" for m, p in user.profiles.items()]
@@ -346,7 +350,7 @@ def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:
         "ratio: bytes compressed / raw; re-identification: profiles nearer to their "
         "own user's next item than to any other user's; tokens and words are counts.",
         "## Reader",
-        reader_sentence(result["reader"]),
+        judge_sentence(result["reader"]),
     ]
     if users:
         parts.append(f"## The first {len(users)} test users")

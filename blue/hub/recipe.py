@@ -15,14 +15,13 @@ from etils import epath
 from blue.errors import UserError
 from blue.hub.card import FACTS
 from blue.text.templates import TEMPLATES
+from blue.workdir.allowed import DTYPES
 
-LARGEST = (
-    2**20
-)  # of every number of tokens, items or rows: the file may be a stranger's
+LARGEST = 2**20  # of tokens, items, rows: the file may be a stranger's
 ONE_OF = {
     "prompt_style": tuple(TEMPLATES),
-    "params_dtype": ("float32", "bfloat16"),
-    "compute_dtype": ("float32", "bfloat16"),
+    "params_dtype": DTYPES,
+    "compute_dtype": DTYPES,
 }
 
 

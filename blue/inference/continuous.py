@@ -77,10 +77,10 @@ def make_profile_writer(
       refills: of the new prompts, by their padded length, ascending; else alike.
       key: seed and number of the stage, as in `make_generator`.
     """
-    programs = make_slot_programs(
-        cfg, mesh, shapes, precision, refills, plain_sampling(tokenizer, temperature)
-    )
+    draws = plain_sampling(tokenizer, temperature)
+    programs = make_slot_programs(cfg, mesh, shapes, precision, refills, draws)
     seeds = put(np.array([*key, 0], np.uint32), replicated(mesh))
+    lengths = tuple(programs.refill)
     batch_size, refill_size = shapes.batch, refills[0].batch
 
     def write(params: Params, jobs: Iterable[Job]) -> Iterator[WrittenProfiles]:
@@ -92,9 +92,7 @@ def make_profile_writer(
             free = np.flatnonzero(owner < 0)
             while waiting and len(waiting) <= len(free):
                 here, free = free[: len(waiting)], free[len(waiting) :]
-                length = bucket_for(
-                    tuple(programs.refill), max(len(job.prompt) for job in waiting)
-                )
+                length = bucket_for(lengths, max(len(job.prompt) for job in waiting))
                 missing = refill_size - len(waiting)
                 rows = np.append(here, [batch_size] * missing)  # which is no row
                 padded = pad_jobs(waiting + waiting[:1] * missing, length, tokenizer)

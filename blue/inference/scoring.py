@@ -77,7 +77,7 @@ def make_completion_logprobs(
 ) -> Program:
     """(params, prompt, mask, tokens [B G C]) -> log-probabilities [B G C].
 
-    The reference pass, and the reader's likelihood of option titles. It goes through
+    The reference pass, and the judge's likelihood of option titles. It goes through
     `microbatch` prompts at a time; 0: all.
     """
     B, P, G, C = shapes

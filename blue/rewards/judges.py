@@ -1,4 +1,4 @@
-"""Readers of profiles: who answers the next-item question from a profile alone.
+"""Judges of profiles: who answers the next-item question from a profile alone.
 
 The multiple choice of the paper (2605.06981): a language model sees the profile and
 some titles, one of them the next item's.
@@ -21,7 +21,8 @@ from blue.text import prompts
 from blue.text.templates import Templates
 from blue.text.tokenizer import Tokenizer
 
-Choose = Callable[[Params, Sequence[str], Sequence[Sequence[str]]], np.ndarray]
+# (the judge's parameters, profiles, options of each) -> scores [n options]
+Judge = Callable[[Params, Sequence[str], Sequence[Sequence[str]]], np.ndarray]
 
 
 def make_choice_program(
@@ -45,11 +46,11 @@ def make_choice_program(
     if scoring == "likelihood":
         return make_completion_logprobs(cfg, mesh, shapes, precision, temperature=1.0)
     raise UserError(
-        f"rewards.choice.scoring is {scoring!r}; known are 'letters' and 'likelihood'"
+        f"judge.scoring is {scoring!r}; known are 'letters' and 'likelihood'"
     )
 
 
-def make_choice_scorer(
+def make_judge(
     cfg: DecoderConfig,
     tokenizer: Tokenizer,
     templates: Templates,
@@ -58,8 +59,8 @@ def make_choice_scorer(
     scoring: str,
     shapes: Shapes,
     precision: Precision,
-) -> Choose:
-    """(reader params, profiles, options of each) -> scores [n, options].
+) -> Judge:
+    """The judge whose parameters have the architecture `cfg`.
 
     `letters`: logits of the option letters at the answer position (the paper's).
     `likelihood`: log p(title | profile) - log p(title | empty profile). shapes: as in
@@ -84,7 +85,7 @@ def fit_message(
         if not profile:
             raise UserError(
                 f"the question alone has {len(ids)} tokens, more than "
-                f"rewards.choice.max_prompt_tokens = {limit}; raise it"
+                f"judge.max_prompt_tokens = {limit}; raise it"
             )
         profile = profile[: int(len(profile) * 0.95 * limit / len(ids))]
 
@@ -109,7 +110,7 @@ def _by_letters(
     templates: Templates,
     mesh: Mesh,
     shapes: Shapes,
-) -> Choose:
+) -> Judge:
     def score(
         params: Params, profiles: Sequence[str], options: Sequence[Sequence[str]]
     ) -> np.ndarray:
@@ -125,7 +126,7 @@ def _by_letters(
 
 
 def title_target(tokenizer: Tokenizer, title: str, max_tokens: int) -> list[int]:
-    """What a likelihood reader is trained on and scored with: title, end token."""
+    """What a likelihood judge is trained on and scored with: title, end token."""
     return tokenizer.encode(title)[: max_tokens - 1] + [tokenizer.turn_end_id]
 
 
@@ -135,7 +136,7 @@ def _by_likelihood(
     templates: Templates,
     mesh: Mesh,
     shapes: Shapes,
-) -> Choose:
+) -> Judge:
     make = lambda profile: prompts.title_message(templates, profile)
     empty = fit_message(tokenizer, make, "", shapes.prompt)
 

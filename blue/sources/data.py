@@ -31,15 +31,15 @@ def load_log(config: ConfigDict, workdir: str) -> Log:
     """
     data = config.data
     if data.name == "synthetic":
-        return synthetic.make(config.seed, **data.synthetic)[0]
+        return synthetic.make(config.seed, synthetic.World(**data.synthetic))[0]
     if data.name == "table":
-        read = functools.partial(
-            table.read,
+        layout = table.Layout(
             events=data.events,
             items=data["items"],  # `.items` is a method of every config section
             separator=data.separator,
             columns=dict(data.columns),
         )
+        read = functools.partial(table.read, layout=layout)
     elif data.name in READERS:
         read = READERS[data.name]
     else:

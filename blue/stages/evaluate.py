@@ -98,7 +98,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         "models": {method: by.model for method, by in written.items()},
         **compared,
         "profile_stats": statistics,
-        "reader": judged,
+        "reader": judged,  # the name that programs which read this file know
     }
     if subjects.short:
         result["cold_start"] = cold_start_curve(run, subjects, written, space)
@@ -191,7 +191,7 @@ def write_with_profilers(
             fingerprint(profiler.params),
         )
         policy = method.name == methods.TRAINED
-        if judge is None or (policy and config.rewards.choice.reader == "policy"):
+        if judge is None or (policy and config.judge.model == "policy"):
             judge = profiler
     assert judge is not None, "there is always a base profiler"
     return written, judge
@@ -210,15 +210,15 @@ def judge_accuracy_of(run: Run, judge: Model, cohort: Cohort) -> dict[str, Any]:
 
 
 def history_profiles(config: ConfigDict, cohort: Cohort) -> list[str]:
-    """The recent history in the reader's own kind of text, one a user.
+    """The recent history in the judge's own kind of text, one a user.
 
-    Readers that score by likelihood are tiny and have read template profiles only.
+    Judges that score by likelihood are tiny and have read template profiles only.
     """
     templates = templates_of(config)
     profiles = []
     for example_id, titles in zip(cohort.example_ids, cohort.histories, strict=True):
         recent = titles[-config.prompts.recent_items :]
-        if config.rewards.choice.scoring == "likelihood":
+        if config.judge.scoring == "likelihood":
             rng = np.random.default_rng([config.seed, int(example_id)])
             num_items = config.warm_start.profile_items
             profile = template_profile(templates, recent, num_items=num_items, rng=rng)

@@ -255,8 +255,8 @@ def advice(
     if {"encode", "encode_items"} & set(bad):
         lines.append(f"encoder.batch_size below {config.encoder.batch_size}")
     if "choice" in bad:
-        now = config.rewards.choice.max_prompt_tokens
-        lines.append(f"rewards.choice.max_prompt_tokens below {now}")
+        now = config.judge.max_prompt_tokens
+        lines.append(f"judge.max_prompt_tokens below {now}")
     if "encoder_update" in bad:
         lines.append(
             f"train_encoder.batch_size below {config.train_encoder.batch_size}"

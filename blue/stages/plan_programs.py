@@ -38,7 +38,7 @@ def make_parts(
 ) -> dict[str, Part]:
     """Every program of a GRPO step, of the encoder's stage and of an evaluation."""
     parts = _step_parts(config, mesh, profiler)
-    if config.rewards.choice.scoring == "letters":
+    if config.judge.scoring == "letters":
         parts["choice"] = make_choice_part(config, mesh, profiler)
     if config.encoder.kind == "own":
         parts |= _encode_parts(config, mesh, encoder)
@@ -85,7 +85,6 @@ def _step_parts(
 
 def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
     """The judge's multiple choice, asked about all profiles of a step and none."""
-    choice = config.rewards.choice
     shapes = choice_shapes(config, questions_at_a_time(config))
     letters = tuple(range(shapes.group))
     program = make_choice_program(
@@ -94,7 +93,7 @@ def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part
     work = flops.choice(
         cfg, shapes.batch, shapes.prompt, shapes.group, tiles=has_tiles(mesh)
     )
-    reads = "profiler" if choice.reader == "policy" else "reference"
+    reads = "profiler" if config.judge.model == "policy" else "reference"
     calls = config.batch_size // (config.microbatch_size or config.batch_size)
     return Part(program, work, (reads,), "choice", calls)
 

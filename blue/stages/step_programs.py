@@ -111,7 +111,7 @@ def encoder_programs(
 
 def warm_start_shapes(config: ConfigDict) -> dict[str, Shapes]:
     """Sizes of the batches of the warm start's tasks."""
-    section, choice = config.warm_start, config.rewards.choice
+    section = config.warm_start
     shapes = {
         "profile": Shapes(
             section.batch_size,
@@ -121,9 +121,9 @@ def warm_start_shapes(config: ConfigDict) -> dict[str, Shapes]:
         ),
         "choice": Shapes(
             section.choice_batch_size,
-            choice.max_prompt_tokens,
+            config.judge.max_prompt_tokens,
             1,
-            choice.max_option_tokens,
+            config.judge.max_option_tokens,
         ),
     }
     return {task: shapes[task] for task in dict.fromkeys(section.tasks)}

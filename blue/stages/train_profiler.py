@@ -2,10 +2,9 @@
 
 BLUE, https://arxiv.org/abs/2605.06981. Start at `run`: its loop is the algorithm box.
 A step reads B users, writes G profiles each, embeds them with the frozen encoder, asks
-the reader for the next item, and moves the profiler towards the better of the G.
+the judge for the next item, and moves the profiler towards the better of the G.
 """
 
-import functools
 import logging
 import time
 from collections.abc import Callable
@@ -26,12 +25,12 @@ from blue.hub.model import Model
 from blue.inference.embed import Embed
 from blue.models.decoder import Params
 from blue.rewards import program
-from blue.rewards.experience import Experience, make_batch, read, score, write
-from blue.rewards.functions import RewardInputs
-from blue.runtime import programs, watchdog
+from blue.rewards.batch import BatchSource, make_batch
+from blue.rewards.experience import Experience, Sampler, Scorer, read, score, write
+from blue.runtime import watchdog
 from blue.runtime.sharding import no_hidden_transfers
 from blue.sources.encoder import load_item_table, load_text_encoder
-from blue.sources.judge import make_choice, questions_at_a_time
+from blue.sources.judge import make_judge, questions_at_a_time
 from blue.sources.profiler import load_profiler_base, make_generate_with
 from blue.sources.role import add_adapters, check_divides, stage_id
 from blue.sources.run import open_run
@@ -68,9 +67,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     _, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
     ends = {"end_ids": base.tokenizer.end_ids, "pad_id": base.tokenizer.pad_id}
     run_on = profiler_programs(config, policy.cfg, mesh, config.prompt_buckets, **ends)
-    views = config.rewards.embedding
-    write_profiles = functools.partial(
-        write,
+    sampler = Sampler(
         relayout=run_on.relayout,
         sample=run_on.sample,
         pad_id=base.tokenizer.pad_id,
@@ -78,33 +75,27 @@ def run(config: ConfigDict, workdir: str) -> None:
         stage_id=stage_id(STAGE),
         mesh=mesh,
     )
-    read_profiles = functools.partial(
-        read,
+    frozen_judge = config.judge.model == "reference"
+    scorer = Scorer(
+        tokenizer=base.tokenizer,
         encoder=encoder,
         query_format=query_format,
-        view_weights=(views.history_profile, views.profile),
-        tokenizer=base.tokenizer,
-    )
-    frozen_reader = config.rewards.choice.reader == "reference"
-    score_profiles = functools.partial(
-        score,
-        rewards=make_rewards(config, mesh, items.shape[1]),
-        choose=make_choice(
+        titles=log.titles,
+        items=items,
+        ask=make_judge(
             config,
-            base if frozen_reader else policy,
+            base if frozen_judge else policy,
             mesh,
             batch_size=questions_at_a_time(config),
         ),
-        items=items,
-        titles=log.titles,
+        rewards=make_rewards(config, mesh, items.shape[1]),
         mesh=mesh,
     )
     validate = make_validation(
         config, examples, log, policy, mesh, items, encoder.embed, query_format,
         prompt_format,
     )  # fmt: skip
-    batch_of = functools.partial(
-        make_batch,
+    source = BatchSource(
         examples=examples,
         log=log,
         prompt_format=prompt_format,
@@ -113,40 +104,40 @@ def run(config: ConfigDict, workdir: str) -> None:
         seed=config.seed,
     )
     held_out = np.arange(config.batch_size) % len(examples.validation.user)
-    watched = batch_of(examples.validation, held_out, step=0)
+    watched = make_batch(examples.validation, held_out, 0, source)
     num_train = len(examples.train.user)
     facts = {"data/rows_bad": sum(log.rows_bad.values())}
 
     # --- the algorithm
     loop = Loop(run, STAGE, policy, optimizer, num_steps=config.num_steps)
-    reader_of = lambda: base.params if frozen_reader else loop.params
+    judge_of = lambda: base.params if frozen_judge else loop.params
     for step in loop:
         show = loop.last or step % config.log.samples_every == 0
         indices = batch_indices(
             num_train, batch_size=config.batch_size, seed=config.seed, step=step
         )
-        batch = batch_of(examples.train, indices, step=step)
+        batch = make_batch(examples.train, indices, step, source)
         data_s = time.monotonic() - loop.started
         with no_hidden_transfers():
-            reader = reader_of() if show or config.rewards.choice.weight else None
+            judge = judge_of() if show or scorer.rewards.need_judge() else None
             watchdog.beat("rollout")
-            written = write_profiles(loop.params, batch, step)
-            bucket = written.prompt.shape[1]
+            sampled = write(loop.params, batch, step, sampler)
+            bucket = sampled.prompt.shape[1]
             # asked for before the host reads: the devices are not idle meanwhile
             ref_logprobs = run_on.reference[bucket](
-                base.params, written.prompt, written.prompt_mask, written.rollout.tokens
+                base.params, sampled.prompt, sampled.prompt_mask, sampled.rollout.tokens
             )
-            texts = read_profiles(written, batch)
+            texts = read(sampled, batch, scorer)
             watchdog.beat("reward")
-            experience = score_profiles(reader, batch, texts)
+            experience = score(judge, batch, texts, scorer)
             watchdog.beat("update")
             update_started = time.monotonic()
             update_batch = UpdateBatch(
-                prompt=written.prompt,
-                prompt_mask=written.prompt_mask,
-                tokens=written.rollout.tokens,
-                mask=written.rollout.mask,
-                sampler_logprobs=written.rollout.logprobs,
+                prompt=sampled.prompt,
+                prompt_mask=sampled.prompt_mask,
+                tokens=sampled.rollout.tokens,
+                mask=sampled.rollout.mask,
+                sampler_logprobs=sampled.rollout.logprobs,
                 ref_logprobs=ref_logprobs,
                 advantages=experience.device_advantages,
                 teaching=experience.device_teaching,
@@ -177,12 +168,13 @@ def run(config: ConfigDict, workdir: str) -> None:
             loop.keep_best(metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
             # the same few held-out users every time, through the same programs
-            texts = read_profiles(write_profiles(loop.params, watched, step), watched)
+            sampled = write(loop.params, watched, step, sampler)
+            texts = read(sampled, watched, scorer)
             watch.show_samples(
                 loop.writer,
                 step,
                 watched,
-                score_profiles(reader_of(), watched, texts),
+                score(judge_of(), watched, texts, scorer),
                 log.titles,
                 prompts=[base.tokenizer.decode(p) for p in watched.prompts],
                 count=min(config.log.sample_users, config.batch_size),
@@ -239,11 +231,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"rewards.choice.num_options = {options} must be between 2 and "
             f"num_negatives + 1 = {config.num_negatives + 1}"
         )
-    if config.rewards.choice.reader not in ("policy", "reference"):
+    if config.judge.model not in ("policy", "reference"):
         raise UserError(
-            f"rewards.choice.reader is {config.rewards.choice.reader!r}; known are "
-            "'policy' and 'reference'"
+            f"judge.model is {config.judge.model!r}; known are 'policy' and 'reference'"
         )
+    program.rewards_of(config.rewards.to_dict())
     if config.max_prompt_tokens > max(config.prompt_buckets):
         raise UserError(
             f"max_prompt_tokens = {config.max_prompt_tokens} is more than the largest "
@@ -251,31 +243,18 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
-def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
-    """Compiles rewards and advantages with the weights of the config."""
-    B, G, M = config.batch_size, config.group_size, config.num_negatives
-    O, K = config.rewards.choice.num_options, config.data.targets_per_example
-    row = lambda *shape: programs.rows(mesh, shape, np.float32)
-    flags = lambda *shape: programs.rows(mesh, shape, np.bool_)
-    inputs = RewardInputs(
-        history_profile_emb=row(B, G, width),
-        profile_emb=row(B, G, width),
-        next_item_emb=row(B, K, width),
-        next_item_mask=flags(B, K),
-        negative_emb=row(B, M, width),
-        negative_mask=flags(B, M),
-        in_batch_mask=flags(B, K, B),
-        choice_scores=row(B, G, O),
-        choice_answer=row(B, O),
-        finished=flags(B, G),
-        repeated_words=row(B, G),
-    )
-    weights, options = {}, {}
-    for name, fields in config.rewards.items():
-        weights[name] = fields.weight
-        arguments = dict(fields) if name == "embedding" else {}
-        options[name] = {k: v for k, v in arguments.items() if k != "weight"}
-    return program.make_rewards(mesh, inputs, weights=weights, options=options)
+def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> program.Rewards:
+    """Compiles rewards and advantages. width: of the encoder's vectors."""
+    sizes = {
+        "B": config.batch_size,
+        "G": config.group_size,
+        "K": config.data.targets_per_example,
+        "M": config.num_negatives,
+        "O": config.rewards.choice.num_options,
+        "E": width,
+    }
+    rewards = program.rewards_of(config.rewards.to_dict())
+    return program.make_rewards(rewards, sizes, mesh)
 
 
 def make_validation(

@@ -2,7 +2,7 @@
 
 Real models write profiles when asked; a tiny one from random weights must be shown.
 Task `profile`: the prompt -> plain template profiles of its history. Task `choice`:
-such a profile -> the title the user took next, which makes it a likelihood reader. Both
+such a profile -> the title the user took next, which makes it a likelihood judge. Both
 are taken from training users' observed interactions only: no user of validation or test
 is ever shown.
 """

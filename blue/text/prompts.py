@@ -174,7 +174,7 @@ def query_prefix(instruction: str) -> str:
     return f"Instruct: {instruction}\nQuery:" if instruction else ""
 
 
-# --- the reader's questions
+# --- the judge's questions
 
 
 def choice_message(templates: Templates, profile: str, options: Sequence[str]) -> str:

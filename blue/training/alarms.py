@@ -58,7 +58,7 @@ RULES = {
         "reward/invalid",
         "invalid",
         "these profiles could not be scored and are left out: see the encoder's and "
-        "the reader's numbers",
+        "the judge's numbers",
         lasting=True,
     ),
     "truncated": Rule(

@@ -23,7 +23,8 @@ from blue.models import flops
 from blue.models.attention import platform_here
 from blue.models.decoder import DecoderConfig
 from blue.rewards.advantages import ZERO_STD
-from blue.rewards.experience import Batch, Experience
+from blue.rewards.batch import Batch
+from blue.rewards.experience import Experience
 from blue.runtime import programs
 from blue.runtime.shapes import Shapes
 from blue.text import queries
@@ -99,7 +100,7 @@ def flops_per_step(
 ) -> float:
     """What the profiler's programs compute in one step: sampling as far as the longest
     completion, reference pass and update, padding and recomputed layers included. The
-    encoder and the reader are left out."""
+    encoder and the judge are left out."""
     shapes = Shapes(
         config.batch_size,
         prompt_tokens,

@@ -17,6 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from blue.errors import UserError
+from blue.workdir import renamed
 
 ROOT = Path(__file__).resolve().parents[2]  # of the clone
 PACKAGES = (
@@ -77,6 +78,12 @@ def save(config: ConfigDict, workdir: str) -> None:
             raise UserError(
                 f"--workdir={workdir}: cannot write config.json there: {error.strerror}"
             ) from error
+
+
+def load(workdir: str | os.PathLike[str]) -> ConfigDict:
+    """The config that the run in `workdir` wrote down, under the names of today."""
+    record = json.loads((Path(workdir) / "config.json").read_text("utf-8"))
+    return ConfigDict(renamed.with_new_names(record["config"]))
 
 
 def code() -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from etils import epath
 
 from blue.errors import UserError
 from blue.models import families
+from blue.workdir import renamed
 from blue.workdir.checkpoints import Checkpoints
 from blue.workdir.stages import STAGES
 
@@ -69,7 +70,8 @@ def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) ->
             f"{directory}: begun with other settings: {'; '.join(changed)}; put them "
             "back to go on, or take another --workdir"
         )
-    old, new = dict(_leaves(meta["config"])), dict(_leaves(wanted["config"]))
+    begun = renamed.with_new_names(meta["config"])
+    old, new = dict(_leaves(begun)), dict(_leaves(wanted["config"]))
     compared = set(wanted["same"])
     loud = lambda k: not k.startswith((*QUIET, MESH)) and k not in compared
     changed = _changes(*({k: v for k, v in c.items() if loud(k)} for c in (old, new)))

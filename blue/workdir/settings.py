@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from blue.errors import UserError
-from blue.workdir import allowed
+from blue.workdir import allowed, renamed
 from blue.workdir.stages import STAGES
 from blue.workdir.usage import CONFIGS
 
@@ -86,6 +86,7 @@ def _load_file(argument: str) -> ConfigDict:
         raise UserError(told) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={argument}: get_config() gave no ConfigDict")
+    renamed.refuse((name for name, _ in leaves(config)), f"--config={argument}")
     return config.lock()
 
 
@@ -127,6 +128,7 @@ def _override(config: ConfigDict, argv: list[str]) -> None:
             with config.unlocked():
                 config.update({"evaluate": {"profiles": {added[1]: value}}})
             continue
+        renamed.refuse([name], argument)
         if name and name not in known:
             raise UserError(f"{argument}: no such field{_did_you_mean(name, known)}")
         if name and hasattr(ConfigDict, name.rpartition(".")[2]):

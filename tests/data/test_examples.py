@@ -57,7 +57,7 @@ def make_log(histories, titles):
 @pytest.fixture(scope="module")
 def log():
     world = dict(base_world(), users=200, items=300)
-    return synthetic.make(1, **world)[0]
+    return synthetic.make(1, synthetic.World(**world))[0]
 
 
 def base_world():

@@ -313,10 +313,11 @@ class World:
     """200 users of the synthetic world: histories, targets, and what Truth says."""
 
     def __init__(self):
-        log, truth = synthetic.make(
-            5, users=200, items=720, topics=24, noise=0.3, loyalty=0.7, drift=0.0,
+        world = synthetic.World(
+            users=200, items=720, topics=24, noise=0.3, loyalty=0.7, drift=0.0,
             burst=0.2, min_history=20, max_history=30,
         )  # fmt: skip
+        log, truth = synthetic.make(5, world)
         events = [log.item[log.user == user].tolist() for user in range(200)]
         self.histories = [[log.titles[i] for i in own[:-1]] for own in events]
         self.targets = [log.titles[own[-1]] for own in events]

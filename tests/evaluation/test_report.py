@@ -102,7 +102,7 @@ def test_page_holds_tables_sentences_and_users():
     assert "Next item: blue tent" in page
 
 
-def test_page_says_when_the_reader_is_at_chance_and_shows_no_users_unasked():
+def test_page_says_when_the_judge_is_at_chance_and_shows_no_users_unasked():
     note = "reader at chance: not a result"
     result = make_result()
     result["reader"] |= {"note": note}
@@ -111,7 +111,7 @@ def test_page_says_when_the_reader_is_at_chance_and_shows_no_users_unasked():
     assert "test users\n" not in page and "### User" not in page
 
 
-def test_terminal_shows_tables_verdict_reader_and_users_on_one_line_each():
+def test_terminal_shows_tables_verdict_judge_and_users_on_one_line_each():
     result = make_result()
     users = [report.User(["red tent"], "blue tent", {"base": "a\nb", "blue": "c"})]
     text = report.closing(result, users)

@@ -18,7 +18,6 @@ from blue.inference.packing import RowShapes
 from blue.inference.pad import pad_left, pad_right
 from blue.models import gemma3, qwen3
 from blue.models.params import abstract_params, make_init
-from blue.rewards.functions import RewardInputs
 from blue.runtime import distributed
 from blue.runtime.shapes import Precision, Sampling, Shapes
 from blue.runtime.sharding import by_batch, make_mesh, put, replicated, to_host
@@ -88,7 +87,7 @@ def run():
         )
         vectors = to_host(embed(encoder, *put(one_a_row(*left), by_batch(mesh))))
         inputs = reward_inputs(c, rng, vectors.reshape(B, G, -1))
-        advantages, teaching, total, _ = rewards(put(inputs, by_batch(mesh)))
+        advantages, teaching, total, _ = rewards.program(put(inputs, by_batch(mesh)))
         batch = UpdateBatch(
             prompt, prompt_mask, tokens, mask, logprobs, reference, advantages, teaching
         )
@@ -117,7 +116,7 @@ def reward_inputs(c, rng, vectors):
     other = lambda *shape: unit(rng.normal(size=shape))
     answer = np.zeros((B, O), np.float32)
     answer[:, 0] = 1
-    return RewardInputs(
+    return dict(
         history_profile_emb=vectors,
         profile_emb=vectors,
         next_item_emb=other(B, K, E),

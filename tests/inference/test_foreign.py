@@ -19,6 +19,8 @@ from blue.models import encoder as our_encoder
 from blue.models import qwen3
 from blue.models.params import make_init
 from blue.rewards import experience
+from blue.rewards.batch import Batch
+from blue.rewards.program import rewards_of, used_inputs
 from blue.runtime.sharding import make_mesh
 from blue.sources import encoder as encoder_source
 from blue.sources.encoder import load_item_table, load_text_encoder
@@ -29,6 +31,7 @@ from blue.text import queries
 from blue.text.templates import TEMPLATES
 from blue.text.tokenizer import train_tokenizer
 from blue.workdir import settings
+from configs import base
 from tests.whole.test_stages import make_config
 
 WORDS = """
@@ -174,8 +177,8 @@ def fake_encoder(start):
 
 
 def batch_of(histories):
-    fields = dict.fromkeys(experience.Batch._fields)
-    return experience.Batch(**fields | {"histories": histories})
+    fields = dict.fromkeys(Batch._fields)
+    return Batch(**fields | {"histories": histories})
 
 
 def profiles_of(texts):
@@ -196,10 +199,14 @@ def test_a_view_of_weight_zero_is_not_embedded(weights):
         vectors = np.array([[len(t), i, 1] for i, t in enumerate(texts)], np.float32)
         return lambda: vectors.reshape(len(texts), 3)
 
+    sections = base.get_config().rewards.to_dict()
+    sections["embedding"] |= dict(
+        zip(("history_profile", "profile"), weights, strict=True)
+    )
+    used = used_inputs(rewards_of(sections))
     vectors = experience.start_embedding(
-        profiles_of(GROUPS), batch_of(HISTORIES), encoder=fake_encoder(start),
-        query_format=QUERY, view_weights=weights,
-    )()  # fmt: skip
+        profiles_of(GROUPS), batch_of(HISTORIES), fake_encoder(start), QUERY, used
+    )()
     both = [
         queries.history_profile_query(QUERY, h, p)
         for h, group in zip(HISTORIES, GROUPS, strict=True)
@@ -207,12 +214,13 @@ def test_a_view_of_weight_zero_is_not_embedded(weights):
     ]
     alone = [queries.profile_query(QUERY, p) for group in GROUPS for p in group]
     assert seen == both * bool(weights[0]) + alone * bool(weights[1])
-    assert vectors.shape == (2, 3, 2, 3)
+    views = {"history_profile_emb": both, "profile_emb": alone}
+    expected = [name for name, w in zip(views, weights, strict=True) if w]
+    assert list(vectors) == expected
     row = 0
-    for weight, view, texts in zip(weights, vectors, (both, alone), strict=True):
-        if not weight:
-            np.testing.assert_array_equal(view, 0.0)
-            continue
+    for name, view in vectors.items():
+        texts = views[name]
+        assert view.shape == (3, 2, 3)
         np.testing.assert_array_equal(view[..., 0].ravel(), [len(t) for t in texts])
         np.testing.assert_array_equal(view[..., 1].ravel(), np.arange(row, row + 6))
         row += 6

@@ -365,7 +365,7 @@ def make_config(**fields):
     c.checkpoint_every, c.eval_every, c.log.sample_users = 1, STEPS, 0
     c.lr_warmup_steps = c.warm_start.lr_warmup_steps = 0
     c.train_encoder.lr_warmup_steps = 0
-    c.rewards.choice.reader = "policy"
+    c.judge.model = "policy"
     c.profiler.lora.rank, c.encoder.lora.rank = 4, 2
     c.encoder.lora.targets = ("q", "v")
     c.update_from_flattened_dict(fields)

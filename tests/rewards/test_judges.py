@@ -32,9 +32,9 @@ def shapes():
     return Shapes(batch=8, prompt=40, group=3, completion=6)
 
 
-def test_likelihood_reader_is_the_gain_over_the_empty_profile(tokenizer, mesh):
+def test_likelihood_judge_is_the_gain_over_the_empty_profile(tokenizer, mesh):
     cfg, params = make(gemma3.tiny_gemma3, tokenizer, mesh)
-    score = judges.make_choice_scorer(
+    score = judges.make_judge(
         cfg, tokenizer, SHORT, mesh, scoring="likelihood", shapes=shapes(),
         precision=FLOAT32,
     )  # fmt: skip
@@ -63,11 +63,11 @@ def test_likelihood_reader_is_the_gain_over_the_empty_profile(tokenizer, mesh):
     np.testing.assert_allclose(score(params, ["", ""], options), 0.0, atol=1e-5)
 
 
-def test_letter_reader_compares_letters_at_the_answer(tokenizer, mesh):
+def test_letter_judge_compares_letters_at_the_answer(tokenizer, mesh):
     full = TEMPLATES["full"]
     cfg, params = make(qwen3.tiny_qwen3, tokenizer, mesh)
     sizes = shapes()._replace(prompt=400)
-    score = judges.make_choice_scorer(
+    score = judges.make_judge(
         cfg, tokenizer, full, mesh, scoring="letters", shapes=sizes,
         precision=FLOAT32,
     )  # fmt: skip
@@ -85,5 +85,5 @@ def test_a_question_that_cannot_fit_is_told(tokenizer):
     long = " ".join(WORDS * 20)
     ids = judges.fit_message(tokenizer, make_message, long, 30)
     assert len(ids) <= 30
-    with pytest.raises(ValueError, match="rewards.choice.max_prompt_tokens = 2"):
+    with pytest.raises(ValueError, match="judge.max_prompt_tokens = 2"):
         judges.fit_message(tokenizer, make_message, long, 2)

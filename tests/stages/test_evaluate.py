@@ -1,6 +1,6 @@
 """The evaluation stage over a real little world, with models that are rules.
 
-The "encoder" is a bag of words, as is the "reader"; the "profilers" write words of the
+The "encoder" is a bag of words, as is the "judge"; the "profilers" write words of the
 history (trained) or of the catalogue (base).
 """
 
@@ -106,7 +106,7 @@ def prepare(log, directory, **changes):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    log, _ = synthetic.make(0, **WORLD)
+    log, _ = synthetic.make(0, synthetic.World(**WORLD))
     examples = prepare(log, tmp_path_factory.mktemp("examples"))
     return log, examples, train_tokenizer(log.titles, vocab_size=640)
 
@@ -171,7 +171,7 @@ def run_stage(world, workdir, *, trained=True, **fields):
         make_generate=lambda config, profiler, mesh, *, temperature: make_generate(
             log, examples, tokenizer, profiler.name
         ),
-        make_choice_scorer=lambda config, reader, mesh: choose,
+        make_choice_scorer=lambda config, judge, mesh: choose,
     )
     with pytest.MonkeyPatch.context() as patch:
         for name, rule in rules.items():
@@ -322,11 +322,11 @@ def test_without_a_trained_profiler_only_base_is_evaluated(world, tmp_path):
     assert "On NDCG@10, base " in (tmp_path / "evaluation.md").read_text()
 
 
-def test_reader_is_the_one_the_config_rewards_with(world, tmp_path):
+def test_judge_is_the_one_the_config_rewards_with(world, tmp_path):
     few = {"evaluate.test_users": 12}
-    policy = few | {"rewards.choice.reader": "policy"}
+    policy = few | {"judge.model": "policy"}
     assert run_stage(world, tmp_path, **policy)["reader"]["model"] == "trained"
-    frozen = few | {"rewards.choice.reader": "reference"}
+    frozen = few | {"judge.model": "reference"}
     assert run_stage(world, tmp_path, **frozen)["reader"]["model"] == "base"
 
 
@@ -567,7 +567,7 @@ def test_validation_is_the_mean_over_its_users(world):
     )
 
 
-def test_reader_accuracy_says_when_it_is_no_result():
+def test_judge_accuracy_says_when_it_is_no_result():
     profiles = ["tent"] * 100
     right = [["tent", "a", "b", "c"]] * 100
     result = judge_accuracy(choose, profiles=profiles, options=right)
@@ -581,17 +581,17 @@ def test_reader_accuracy_says_when_it_is_no_result():
     assert result["accuracy"] == 0.0
 
 
-def test_reader_reads_the_kind_of_text_it_knows(world):
+def test_judge_reads_the_kind_of_text_it_knows(world):
     log, examples, _ = world
     cohort = choose_cohort(examples.test, log.titles, limit=3)
     config = base_config.get_config("tiny")
-    config.rewards.choice.scoring = "likelihood"
+    config.judge.scoring = "likelihood"
     written = evaluate.history_profiles(config, cohort)
     assert all(text.startswith("The user likes ") for text in written)
     for text, titles in zip(written, cohort.histories, strict=True):
         stats = profile_word_stats(text, titles[-4:])
         assert stats["words"] == 3 and stats["in_history"] == 1.0
-    config.rewards.choice.scoring = "letters"
+    config.judge.scoring = "letters"
     for text, titles in zip(
         evaluate.history_profiles(config, cohort), cohort.histories, strict=True
     ):

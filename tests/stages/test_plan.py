@@ -29,7 +29,7 @@ GIB = 2**30
 
 def tiny(**fields):
     config = base.get_config("tiny")
-    config.rewards.choice.scoring = "letters"
+    config.judge.scoring = "letters"
     config.update(fields)
     return config
 

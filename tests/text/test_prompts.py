@@ -220,7 +220,7 @@ def test_instruction_has_the_form_the_encoder_was_trained_with():
     assert prompts.query_prefix("") == ""
 
 
-# --- the reader's questions
+# --- the judge's questions
 
 
 @pytest.mark.parametrize("num_options", [2, 4, 26])

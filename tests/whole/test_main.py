@@ -117,6 +117,7 @@ def test_a_bug_keeps_its_traceback(capsys, tmp_path, stages):
     [
         ("--config.group_sise=4", 'Did you mean "group_size"'),
         ("--config.reward.choice.weight=0", 'Did you mean "rewards.choice.weight"'),
+        ("--config.rewards.choice.reader=policy", "choice.reader is now judge.model"),
         ("--config.tensorboard=0", 'Did you mean "log.tensorboard"'),
         ("--config.data=3", 'Did you mean "data.'),
         ("--confg.lr=1", "'confg.lr'"),
@@ -187,6 +188,18 @@ def test_adapters_need_matrices(capsys, tmp_path, stages):
             "from ml_collections import ConfigDict\n"
             "def get_config(arg=None):\n    return ConfigDict({'lr': 1.0})",
             "no field batch_size",
+        ),
+        (
+            "from configs.base import *\nbase = get_config\n"
+            "def get_config(arg=None):\n    c = base()\n"
+            "    c.rewards.choice.scoring = 'letters'\n    return c",
+            "rewards.choice.scoring is now judge.scoring",
+        ),
+        (
+            "from configs.base import *\nbase = get_config\n"
+            "def get_config(arg=None):\n    c = base()\n"
+            "    c.rewards.repetition.wieght = 1.0\n    return c",
+            "rewards.repetition.wieght: no such field; repetition() takes weight",
         ),
     ],
 )

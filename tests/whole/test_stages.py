@@ -1,5 +1,6 @@
 """Whole stages on a tiny world: what they leave, resume to the bit, compile counts."""
 
+import functools
 import itertools
 import json
 import re
@@ -25,7 +26,7 @@ from blue.hub.model import Model
 from blue.inference import sampling
 from blue.models import families
 from blue.models.params import abstract_params
-from blue.rewards import experience
+from blue.rewards import experience, inputs
 from blue.runtime import preemption
 from blue.runtime.sharding import AXES, make_mesh, put, replicated, to_host
 from blue.sources.data import load_examples, load_log
@@ -302,6 +303,7 @@ def poisoned(monkeypatch, module, name, steps, poison):
     """`module.name`, called once a step, with what it returns poisoned at `steps`."""
     real, step = getattr(module, name), itertools.count()
 
+    @functools.wraps(real)  # an input is found by its signature
     def call(*args, **kwargs):
         out = real(*args, **kwargs)
         return poison(out) if next(step) in steps else out
@@ -322,7 +324,7 @@ def replay(workdir, name):
 def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     tmp_path, monkeypatch, caplog
 ):
-    """One infinite advantage at step 1, then a reader that fails on every profile."""
+    """One infinite advantage at step 1, then a judge that fails on every profile."""
     c = make_config()
     c.stages, c.num_steps, c.max_nonfinite = ("profiler",), 6, 2
     c.checkpoint_every, c.eval_every, c.log.samples_every = 1, 0, 100
@@ -339,7 +341,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     with monkeypatch.context() as patch:
         poisoned(patch, train_profiler, "score", {2}, one)  # step 0 shows samples, too
         nan = lambda scores: np.full_like(scores, np.nan)
-        poisoned(patch, experience, "ask_reader", {4, 5, 6}, nan)
+        poisoned(patch, inputs, "choice_scores", {4, 5, 6}, nan)
         with pytest.raises(errors.NonFinite, match="step 4: 2 updates in a row"):
             train_profiler.run(c, str(tmp_path))
 
@@ -389,7 +391,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     assert {"embed", "layers/q"} <= found["grad_norms"].keys()
     shutil.rmtree(tmp_path / "checkpoints/profiler/1")
 
-    # the reader is well again: on from the newest checkpoint to the end
+    # the judge is well again: on from the newest checkpoint to the end
     train_profiler.run(c, str(tmp_path))
     rows = lines(tmp_path, "profiler")
     assert [row["step"] for row in rows] == list(range(6))

@@ -3,7 +3,7 @@
     python tools/bench/plan_scaling.py fits|scaling|update|head|tables [--out=DIR]
 
 `fits`: the paper's two profilers on v6e:8x8 and v6e:2x4 at a completion limit of 2048,
-and Gemma 3 12B as a frozen reader on v6e:8x8, tensor-parallel. `scaling`: one user a
+and Gemma 3 12B as a frozen judge on v6e:8x8, tensor-parallel. `scaling`: one user a
 chip on 8, 16, 64 and 256 chips, completions of 512. `update`: reference pass and update
 alone, by completion length and by what the backward pass computes again. `head`: its
 log-probabilities and their gradient alone. Writes
@@ -288,7 +288,7 @@ def main() -> None:
             if arguments.only in name:
                 keep(name, planned(*what))
         if arguments.only in JUDGE["preset"]:
-            keep("gemma3_12b as a frozen reader", judged())
+            keep("gemma3_12b as a frozen judge", judged())
         return
     if arguments.what == "head":
         for tokens in (512, 2048):

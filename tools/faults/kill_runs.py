@@ -117,8 +117,8 @@ def trace_steps(path: Path) -> None:
 
     write = experience.write
 
-    def traced(params: Any, batch: Any, step: int, **options: Any) -> Any:
-        written = write(params, batch, step, **options)
+    def traced(params: Any, batch: Any, step: int, sampler: Any) -> Any:
+        written = write(params, batch, step, sampler)
         data, tokens = hashlib.sha256(), hashlib.sha256()
         data.update(json.dumps([batch.users, batch.prompts]).encode())
         for array in (batch.next_items, batch.negatives, batch.options, batch.answer):

@@ -14,13 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 sys.path.insert(0, str(Path(__file__).parents[2]))  # BLUE from this clone
 from blue.evaluation import report
 from blue.evaluation.cohort import choose_cohort
 from blue.sources.data import load_examples, load_log
 from blue.text.markdown import escape, markdown_table
+from blue.workdir import record
 from tools.records import thin_metrics
 
 SHOWN = 20
@@ -48,7 +47,7 @@ def cost_table(rows: list[dict[str, Any]]) -> str:
 
 def users_page(run: Path) -> str:
     """Twenty test users with their histories and profiles."""
-    config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
+    config = record.load(run)
     log = load_log(config, str(run))
     split = load_examples(config, log, str(run)).test
     cohort = choose_cohort(split, log.titles, limit=config.evaluate.test_users)

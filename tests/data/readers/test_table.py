@@ -39,7 +39,9 @@ def read(path, **changes):
         item_template="food: {name}",
         max_bad_fraction=0.01,
     )
-    return table.read(str(path), **(arguments | changes))
+    arguments |= changes
+    fields = {name: arguments.pop(name) for name in table.Layout._fields}
+    return table.read(str(path), layout=table.Layout(**fields), **arguments)
 
 
 def delimited(header, rows, separator):
