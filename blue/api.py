@@ -369,8 +369,9 @@ def read_log(
                 f"read_log does not know {field} for name={name!r}"
                 + (f"; known are {', '.join(known)}" if known else "")
             )
-    chosen = lambda usual: {key: table_fields.get(key, usual[key]) for key in usual}
-    layout = table.Layout(**chosen(TABLE), columns=chosen(COLUMNS))
+    files = {key: table_fields.get(key, usual) for key, usual in TABLE.items()}
+    columns = {key: table_fields.get(key, usual) for key, usual in COLUMNS.items()}
+    layout = table.Layout(**files, columns=columns)
     read = functools.partial(table.read, layout=layout)
     try:
         return (READERS | {"table": read})[name](

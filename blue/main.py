@@ -84,6 +84,7 @@ def run(argv: Sequence[str]) -> None:
     only_compiles = STAGES[stages[0]].only_compiles
     if only_compiles:
         compiler_only()
+    if not any(STAGES[stage].needs_devices for stage in stages):
         config.platform, config.num_devices, config.num_processes = "", 0, 0
     if config.xla_flags:  # before jax starts
         xla_flags.set_for(xla_flags.platform_of(os.environ), os.environ)

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from blue.data.examples import Examples, Split, items_of_user, rng_for
 from blue.evaluation import metrics
+from blue.runtime import files
 
 POWER = 0.75  # of the popularity by which negatives are drawn
 # Scores this near are a tie: float32 knows no more of a cosine, and equal vectors
@@ -192,9 +193,7 @@ def fixed_candidates(
     np.savez(buffer, rows=rows, items=items, inputs=np.array(inputs))
     if write:  # one process of several is enough
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
+        files.write_bytes(path, buffer.getvalue())
     return Candidates(rows, items, hashlib.sha256(buffer.getvalue()).hexdigest())
 
 

@@ -258,7 +258,7 @@ def _scaled(q: Array, scale: float) -> Array:
 
 def _told(tables: Any, T: int, q: Float[Array, "B N T H"]) -> Any:
     """A name with the FLOPs of one of the kernel's products: the compiled text says
-    nothing else of its work (hlo.py)."""
+    nothing else of its work (runtime/hlo)."""
     tiles = np.count_nonzero(tables.block_mask)
     return jax.named_scope(f"flops_{2 * tiles * T**2 * (q.size // q.shape[2])}")
 

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from blue.runtime import files
+
 log = logging.getLogger("blue")
 EXIT_CODE = 71
 TICK_S = 0.5  # between two looks of the thread
@@ -119,10 +121,8 @@ def _write_heartbeat(
         "pid": os.getpid(),
         "status": status,
     }
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(json.dumps(record) + "\n")
-        part.replace(path)
+        files.write_text(path, json.dumps(record) + "\n", durable=False)
     except OSError as error:
         if warn:
             log.warning("%s: no heartbeat: %s", path, error.strerror)

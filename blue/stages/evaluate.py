@@ -10,7 +10,6 @@ a model, and other users' profiles. All numbers have intervals over users.
 import functools
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from blue.hub import export
 from blue.hub.model import Model
 from blue.inference.generate import Profile
 from blue.runtime import preemption, watchdog
+from blue.runtime.files import write_text
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.judge import make_choice_scorer
 from blue.sources.profiler import load_profiler, make_generate
@@ -355,16 +355,6 @@ def cold_start_curve(
 # --- files
 
 
-def write_file(path: epath.Path, text: str, *, private: bool = False) -> None:
-    """All of `path` or nothing; a private file on disk is for its owner only (0600)."""
-    part = path.with_name(path.name + ".part")
-    part.write_text("")
-    if private and "://" not in os.fspath(part):  # buckets have no file modes
-        os.chmod(part, 0o600)
-    part.write_text(text)
-    part.replace(path)
-
-
 def profile_lines(
     run: Run, subjects: Subjects, written: Mapping[str, WrittenBy]
 ) -> list[dict[str, Any]]:
@@ -415,10 +405,10 @@ def put_down(
         folder = epath.Path(run.workdir)
         rows = profile_lines(run, subjects, written)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_file(folder / "evaluation_profiles.jsonl", lines, private=True)
-        write_file(folder / "evaluation.md", report.markdown(result, shown))
+        write_text(folder / "evaluation_profiles.jsonl", lines, private=True)
+        write_text(folder / "evaluation.md", report.markdown(result, shown))
         numbers = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-        write_file(folder / "evaluation.json", numbers + "\n")
+        write_text(folder / "evaluation.json", numbers + "\n")
         evaluated = {by.weights for by in written.values()}
         if space.weights is not None:
             evaluated.add(space.weights)

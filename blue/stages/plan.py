@@ -27,10 +27,11 @@ from blue.hub.directory import read_config as read_model_config
 from blue.models import families, flops
 from blue.models.decoder import DecoderConfig
 from blue.models.params import abstract_params
-from blue.runtime import chips, hlo, programs
+from blue.runtime import chips, programs
+from blue.runtime.hlo.collectives import network_bytes
 from blue.runtime.sharding import batch_shards, dividing_fsdp, make_mesh
 from blue.sources.role import about_fsdp
-from blue.stages import plan_report, train_profiler
+from blue.stages import plan_report, step_programs
 from blue.stages.plan_compile import GIB, Compiled, Part, compile_all
 from blue.stages.plan_programs import make_parts, make_resident
 from blue.stages.step_programs import profiler_shapes
@@ -44,7 +45,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     mesh = make_mesh(
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=devices
     )
-    train_profiler.check(config, mesh)
+    step_programs.check_profiler(config, mesh)
     set_up(config)
     profiler, encoder = (read_config(config, role) for role in ("profiler", "encoder"))
     with programs.described():
@@ -167,7 +168,7 @@ def describe(
         kind: {field: value * calls for field, value in row.items()}
         for kind, row in compiled.collectives.items()
     }
-    work = (compiled.flops * calls, compiled.bytes * calls, hlo.network_bytes(moved))
+    work = (compiled.flops * calls, compiled.bytes * calls, network_bytes(moved))
     roof = chips.roofline(*work, chip)
     entry: dict[str, Any] = {
         "flops_per_chip": work[0],

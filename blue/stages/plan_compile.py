@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend
 
-from blue.runtime import hlo, watchdog
+from blue.runtime import watchdog
+from blue.runtime.hlo.collectives import collective_totals
+from blue.runtime.hlo.flops import product_flops
+from blue.runtime.hlo.memory import biggest_buffers, memory_bytes
 from blue.runtime.programs import Program
 
 logger = logging.getLogger("blue")
@@ -72,15 +75,15 @@ def compile_part(part: Part) -> Compiled:
     text = compiled.as_text()
     largest = [
         {"name": f"{b.name} {b.shape}".strip(), "gib": b.bytes / GIB}
-        for b in hlo.biggest_buffers(text, 5)
+        for b in biggest_buffers(text, 5)
     ]
     return Compiled(
         compiled.memory_analysis(),
         "",
         largest,
-        hlo.product_flops(text),
-        hlo.memory_bytes(text, a_turn=part.a_turn),
-        hlo.repeated(text),
+        product_flops(text),
+        memory_bytes(text, a_turn=part.a_turn),
+        collective_totals(text),
     )
 
 

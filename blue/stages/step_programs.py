@@ -11,14 +11,16 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from blue.errors import UserError
 from blue.inference import packing, sampling, scoring
 from blue.inference.sampling import SamplePrograms
 from blue.models import lora
 from blue.models.decoder import DecoderConfig
+from blue.rewards import program
 from blue.runtime.programs import Program
 from blue.runtime.shapes import Sampling, Shapes
 from blue.runtime.sharding import batch_shards
-from blue.sources.role import precision_of
+from blue.sources.role import check_divides, precision_of
 from blue.training import session
 from blue.training.contrastive import make_encoder_update, row_counts
 from blue.training.policy import Objective, make_update
@@ -139,3 +141,51 @@ def warm_start_programs(
         task: make_sft_update(cfg, mesh, optimizer, schedule, shapes, precision)
         for task, shapes in warm_start_shapes(config).items()
     }
+
+
+def check_profiler(config: ConfigDict, mesh: Mesh) -> None:
+    """What the user can get wrong, before anything is compiled."""
+    check_divides(config.batch_size, "batch_size", mesh)
+    micro = config.microbatch_size
+    if micro:
+        check_divides(micro, "microbatch_size", mesh)
+        if config.batch_size % micro:
+            raise UserError(
+                f"batch_size = {config.batch_size} must be a multiple of "
+                f"microbatch_size = {micro}"
+            )
+    if config.group_size < 2:
+        raise UserError(
+            f"group_size = {config.group_size} must be at least 2: advantages are "
+            "relative to the group"
+        )
+    options = config.rewards.choice.num_options
+    if not 2 <= options <= config.num_negatives + 1:
+        raise UserError(
+            f"rewards.choice.num_options = {options} must be between 2 and "
+            f"num_negatives + 1 = {config.num_negatives + 1}"
+        )
+    if config.judge.model not in ("policy", "reference"):
+        raise UserError(
+            f"judge.model is {config.judge.model!r}; known are 'policy' and 'reference'"
+        )
+    program.rewards_of(config.rewards.to_dict())
+    if config.max_prompt_tokens > max(config.prompt_buckets):
+        raise UserError(
+            f"max_prompt_tokens = {config.max_prompt_tokens} is more than the largest "
+            f"of prompt_buckets = {config.prompt_buckets}"
+        )
+
+
+def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> program.Rewards:
+    """Compiles rewards and advantages. width: of the encoder's vectors."""
+    sizes = {
+        "B": config.batch_size,
+        "G": config.group_size,
+        "K": config.data.targets_per_example,
+        "M": config.num_negatives,
+        "O": config.rewards.choice.num_options,
+        "E": width,
+    }
+    rewards = program.rewards_of(config.rewards.to_dict())
+    return program.make_rewards(rewards, sizes, mesh)

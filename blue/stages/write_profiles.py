@@ -30,7 +30,7 @@ from blue.inference.continuous import (
     prompt_lengths,
 )
 from blue.inference.generate import Profile
-from blue.runtime import distributed, preemption, programs, watchdog
+from blue.runtime import distributed, files, preemption, programs, watchdog
 from blue.runtime.progress import Progress
 from blue.runtime.shapes import Shapes
 from blue.runtime.sharding import batch_shards
@@ -128,7 +128,7 @@ def to_line(user_id: str, profile: Profile, profiler: Model) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
-def append(path: Path, lines: Iterable[bytes]) -> None:
+def append(path: str | os.PathLike[str], lines: Iterable[bytes]) -> None:
     """Whole lines at the end of a file for its owner's eyes only, safe on the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as file:
@@ -139,10 +139,8 @@ def append(path: Path, lines: Iterable[bytes]) -> None:
 
 def replace(path: Path, lines: Iterable[bytes]) -> None:
     """All of `path` or nothing."""
-    draft = path.with_name(path.name + ".draft")
-    draft.unlink(missing_ok=True)
-    append(draft, lines)
-    draft.replace(path)
+    with files.whole_file(path, private=True) as draft:
+        append(draft, lines)
 
 
 def read_part(path: Path, facts: dict[str, Any]) -> dict[str, int] | None:

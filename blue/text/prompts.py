@@ -42,20 +42,6 @@ def make_safe(text: str) -> str:
 # --- the profiler's prompt
 
 
-def profile_message(
-    templates: Templates,
-    titles: Sequence[str],
-    ratings: Sequence[float] | np.ndarray,
-) -> str:
-    """The user message that asks for a profile.
-
-    Args:
-        titles: the history, oldest first; may be empty.
-        ratings: as many, on any scale; NaN where there is none.
-    """
-    return _profile_message(templates, _item_texts(templates, titles, ratings))
-
-
 def fit_profile_prompt(
     templates: Templates,
     titles: Sequence[str],

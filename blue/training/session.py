@@ -122,7 +122,7 @@ def _refuse_non_finite(tree: Any, name: str, advice: str) -> None:
 
 
 def keep_batch(workdir: str, stage: str, step: int, arrays: Mapping[str, Any]) -> None:
-    """Writes the batch of a skipped update for `tools/replay_batch.py`."""
+    """Writes the batch of a skipped update for `blue.training.replay`."""
     host = {k: to_host(x) if isinstance(x, jax.Array) else x for k, x in arrays.items()}
     if jax.process_index() == 0:
         path = bad_batches.save(workdir, stage, step, host)
@@ -148,8 +148,8 @@ def stop_if_not_finite(
         raise NonFinite(
             f"step {step}: {int(skipped)} updates in a row had a non-finite loss, "
             "gradient or parameter, or no valid reward, and were skipped; nothing of "
-            "them was saved. tools/replay_batch.py tells more of the batches in "
-            "bad_batches/"
+            "them was saved. python -m blue.training.replay tells more of the batches "
+            "in bad_batches/"
         )
 
 

@@ -19,7 +19,6 @@ import logging
 import os
 import re
 import shutil
-import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +33,7 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint import v1 as ocp
 
 from blue.errors import UserError
+from blue.runtime import files
 
 log = logging.getLogger("blue")
 
@@ -248,9 +248,8 @@ class Checkpoints:
         """Mark the stage as done; `meta` (JSON) is what `finished` gives back."""
         if jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
-            part = self._directory / f"{FINISHED_FILE}.{uuid.uuid4().hex[:8]}"
-            part.write_text(json.dumps({**meta, "finished": True}, indent=2))
-            part.replace(self._directory / FINISHED_FILE)
+            text = json.dumps({**meta, "finished": True}, indent=2)
+            files.write_text(self._directory / FINISHED_FILE, text)
         _barrier("finish")
 
     def finished(self) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from blue.errors import UserError
+from blue.runtime import files
 from blue.workdir import renamed
 
 ROOT = Path(__file__).resolve().parents[2]  # of the clone
@@ -71,12 +72,11 @@ def save(config: ConfigDict, workdir: str) -> None:
         path = Path(workdir) / "config.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name("config.json.part")
-            part.write_text(json.dumps(record, indent=2) + "\n")
-            os.replace(part, path)
+            files.write_text(path, json.dumps(record, indent=2) + "\n")
         except OSError as error:
             raise UserError(
-                f"--workdir={workdir}: cannot write config.json there: {error.strerror}"
+                f"--workdir={workdir}: cannot write config.json there: "
+                f"{error.strerror or error}"
             ) from error
 
 

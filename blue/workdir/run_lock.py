@@ -21,7 +21,7 @@ import jax
 from etils import epath
 
 from blue.errors import UserError
-from blue.runtime import distributed
+from blue.runtime import distributed, files
 
 logger = logging.getLogger("blue")
 
@@ -138,9 +138,10 @@ def _alone(folder: epath.Path) -> Iterator[None]:
 
 
 def _write(path: epath.Path, own: dict[str, Any]) -> None:
-    part = path.parent / f".{NAME}.{own['run']}"
-    part.write_text(json.dumps({**own, "touched": time.time()}) + "\n")
-    part.replace(path)
+    text = json.dumps({**own, "touched": time.time()}) + "\n"
+    # in a bucket another run may be at it, too
+    with files.whole_file(path, durable=False, mark=own["run"]) as draft:
+        draft.write_text(text)
 
 
 def _touch(path: epath.Path, own: dict[str, Any], done: threading.Event) -> None:

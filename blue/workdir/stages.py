@@ -18,9 +18,15 @@ class Stage(NamedTuple):
     trains: str = ""  # the role whose model it trains: profiler, encoder, or none
     sizes: tuple[str, ...] = ()  # fields that may not change between its steps
     only_compiles: bool = False  # for devices that are not there: it runs alone
+    needs_devices: bool = True  # those that config.platform, num_devices expect
 
 
 STAGES = {  # name in config.stages -> what it is
+    "prepare": Stage(
+        "prepare",
+        "prepare the data alone; print what was read, left out and kept",
+        needs_devices=False,
+    ),
     "encoder": Stage(
         "train_encoder",
         "fine-tune the encoder, supervised contrastive",
@@ -48,6 +54,7 @@ STAGES = {  # name in config.stages -> what it is
         "plan",
         "compile every program for TPUs that are not there; memory, cost",
         only_compiles=True,
+        needs_devices=False,
     ),
 }
 

@@ -21,7 +21,7 @@ from blue.models.params import abstract_params, make_init
 from blue.runtime import distributed
 from blue.runtime.shapes import Precision, Sampling, Shapes
 from blue.runtime.sharding import by_batch, make_mesh, put, replicated, to_host
-from blue.stages import train_profiler
+from blue.stages import step_programs
 from blue.training import optimizers
 from blue.training.optimizers import make_optimizer, make_schedule
 from blue.training.policy import Objective, UpdateBatch, make_update
@@ -54,7 +54,7 @@ def run():
         cfg, mesh, shapes, precision, temperature=1.0
     )
     embed = scoring.make_embed(encoder_cfg, mesh, RowShapes(B * G, C, 1), precision)
-    rewards = train_profiler.make_rewards(c, mesh, encoder_cfg.width)
+    rewards = step_programs.make_rewards(c, mesh, encoder_cfg.width)
     objective = Objective(1.0, c.clip_eps, c.kl_coef)
     update = make_update(cfg, mesh, optimizer, schedule, shapes, precision, objective)
     init = optimizers.make_init_state(

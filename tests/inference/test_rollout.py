@@ -13,7 +13,7 @@ from blue.inference import rollout, sampling
 from blue.models import decoder, decoding, gemma3, qwen3
 from blue.models.decoder import DecoderConfig
 from blue.models.logprobs import token_logprobs
-from blue.runtime import hlo
+from blue.runtime.hlo import text as hlo
 from blue.runtime.shapes import Sampling, Shapes
 from blue.runtime.sharding import AXES
 

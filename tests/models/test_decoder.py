@@ -293,7 +293,7 @@ def test_decoding_with_the_cache_equals_teacher_forcing(cfg, starts):
             np.testing.assert_allclose(found[b], want[b, :, slot + 1], atol=5e-6)
 
 
-# --- the released implementation's answers (tools/make_fixtures.py)
+# --- the released implementation's answers (tests/helpers/make_fixtures.py)
 
 
 def fixture(name):

@@ -20,7 +20,7 @@ from blue.data import synthetic
 from blue.data.examples import history
 from blue.data.splits import Cutting
 from blue.errors import UserError
-from blue.evaluation import baselines, methods, metrics, panel
+from blue.evaluation import baselines, methods, metrics
 from blue.evaluation.cohort import choose_cohort
 from blue.evaluation.judge import judge_accuracy
 from blue.evaluation.validation import validation_ndcg
@@ -33,6 +33,7 @@ from blue.text import queries
 from blue.text.rule_profiles import profile_word_stats, template_profile
 from blue.text.templates import TEMPLATES
 from blue.text.tokenizer import train_tokenizer
+from blue.text.words import folded_words
 from configs import base as base_config
 
 UNTRAINED = [
@@ -66,14 +67,16 @@ def word_vector(word):
 
 def embed(texts):
     """Unit vectors of bags of words; texts without words share one direction."""
-    rows = [sum(map(word_vector, panel.words(f"{t} the")), np.zeros(64)) for t in texts]
+    rows = [
+        sum(map(word_vector, folded_words(f"{t} the")), np.zeros(64)) for t in texts
+    ]
     vectors = np.stack(rows)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def first_letters(texts):
     """Another encoder: it reads two letters of each word."""
-    return embed([" ".join(w[:2] for w in panel.words(text)) for text in texts])
+    return embed([" ".join(w[:2] for w in folded_words(text)) for text in texts])
 
 
 def choose(profiles, options):

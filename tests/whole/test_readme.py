@@ -95,13 +95,13 @@ def test_the_first_screen_has_exactly_two_commands():
 
 
 def test_the_results_are_the_recorded_ones():
-    from tools.records import readme_results
+    from tools.records import pages
 
-    quickstart = readme_results.load("quickstart")
-    assert readme_results.block(quickstart) in PAGES["experiments/README.md"]
-    assert readme_results.first_page() in README
+    quickstart = pages.load("quickstart")
+    assert pages.block(quickstart) in PAGES["experiments/README.md"]
+    assert pages.first_page() in README
     (gain,) = re.findall(r"`blue` - `base`: [^)]*", README)
-    assert f"* {gain}\n" in readme_results.block(quickstart)
+    assert f"* {gain}\n" in pages.block(quickstart)
 
 
 def test_the_last_lines_of_the_quickstart_are_the_recorded_ones():

@@ -7,8 +7,6 @@ import re
 import shutil
 import signal
 import stat
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +32,7 @@ from blue.sources.profiler import load_profiler
 from blue.sources.role import stage_checkpoints
 from blue.sources.run import Run
 from blue.stages import train_encoder, train_profiler, warm_start
-from blue.training import session, watch
+from blue.training import replay, session, watch
 from blue.training.optimizers import init_state
 from blue.workdir import checkpoints, record, writer
 from blue.workdir.checkpoints import Checkpoints
@@ -311,13 +309,9 @@ def poisoned(monkeypatch, module, name, steps, poison):
     monkeypatch.setattr(module, name, call)
 
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import replay_batch  # noqa: E402
-
-
-def replay(workdir, name):
-    found = replay_batch.replay(str(workdir), str(workdir / "bad_batches" / name))
-    return found, replay_batch.describe(found)
+def replay_of(workdir, name):
+    found = replay.replay(str(workdir), str(workdir / "bad_batches" / name))
+    return found, replay.describe(found)
 
 
 @pytest.mark.slow
@@ -371,7 +365,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     assert all((x == y).all() for x, y in zip(leaves(3), leaves(4), strict=True))
     assert any((x != y).any() for x, y in zip(leaves(2), leaves(3), strict=True))
 
-    found, told = replay(tmp_path, "profiler-3.npz")
+    found, told = replay_of(tmp_path, "profiler-3.npz")
     assert found["first"] == ("reward/choice", 0, (0,)) and found["skipped"]
     assert np.isnan(found["loss"]) and found["left_out"] == everyone
     assert told[0] == "profiler, step 3, with the parameters of step 3"
@@ -379,7 +373,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     shutil.copytree(
         tmp_path / "checkpoints/profiler/2", tmp_path / "checkpoints/profiler/1"
     )
-    found, told = replay(tmp_path, "profiler-1.npz")
+    found, told = replay_of(tmp_path, "profiler-1.npz")
     indices = batch_indices(len(split.user), batch_size=8, seed=c.seed, step=1)
     assert found["first"] == ("advantage", 2, (1,))
     user = split.user[indices[2]]
@@ -417,7 +411,7 @@ def test_an_update_out_of_bounds_stops_a_supervised_stage(stage, tmp_path):
     assert not (tmp_path / "export").exists()
     _, leaves = final_state(tmp_path, stage)
     assert all(np.isfinite(np.asarray(x)).all() for x in leaves)
-    found, told = replay(tmp_path, f"{stage}-0.npz")
+    found, told = replay_of(tmp_path, f"{stage}-0.npz")
     assert found["first"] is None and found["skipped"]
     assert np.isfinite(found["loss"]) and found["grad_norm"] > 0
     assert told[-1].startswith("the optimizer's step would break params/embed")
@@ -428,8 +422,8 @@ def test_a_replay_finds_the_row_whose_gradient_alone_is_broken():
     x = np.array([1.0, 4.0, 0.0, 0.0], np.float32)
     root = lambda v: jnp.sqrt(v).sum()
     loss = lambda w, _, counts: root(jnp.where(counts, x * w["w"], 1.0))
-    found = replay_batch.first_bad_gradient(
-        replay_batch.Stage(
+    found = replay.first_bad_gradient(
+        replay.Stage(
             None, None, (x,), jax.value_and_grad(loss), lambda params: [],
             lambda row: (np.arange(4) == row,),
         ),

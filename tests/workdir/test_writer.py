@@ -7,6 +7,10 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.plugins import projector
+from tensorboard.util import tensor_util
 
 from blue.runtime import progress
 from blue.runtime.progress import slices_with_progress
@@ -35,11 +39,19 @@ def read(path):
 
 
 def events(directory):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(directory))
+    """What TensorBoard's server reads there: all is a tensor to it, by tag."""
+    accumulator = plugin_event_accumulator.EventAccumulator(
+        str(directory), size_guidance={"tensors": 0}
+    )
     accumulator.Reload()
     return accumulator
+
+
+def points(found, tag):
+    return [
+        (event.step, tensor_util.make_ndarray(event.tensor_proto))
+        for event in found.Tensors(tag)
+    ]
 
 
 def test_metrics_are_strict_json_and_readable_before_the_run_ends(tmp_path):
@@ -82,7 +94,8 @@ def test_a_resumed_run_tells_each_step_once(tmp_path):
         ("profiler", 2, 20),
     ]
     assert [r["step"] for r in read(tmp_path / "samples.jsonl")] == [0, 1]
-    assert not list(tmp_path.glob("*.part"))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"metrics.jsonl", "samples.jsonl"}
 
 
 def test_the_last_lines_of_a_stage_come_back(tmp_path):
@@ -120,7 +133,8 @@ def test_samples_are_private_and_one_line_each(tmp_path):
 def test_tensorboard_reads_everything_and_shows_replayed_steps_once(tmp_path):
     writer = open_writer(tmp_path, tensorboard=True)
     for step in range(4):
-        writer.scalars(step, {"policy/kl": step, "policy/nan": np.nan})
+        values = {"policy/kl": step, "policy/nan": np.nan, "eval/ndcg@10": 0.5}
+        writer.scalars(step, values)
         writer.histogram(step, "reward/total", jnp.array([[0.0, jnp.nan], [1.0, 2.0]]))
         writer.text(step, "profiles", "**a** <b>")
     writer.close()
@@ -128,11 +142,18 @@ def test_tensorboard_reads_everything_and_shows_replayed_steps_once(tmp_path):
     writer.scalars(2, {"policy/kl": 20})
     writer.close()
     found = events(tmp_path / "tensorboard" / "profiler")
-    points = [(e.step, e.value) for e in found.Scalars("policy/kl")]
-    assert points == [(0, 0), (1, 1), (2, 20)]
-    assert "policy/nan" not in found.Tags()["scalars"]
-    assert found.Tags()["histograms"] == ["reward/total"]
-    assert any(tag.startswith("profiles") for tag in found.Tags()["tensors"])
+    assert points(found, "policy/kl") == [(0, 0), (1, 1), (2, 20)]
+    assert {"policy/nan", "policy_nan"}.isdisjoint(found.Tags()["tensors"])
+    assert points(found, "eval/ndcg_10") == [(0, 0.5), (1, 0.5)]
+    (step, bins), (later, _) = points(found, "reward/total")
+    assert (step, later) == (0, 1)
+    assert bins[0, 0] == 0 and bins[-1, 1] == 2 and bins[:, 2].sum() == 3
+    assert points(found, "profiles/text_summary") == [
+        (0, b"**a** <b>"),
+        (1, b"**a** <b>"),
+    ]
+    plugin = found.summary_metadata["profiles/text_summary"].plugin_data
+    assert plugin.plugin_name == "text"
     metadata = found.summary_metadata["_hparams_/session_start_info"]
     assert b"rewards.choice.weight" in metadata.plugin_data.content
 
@@ -145,8 +166,8 @@ def test_tensorboard_has_a_step_before_its_checkpoint_is_saved(tmp_path):
     writer.progress(0, {})  # the stages' last word before they save
     found = events(tmp_path / "tensorboard" / "profiler")
     writer.close()
-    assert [(e.step, e.value) for e in found.Scalars("policy/kl")] == [(0, 0.5)]
-    assert any(tag.startswith("profiles") for tag in found.Tags()["tensors"])
+    assert points(found, "policy/kl") == [(0, 0.5)]
+    assert points(found, "profiles/text_summary") == [(0, b"a")]
 
 
 def test_a_projector_torn_by_a_kill_is_written_again(tmp_path):
@@ -157,8 +178,17 @@ def test_a_projector_torn_by_a_kill_is_written_again(tmp_path):
     writer.projector(3, "items", np.eye(2), [("item", "a"), ("item", "b")])
     writer.close()
     assert len((torn / "tensors.tsv").read_text().splitlines()) == 2
-    config = (torn.parents[1] / "projector_config.pbtxt").read_text()
-    assert config.count("embeddings {") == 1
+    listed = torn.parents[1] / "projector_config.pbtxt"
+    assert listed.read_text().count("embeddings {") == 1
+
+    listed.write_text('embeddings {\ntensor_name: "items:00003"\ntens')  # torn, too
+    writer = open_writer(tmp_path, tensorboard=True)
+    writer.projector(4, "items", np.eye(2), [("item", "a"), ("item", "b")])
+    writer.close()
+    config = text_format.Parse(listed.read_text(), projector.ProjectorConfig())
+    (entry,) = config.embeddings
+    assert entry.tensor_path == "00004/items/tensors.tsv"
+    assert (torn.parents[1] / entry.metadata_path).exists()
 
 
 def test_projector_has_one_clean_row_a_point(tmp_path):
@@ -184,9 +214,8 @@ def test_curves_over_something_else_replace_earlier_ones(tmp_path):
         write_curves(tmp_path, "evaluate", curves)
     folder = tmp_path / "tensorboard" / "evaluate"
     found = events(folder)
-    points = [(e.step, e.value) for e in found.Scalars("cold_start/blue")]
-    assert points == [(0, 0.25), (10, 0.75)]
-    assert set(found.Tags()["scalars"]) == set(curves)
+    assert points(found, "cold_start/blue") == [(0, 0.25), (10, 0.75)]
+    assert set(found.Tags()["tensors"]) == set(curves)
     assert len(list(folder.iterdir())) == 1
 
 

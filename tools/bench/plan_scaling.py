@@ -164,7 +164,7 @@ def plot(plans: dict[str, Any], path: Path) -> None:
         from matplotlib import pyplot
     except ImportError:
         return
-    from blue.runtime import hlo
+    from blue.runtime.hlo.collectives import network_bytes
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     sizes = [plan["chips"] for plan in plans.values()]
@@ -173,7 +173,7 @@ def plot(plans: dict[str, Any], path: Path) -> None:
         axes[0].plot(
             sizes, [r["flops_per_chip"] / 1e12 for r in rows], "o-", label=name
         )
-        moved = [hlo.network_bytes(r["collectives"]) / 1e9 for r in rows]
+        moved = [network_bytes(r["collectives"]) / 1e9 for r in rows]
         axes[1].plot(sizes, moved, "o-", label=name)
     axes[0].set(title="TFLOP a chip", xlabel="chips", xscale="log", yscale="log")
     axes[1].set(title="GB over the network, a chip", xlabel="chips", xscale="log")
@@ -195,9 +195,9 @@ def table(head: str, rows: list[list[Any]]) -> str:
 
 def tables(found: dict[str, dict[str, Any]]) -> str:
     """All tables, of {name of a file: what it holds}."""
-    from blue.runtime import hlo
+    from blue.runtime.hlo.collectives import network_bytes
 
-    network = lambda program: hlo.network_bytes(program["collectives"]) / 1e9
+    network = lambda program: network_bytes(program["collectives"]) / 1e9
     temporaries = lambda p: f"{p['hbm_gib'].get('temporaries', float('nan')):.1f}"
     fits, scaled, passed = [], [], []
     for name, plan in found["fits"].items():

@@ -59,7 +59,7 @@ PHASES = {  # phase -> the functions of the library that it is inside of
     "profile files": ["blue.stages.write_profiles:finish"],
     "evaluation": ["blue.stages.evaluate:run"],
     "evaluation files": [
-        "blue.stages.evaluate:write_file",
+        "blue.stages.evaluate:write_text",
         "blue.evaluation.comparison:draw",
     ],
 }

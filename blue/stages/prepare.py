@@ -1,27 +1,22 @@
-"""Prepares the data of a config alone, and prints what came of it.
+"""The stage that prepares the data alone and prints what came of it.
 
-python tools/prepare.py --config=configs/NAME.py --workdir=DIR [--config.FIELD=VALUE]
-
-The examples are left in the workdir, where the stages find them. Printed are the rows
-and users left out and why, the size of each split beside the paper's where the paper
-has the data set, and what each window policy would keep.
+The examples are left in the workdir, where the other stages find them. Printed are the
+rows and users left out and why, the size of each split beside the paper's where the
+paper has the data set, and what each window policy would keep.
 """
 
-import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from blue import main as blue_main
 from blue.data.examples import Examples, Split
 from blue.data.log import Log
 from blue.data.splits import WINDOW_POLICIES
 from blue.errors import UserError
 from blue.sources.data import load_examples, load_log
-from blue.workdir import settings
 
 # https://arxiv.org/abs/2605.06981, table of data sets:
 # part of the file's name -> split -> items, users, mean length, examples
@@ -53,8 +48,15 @@ DEFINITIONS = (
 )
 
 
-def run(config: ConfigDict, workdir: str) -> str:
-    """Prepares, and returns the report as Markdown. Raises `UserError`."""
+def run(config: ConfigDict, workdir: str) -> None:
+    """Prepares the data and prints the report. Raises `UserError`."""
+    page = report(config, workdir)
+    if jax.process_index() == 0:
+        print(page)
+
+
+def report(config: ConfigDict, workdir: str) -> str:
+    """Prepares the data; what came of it, as Markdown."""
     log = load_log(config, workdir)
     examples = load_examples(config, log, workdir)
     parts = [
@@ -165,23 +167,3 @@ def policy_table(config: ConfigDict, log: Log, chosen: Examples) -> str:
         name = f"**{policy}**" if policy == config.data.window_policy else policy
         rows.append(f"| {name} | {users:,} | {counts} |")
     return "\n".join(rows)
-
-
-def main(argv: Sequence[str]) -> int:
-    """The exit code: 0, or 2 after the user's mistake, told in one line."""
-    if {"--help", "-h"} & set(argv[1:]):
-        print(__doc__)
-        return 0
-    blue_main.set_up_logging()
-    try:
-        config, workdir = settings.load(argv)
-        settings.check(config)
-        print(run(config, workdir))
-    except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

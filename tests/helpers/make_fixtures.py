@@ -2,7 +2,7 @@
 
 Needs the extra `parity`. From the repository's root:
 
-    PYTHONPATH=tests python tools/make_fixtures.py
+    python -m tests.helpers.make_fixtures
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The tables of README.md and experiments/README.md, from the records of the runs.
 
-Prints both; a test holds them against the two pages.
+A test holds them against the two pages.
 """
 
 import json
@@ -117,7 +117,3 @@ def first_page() -> str:
 def load(folder: str) -> dict:
     """The numbers of a recorded run."""
     return json.loads((ROOT / f"experiments/{folder}/results.json").read_text())
-
-
-if __name__ == "__main__":
-    print(first_page(), block(load("quickstart")), sep="\n\n")

@@ -1,18 +1,14 @@
 """The tables of experiments/real_logs/tables.md from the records of the runs.
 
-python tools/records/real_logs_table.py experiments/A/results.json [...]
-
 One table of methods and one of differences: a row a run, NDCG@10, mean and 95% interval
 over users; then what differences the run could have detected, and the verdict.
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # BLUE from this clone
 from blue.evaluation import report
 from blue.text.markdown import markdown_table
 
@@ -68,10 +64,10 @@ def difference_rows(runs: Sequence[Any], protocol: str) -> list[list[str]]:
     return rows
 
 
-def main(paths: Sequence[str]) -> None:
-    """Prints the page's tables."""
-    runs = [json.loads(Path(path).read_text("utf-8")) for path in paths]
-    names = [Path(path).parent.name for path in paths]
+def print_tables(paths: Sequence[Path]) -> None:
+    """Prints the page's tables, of one results.json a run."""
+    runs = [json.loads(path.read_text("utf-8")) for path in paths]
+    names = [path.parent.name for path in paths]
     sizes = [f"{r['users']} users, {r['targets']} targets" for r in runs]
     header = [f"{n} ({s})" for n, s in zip(names, sizes, strict=True)]
     for protocol in PROTOCOLS:
@@ -91,7 +87,3 @@ def main(paths: Sequence[str]) -> None:
                     f"* {name}, {protocol} ranked by {result['transfer']['encoder']} "
                     f"({facts['users']} users): {cell[0]} {cell[1]}"
                 )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

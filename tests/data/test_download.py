@@ -1,4 +1,4 @@
-"""tools/download.py with a fake hub client and a server on this machine.
+"""With a fake hub client and a server on this machine.
 
 The real sources were not reached: their addresses and names are not tested here.
 """
@@ -7,17 +7,15 @@ import functools
 import hashlib
 import http.server
 import io
-import sys
 import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from blue.data import download
 from blue.data.readers import amazon_reviews_2023, movielens
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import download
+from blue.errors import UserError
 
 
 @pytest.fixture
@@ -91,7 +89,7 @@ def test_a_file_cut_short_is_not_kept(tmp_path, monkeypatch):
         headers = {"Content-Length": "10"}
 
     monkeypatch.setattr(download, "_open", lambda address: Reply(b"123"))
-    with pytest.raises(download.DownloadError, match="3 of 10 bytes"):
+    with pytest.raises(UserError, match="3 of 10 bytes"):
         download.google_local("New_York", tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -1,8 +1,8 @@
 """Downloads a public log in the form that its reader takes.
 
-python tools/download.py amazon_reviews_2023 Clothing_Shoes_and_Jewelry DIR
-python tools/download.py movielens ml-latest-small DIR
-python tools/download.py google_local New_York DIR
+python -m blue.data.download amazon_reviews_2023 Clothing_Shoes_and_Jewelry DIR
+python -m blue.data.download movielens ml-latest-small DIR
+python -m blue.data.download google_local New_York DIR
 
 Amazon Reviews 2023 comes through huggingface_hub, which checks and resumes; the others
 over https. MovieLens is checked by its published MD5, Google Local by its size: no
@@ -13,7 +13,6 @@ Mind the licences: MovieLens may not be passed on, the others are for research.
 import argparse
 import difflib
 import hashlib
-import os
 import re
 import shutil
 import sys
@@ -23,6 +22,11 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from etils import epath
+
+from blue.errors import UserError
+from blue.runtime import files
 
 AMAZON = "McAuley-Lab/Amazon-Reviews-2023"  # a data set on the Hugging Face hub
 MOVIELENS = "https://files.grouplens.org/datasets/movielens"
@@ -42,10 +46,6 @@ RELEASES = "ml-latest-small ml-latest ml-1m ml-10m ml-20m ml-25m ml-32m".split()
 _OF_RELEASE = re.compile(r"(ratings|movies)\.(csv|dat)|README.*")
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60
-
-
-class DownloadError(Exception):
-    """What went wrong, in one line."""
 
 
 def amazon_reviews_2023(
@@ -76,21 +76,22 @@ def movielens(release: str, directory: Path) -> list[Path]:
     with _open(f"{address}.md5") as reply:
         found = re.search(r"\b[0-9a-f]{32}\b", reply.read(1000).decode())
     if not found:
-        raise DownloadError(f"{address}.md5 holds no MD5")
+        raise UserError(f"{address}.md5 holds no MD5")
     archive = fetch(address, directory / f"{release}.zip")
     with archive.open("rb") as file:
         md5 = hashlib.file_digest(file, "md5").hexdigest()
     if md5 != found[0]:
         archive.unlink()
-        raise DownloadError(f"{address}: MD5 is {md5}, must be {found[0]}; try again")
+        raise UserError(f"{address}: MD5 is {md5}, must be {found[0]}; try again")
     written = []
-    with zipfile.ZipFile(archive) as files:
-        for member in files.infolist():
+    with zipfile.ZipFile(archive) as zipped:
+        for member in zipped.infolist():
             name = Path(member.filename).name  # whatever folder it claims to lie in
             if not member.is_dir() and _OF_RELEASE.fullmatch(name):
                 written.append(directory / name)
-                with files.open(member) as source, written[-1].open("wb") as target:
-                    shutil.copyfileobj(source, target)
+                with files.whole_file(written[-1]) as draft:
+                    with zipped.open(member) as source, draft.open("wb") as target:
+                        shutil.copyfileobj(source, target)
     archive.unlink()
     return written
 
@@ -98,7 +99,7 @@ def movielens(release: str, directory: Path) -> list[Path]:
 def google_local(state: str, directory: Path) -> list[Path]:
     """Reviews and metadata of a state, such as New_York."""
     if not re.fullmatch(r"[A-Z][A-Za-z]*(_[A-Za-z]+)*", state):
-        raise DownloadError(f"{state!r} must be a state as in the file names: New_York")
+        raise UserError(f"{state!r} must be a state as in the file names: New_York")
     names = (f"review-{state}.json.gz", f"meta-{state}.json.gz")
     return [fetch(f"{GOOGLE_LOCAL}/{name}", directory / name) for name in names]
 
@@ -109,8 +110,14 @@ def fetch(address: str, path: Path) -> Path:
         print(f"{path} is there already")
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.partial")
-    with _open(address) as reply, draft.open("wb") as file:
+    with files.whole_file(path) as draft:
+        _copy(address, draft)
+    return path
+
+
+def _copy(address: str, path: epath.Path) -> None:
+    """Writes what is at `address` to `path`, and tells every ten seconds how far."""
+    with _open(address) as reply, path.open("wb") as file:
         size = int(reply.headers.get("Content-Length") or 0)
         done, start = 0, time.monotonic()
         told = start
@@ -121,24 +128,21 @@ def fetch(address: str, path: Path) -> Path:
                 left = f", {(size - done) / rate:.0f} s left" if size else ""
                 print(f"{path.name}: {done >> 20} MiB, {rate / 2**20:.1f} MiB/s{left}")
     if size and done != size:
-        draft.unlink()
-        raise DownloadError(f"{address}: {done} of {size} bytes came; try again")
-    os.replace(draft, path)
-    return path
+        raise UserError(f"{address}: {done} of {size} bytes came; try again")
 
 
 def _open(address: str):
     try:
         return urllib.request.urlopen(address, timeout=_TIMEOUT_S)
     except (urllib.error.URLError, TimeoutError) as error:
-        raise DownloadError(f"{address}: {error}") from None
+        raise UserError(f"{address}: {error}") from None
 
 
 def _check_name(name: str, known: Sequence[str]) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known)}"
-        raise DownloadError(f"{name!r} is not there; {hint}")
+        raise UserError(f"{name!r} is not there; {hint}")
 
 
 SOURCES = {f.__name__: f for f in (amazon_reviews_2023, movielens, google_local)}
@@ -156,7 +160,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         for path in SOURCES[args.source](args.name, args.directory):
             print(path)
-    except (DownloadError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     return 0

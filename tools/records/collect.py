@@ -1,26 +1,22 @@
 """What is kept of a finished run: its numbers, curves and twenty users.
 
-python tools/records/collect_run.py RUN OUT
-
-Writes to the folder OUT: results.json (evaluation.json, five decimals), evaluation.md,
+Writes to a folder: results.json (evaluation.json, five decimals), evaluation.md,
 curves.csv (means over blocks of steps), cost.md (steps and minutes a stage) and
 users.md (twenty test users, evenly spaced: recent history, next item, profiles; no
 identifiers).
-Then tools/plot_run.py RUN --out OUT draws the figures.
+Then tools/plot_run.py draws the figures.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # BLUE from this clone
 from blue.evaluation import report
 from blue.evaluation.cohort import choose_cohort
 from blue.sources.data import load_examples, load_log
 from blue.text.markdown import escape, markdown_table
 from blue.workdir import record
-from tools.records import thin_metrics
+from tools.records import curves
 
 SHOWN = 20
 DECIMALS = 5
@@ -76,8 +72,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def main(run: Path, out: Path) -> None:
-    """Everything at once."""
+def collect(run: Path, out: Path) -> None:
+    """All of it: from the workdir `run` to the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     result = rounded(json.loads((run / "evaluation.json").read_text("utf-8")))
     text = json.dumps(result, ensure_ascii=False, separators=(",", ":"))
@@ -89,10 +85,6 @@ def main(run: Path, out: Path) -> None:
         (out / name).write_text(content, "utf-8")
     if (run / "metrics.jsonl").exists():
         rows = read_lines(run / "metrics.jsonl")
-        thin_metrics.main(str(run / "metrics.jsonl"), str(out / "curves.csv"), 10)
+        curves.write(run / "metrics.jsonl", out / "curves.csv", block=10)
         (out / "cost.md").write_text(cost_table(rows) + "\n", "utf-8")
     (out / "users.md").write_text(users_page(run), "utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,6 +1,6 @@
 """What went wrong in a batch whose update was skipped.
 
-python tools/replay_batch.py RUN FILE
+python -m blue.training.replay RUN FILE
 
 RUN is the workdir and FILE one of RUN/bad_batches/STAGE-STEP.npz. Rebuilds the update
 of the stage from RUN/config.json and the newest checkpoint at or before that step, runs
@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.errors import UserError
+from blue.hub.model import Model
 from blue.inference import scoring
 from blue.inference.packing import RowShapes
 from blue.models import lora
@@ -29,10 +30,10 @@ from blue.models.params import shapes_of
 from blue.runtime import sharding
 from blue.runtime.shapes import Shapes
 from blue.sources import adapters
-from blue.sources.data import load_log
 from blue.sources.encoder import load_encoder
 from blue.sources.profiler import load_profiler_base
 from blue.sources.role import add_adapters, precision_of, stage_checkpoints
+from blue.sources.run import open_run
 from blue.training import optimizers, session
 from blue.training.contrastive import contrastive_gradients
 from blue.training.optimizers import apply_gradients, non_finite_leaves
@@ -45,15 +46,15 @@ class Term(NamedTuple):
     """A quantity on the way to the loss: [rows, ...], and where it counts."""
 
     name: str
-    values: np.ndarray
-    counts: np.ndarray | bool = True
+    values: jax.Array | np.ndarray
+    counts: jax.Array | np.ndarray | bool = True
 
 
 class Stage(NamedTuple):
     """A stage's update in pieces."""
 
-    model: Any
-    optimizer: Any
+    model: Model
+    optimizer: optax.GradientTransformation
     batch: tuple  # on the devices, as `gradients` takes it
     gradients: Callable  # (trained, frozen, *batch) -> (loss, gradients)
     terms: Callable[[Any], list[Term]]  # of params, in the order of computation
@@ -63,7 +64,8 @@ class Stage(NamedTuple):
 # --- the stages
 
 
-def profiler(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
+def profiler(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
+    """The GRPO update: the batch's rewards and advantages, then log-probabilities."""
     batch = UpdateBatch(*(kept[f] for f in UpdateBatch._fields))
     device = sharding.put(batch, sharding.by_batch(mesh))
     B, G, C = batch.tokens.shape
@@ -105,7 +107,8 @@ def profiler(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     return Stage(model, optimizer, (device,), loss_and_gradients, terms, row_alone)
 
 
-def warm_start(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
+def warm_start(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
+    """The supervised update: log-probabilities of the given completions."""
     batch = tuple(kept[f"input_{n}"] for n in range(4))
     prompt, prompt_mask, tokens, mask = sharding.put(batch, sharding.by_batch(mesh))
     gradients = sft_gradients(model.cfg, mesh, precision_of(config))
@@ -128,7 +131,8 @@ def warm_start(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     return Stage(model, optimizer, device, gradients, terms, row_alone)
 
 
-def encoder(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
+def encoder(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
+    """The contrastive update: vectors of the users' texts and of their items."""
     section = config.train_encoder
     inputs = [kept[f"input_{n}"] for n in range(7)]  # packed rows, places, item ids
     device = sharding.put(tuple(inputs), sharding.by_batch(mesh))
@@ -139,7 +143,8 @@ def encoder(config: ConfigDict, model: Any, mesh: Any, kept: dict) -> Stage:
     )
 
     def terms(params: Any) -> list[Term]:
-        shapes = RowShapes(*inputs[0].shape, inputs[4].shape[1])
+        (num_rows, tokens), (_, texts) = inputs[0].shape, inputs[4].shape
+        shapes = RowShapes(num_rows, tokens, texts)
         embed = scoring.make_embed(model.cfg, mesh, shapes, precision_of(config))
         vectors = sharding.to_host(embed(params, *device[:5]))
         users, items = np.split(vectors.reshape(-1, vectors.shape[-1])[inputs[5]], 2)
@@ -164,11 +169,11 @@ def replay(run: str, file: str) -> dict[str, Any]:
     if name not in STAGES:
         raise UserError(f"{file}: stage {name} is none of {', '.join(STAGES)}")
     config = record.load(run)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    log = load_log(config, run)
+    opened = open_run(config, run)
+    mesh = opened.mesh
     role = "encoder" if name == "encoder" else "profiler"
     load = {"encoder": load_encoder, "profiler": load_profiler_base}
-    base = load[role](config, log, run, mesh, stage=name)
+    base = load[role](opened, stage=name)
     model = add_adapters(config, role, base, mesh, stage=name)
     stage = STAGES[name](config, model, mesh, kept)
     frozen, trained = lora.split(model.params)
@@ -208,7 +213,7 @@ def restore(
     step: int,
     config: ConfigDict,
     stage: Stage,
-    mesh: Any,
+    mesh: Mesh,
     trained: Any,
 ) -> tuple[Any, int]:
     """The newest checkpoint of at most `step` steps."""
@@ -231,7 +236,8 @@ def first_bad(terms: list[Term]) -> tuple[str, int, tuple[int, ...]] | None:
     """The first term that has a non-finite number where it counts: its name, the row
     and the place in the row."""
     for term in terms:
-        bad = np.argwhere(~np.isfinite(term.values) & term.counts)
+        counts = np.asarray(term.counts)
+        bad = np.argwhere(~np.isfinite(np.asarray(term.values)) & counts)
         if len(bad):
             row, *place = bad[0].tolist()
             return term.name, row, tuple(place)
@@ -284,6 +290,7 @@ def describe(found: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
+    """Replays what the command line names, and prints what was found."""
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("run")
     parser.add_argument("file")

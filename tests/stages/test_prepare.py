@@ -1,16 +1,14 @@
-"""tools/prepare.py: its tables by hand-worked numbers, and the command."""
+"""The tables by hand-worked numbers, and the command."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from blue.data.examples import Split
+from blue.main import main
+from blue.stages import prepare
 from configs import profiler_amazon_clothing
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,11 +57,17 @@ def test_the_papers_row_stands_beside_its_own_data_set_alone(tmp_path, names, us
     assert prepare.paper_rows(data) == {}
 
 
+def command(tmp_path, *flags):
+    config = f"--config={ROOT}/configs/quickstart.py:tiny"
+    return ["blue", config, f"--workdir={tmp_path}", "--config.stage=prepare", *flags]
+
+
 def test_the_command(tmp_path, capsys):
-    argv = ["prepare", f"--config={ROOT}/configs/quickstart.py:tiny"]
-    argv += [f"--workdir={tmp_path}", "--config.seed=7"]
-    assert prepare.main(argv) == 0
+    # a slice is expected, and not needed
+    flags = "--config.seed=7", "--config.platform=tpu", "--config.num_devices=64"
+    assert main(command(tmp_path, *flags)) == 0
     out = capsys.readouterr().out
+    assert out.startswith("# ")
     assert "120 users. Left out:" in out
     assert "| train | 300 | 84 |" in out and "| **exclude_window** | 120 |" in out
     assert "| include_window | 120 |" in out and "| rolling | 120 |" in out
@@ -71,8 +75,6 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_a_mistake_is_told_in_one_line(tmp_path, capsys):
-    argv = ["prepare", f"--config={ROOT}/configs/quickstart.py:tiny"]
-    argv += [f"--workdir={tmp_path}", "--config.data.min_interactions=5000"]
-    assert prepare.main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
+    assert main(command(tmp_path, "--config.data.min_interactions=5000")) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("error: ") and not captured.out
