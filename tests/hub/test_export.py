@@ -30,19 +30,21 @@ from blue.stages import train_encoder, warm_start
 from blue.text import queries
 from blue.text.tokenizer import load_tokenizer, train_tokenizer
 from blue.training import session
-from configs import quickstart
+from tests.helpers import small_stages
+from tests.helpers.small_stages import one_layer  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("one_layer")
 TEXTS = ["Amélie (2001), ran  [乱] 🎬", "hello\nthere", "", "x" * 300]
 
 
 def make_config():
-    c = quickstart.get_config("tiny")
+    c = small_stages.make_config()
     c.warm_start.num_steps = c.train_encoder.num_steps = 1
     return c
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, one_layer):  # noqa: F811
     """A workdir with an exported profiler and an exported encoder."""
     workdir = tmp_path_factory.mktemp("run")
     for stage in (train_encoder, warm_start):
@@ -220,7 +222,10 @@ def check_tokenizer(tokenizer, directory):
     assert again.chat_batch(TEXTS) == tokenizer.chat_batch(TEXTS)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen3", "qwen3_embedding"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("gemma3", marks=pytest.mark.slow), "qwen3", "qwen3_embedding"],
+)
 def test_real_tokenizers_are_exported(name, tmp_path):
     if not os.environ.get("BLUE_TEST_DATA"):
         pytest.skip("needs BLUE_TEST_DATA, the folder with tokenizers/")

@@ -26,6 +26,7 @@ from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import abstract, by_batch, make_mesh, param_shardings
 from blue.stages import plan
 
+init_params = jax.jit(decoder.init_params, static_argnums=0)
 CARD = {"platform": "cuda", "compute_capability": (9, 0), "num_devices": 1}
 SHAPE = {"dtype": "bfloat16", "head_size": 256, "query_tokens": 2048}
 SHAPE["key_tokens"] = 2048
@@ -101,14 +102,19 @@ def test_forward_and_backward_are_lowered_to_cudnn_for_a_gpu(monkeypatch):
 # --- dense attention in parts
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def causal_mask(queries, keys, window):
+    return decoder.causal_mask(queries, keys, window=window)
+
+
 @pytest.mark.parametrize("window", [1, 7, 300])
 @pytest.mark.parametrize(
     "queries, keys", [(512, 512), (515, 515), (1, 40), (600, 700), (1300, 1300)]
 )
 def test_parts_leave_out_what_nobody_sees_and_no_more(queries, keys, window):
     for limit in (window, 0):
-        at = jnp.arange(keys)
-        see = np.array(decoder.causal_mask(at[keys - queries :], at, window=limit))
+        at = np.arange(keys)
+        see = np.array(causal_mask(at[keys - queries :], at, limit))
         parts = decoder.near(queries, keys, limit)
         if queries < decoder.LONG:
             assert len(parts) == 1
@@ -142,7 +148,7 @@ def test_attention_in_parts_is_that_of_the_whole(family, window, monkeypatch):
         family(), num_layers=2, width=32, mlp_width=32, vocab_size=64, head_size=8,
         pattern=family().pattern[-2:], window=window,
     )  # fmt: skip
-    params = decoder.init_params(cfg, jax.random.key(0))
+    params = init_params(cfg, jax.random.key(0))
     weights = jax.random.normal(key, (B, G, C, cfg.width))
 
     def loss(params):
@@ -167,8 +173,8 @@ def test_attention_in_parts_is_that_of_the_whole(family, window, monkeypatch):
 def test_a_static_mask_is_that_of_the_positions(P, G, C, window):
     """And so are the kernel's tiles; flops.py has a formula of its own for them."""
     at = P + jnp.arange(C)
-    own = np.kron(np.eye(G), decoder.causal_mask(at, at, window=window)).astype(bool)
-    prompt = decoder.causal_mask(at, jnp.arange(P), window=window)
+    own = np.kron(np.eye(G), causal_mask(at, at, window)).astype(bool)
+    prompt = causal_mask(at, jnp.arange(P), window)
     wanted = np.concatenate([np.tile(prompt, (G, 1)), own], axis=1)
     visible = splash.Visible(P, G, C, window)
     assert visible.shape == wanted.shape
@@ -320,7 +326,7 @@ def test_a_model_is_the_same_with_splash(
     """A prompt and its completions; on a mesh the kernels go over rows and heads, and
     what they need for the backward pass is kept."""
     B, G, P, C = shape
-    params = decoder.init_params(cfg, jax.random.key(0))
+    params = init_params(cfg, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 3)
     prompt = jax.random.randint(keys[0], (B, P), 0, cfg.vocab_size)
     tokens = jax.random.randint(keys[1], (B, G, C), 0, cfg.vocab_size)

@@ -335,7 +335,6 @@ def test_the_fixtures_notice_every_field(name, change):
     cfg, params, expected = fixture(name)
     cfg = dataclasses.replace(cfg, **change)
     tokens, mask = expected["tokens"], expected["mask"]
-    # not jitted: the nine share their compiled operations
     found = model_answers.logprobs(params, cfg, tokens, mask)
     gap = np.abs(found - expected["logprobs"])[expected["mask"]]
     assert gap.max() > 1e-2

@@ -1,6 +1,7 @@
 """Jitted programs: the same step on any mesh, micro-batches, no late compilation."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from blue.training.policy import Objective, UpdateBatch, make_update
 from tests.helpers.small_model import one_a_row
 
 B, G, P, C = 8, 3, 12, 6
-MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4)]
+MESHES = [(1, 8, 1), (2, 2, 2), pytest.param((1, 2, 4), marks=pytest.mark.slow)]
 
 SHAPES, FLOAT32 = Shapes(B, P, G, C), Precision("float32", "float32")
 
@@ -33,27 +34,34 @@ def mesh_of(shape):
     return Mesh(np.asarray(jax.devices()[:count]).reshape(shape), AXES)
 
 
-def small(family):
+def small(family, layers=1):
     return dataclasses.replace(
         family(), vocab_size=64, width=32, mlp_width=48, head_size=8, window=5,
-        num_layers=2, pattern=family().pattern[-2:],
+        num_layers=layers, pattern=family().pattern[-2:],
     )  # fmt: skip
 
 
 def make_run(cfg, mesh, micro=0):
     """State and update program on a mesh, from the same seed."""
+    params, init_state, update = programs_of(cfg, mesh, micro)
+    return params, init_state(params), update
+
+
+@functools.cache
+def programs_of(cfg, mesh, micro):
+    """Parameters, and the programs that make a state of them and update it."""
     schedule = make_schedule(1e-3, kind="constant", warmup_steps=0, num_steps=5)
     # Adam's first step is g / (|g| + eps): a smaller eps would show the rounding of
     # gradients that are all but zero
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-6, grad_clip=1.0)
     params = make_init(cfg, mesh, "float32")(np.uint32(3))
     shapes = abstract_params(cfg, mesh, "float32")
-    state = optimizers.make_init_state(shapes, optimizer, mesh)(params)
+    init_state = optimizers.make_init_state(shapes, optimizer, mesh)
     update = make_update(
         cfg, mesh, optimizer, schedule, SHAPES, FLOAT32._replace(remat="layers"),
         Objective(temperature=1.0, clip_eps=0.2, kl_coef=0.05), micro,
     )  # fmt: skip
-    return params, state, update
+    return params, init_state, update
 
 
 def batch_on(mesh, seed=0):
@@ -100,7 +108,7 @@ def test_one_step_is_the_same_on_any_mesh(shape, one_device):
     assert info["optim/grad_norm"] > 1e-3
 
 
-@pytest.mark.parametrize("micro", [1, 4])
+@pytest.mark.parametrize("micro", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_micro_batches_add_up(micro, one_device):
     mesh = mesh_of((1, 1, 1))
     _, state, update = make_run(small(qwen3.tiny_qwen3), mesh, micro=micro)
@@ -167,7 +175,7 @@ def test_degenerate_batches_give_finite_updates():
 
 
 def test_sampling_and_encoding_are_the_same_on_any_mesh():
-    cfg = small(gemma3.tiny_gemma3)
+    cfg = small(gemma3.tiny_gemma3, layers=2)
     results = []
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
@@ -192,7 +200,7 @@ def test_sampling_and_encoding_are_the_same_on_any_mesh():
 
 def test_continuous_batching_is_the_same_on_any_mesh():
     """Sixteen prompts through eight rows; keys and values split over all three axes."""
-    cfg = small(gemma3.tiny_gemma3)
+    cfg = small(gemma3.tiny_gemma3, layers=2)
     shapes, draws = Shapes(B, P + 4, 1, C), Sampling(1.0, 0, 1.0, tuple(range(12)), 0)
     results = []
     for shape in ((1, 1, 1), (2, 2, 2)):
@@ -240,6 +248,11 @@ def test_encoder_update_is_one_batch_on_any_mesh_and_however_packed():
             users, items, jnp.asarray(of_item), similarity_temperature=0.07
         )
 
+    @jax.jit
+    def step(state):
+        value, grads = jax.value_and_grad(plain)(state.params)
+        return value, *apply_gradients(state, grads, value, optimizer)
+
     queries, items = [
         [row[mask].tolist() for row, mask in zip(x.prompt, x.prompt_mask, strict=True)]
         for x in sides
@@ -255,8 +268,7 @@ def test_encoder_update_is_one_batch_on_any_mesh_and_however_packed():
         params = make_init(cfg, mesh, "float32")(np.uint32(3))
         shapes = abstract_params(cfg, mesh, "float32")
         state = optimizers.make_init_state(shapes, optimizer, mesh)(params)
-        value, grads = jax.jit(jax.value_and_grad(plain))(to_host(params))
-        expected, norm = apply_gradients(to_host(state), grads, value, optimizer)
+        value, expected, norm = step(to_host(state))
         sizes = RowShapes(len(rows.tokens), 2 * P, rows.ends.shape[1])
         update = make_encoder_update(
             cfg, mesh, optimizer, schedule, sizes, FLOAT32, pairs=B,

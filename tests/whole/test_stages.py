@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import stat
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -37,14 +38,16 @@ from blue.training.optimizers import init_state
 from blue.workdir import checkpoints, record, writer
 from blue.workdir.checkpoints import Checkpoints
 from blue.workdir.writer import Writer
-from configs import quickstart
+from tests.helpers import small_stages
+from tests.helpers.small_stages import one_layer, same_updates  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("one_layer", "same_updates")
 RUN = {"encoder": train_encoder, "warm_start": warm_start, "profiler": train_profiler}
 STEPS = 4
 
 
 def make_config():
-    c = quickstart.get_config("tiny")
+    c = small_stages.make_config()
     c.num_steps = c.train_encoder.num_steps = c.warm_start.num_steps = STEPS
     c.warm_start.tasks = ("profile", "choice")
     c.checkpoint_every, c.eval_every = 2, 4
@@ -54,11 +57,24 @@ def make_config():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A workdir in which three stages ran without a break."""
+def whole(tmp_path_factory, one_layer, same_updates):  # noqa: F811
+    """A workdir in which three stages ran without a break.
+
+    Beside it, in `*-STAGE`, lies what it held in the third step of each, after the
+    step's line and before its save: what a kill would have left.
+    """
     workdir = tmp_path_factory.mktemp("whole")
-    for module in RUN.values():
-        module.run(make_config(), str(workdir))
+    progress = writer.Writer.progress
+
+    def copy(self, step, values):
+        progress(self, step, values)
+        if step == 2:
+            shutil.copytree(workdir, f"{workdir}-{stage}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer.Writer, "progress", copy)
+        for stage, module in RUN.items():  # noqa: B007  (`copy` reads it)
+            module.run(make_config(), str(workdir))
     return workdir
 
 
@@ -73,42 +89,27 @@ def final_state(workdir, stage):
     return saved.name, jax.tree.leaves(state)
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
+@pytest.mark.parametrize("stage", RUN)
+def test_resume_is_bitwise(whole, stage):
+    """Killed in the third step, after its line and before its save."""
+    killed = Path(f"{whole}-{stage}")
+    assert [row["step"] for row in lines(killed, stage)] == [0, 1, 2]
+    assert stage_checkpoints(make_config(), str(killed), stage).latest_step() == 2
+    RUN[stage].run(make_config(), str(killed))
 
-
-def test_resume_is_bitwise(whole, tmp_path, monkeypatch):
-    """Killed in the third step of every stage, after its line and before its save."""
-    progress = writer.Writer.progress
-
-    def die(self, step, values):
-        if step == 2:
-            raise Killed
-        progress(self, step, values)
-
-    for stage, module in RUN.items():
-        with monkeypatch.context() as patch:
-            patch.setattr(writer.Writer, "progress", die)
-            with pytest.raises(Killed):
-                module.run(make_config(), str(tmp_path))
-        assert [row["step"] for row in lines(tmp_path, stage)] == [0, 1, 2]
-        module.run(make_config(), str(tmp_path))
-
-        ours, theirs = lines(tmp_path, stage), lines(whole, stage)
-        assert [row["step"] for row in ours] == list(range(STEPS))
-        keep = lambda row: {
-            k: v for k, v in row.items() if not k.startswith(("time/", "speed/"))
-        }
-        assert [keep(row) for row in ours] == [keep(row) for row in theirs]
-        (step_a, a), (step_b, b) = (
-            final_state(tmp_path, stage),
-            final_state(whole, stage),
-        )
-        assert step_a == step_b == str(STEPS) and len(a) == len(b) > 10
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+    ours, theirs = lines(killed, stage), lines(whole, stage)
+    assert [row["step"] for row in ours] == list(range(STEPS))
+    keep = lambda row: {
+        k: v for k, v in row.items() if not k.startswith(("time/", "speed/"))
+    }
+    assert [keep(row) for row in ours] == [keep(row) for row in theirs]
+    (step_a, a), (step_b, b) = final_state(killed, stage), final_state(whole, stage)
+    assert step_a == step_b == str(STEPS) and len(a) == len(b) > 10
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
     samples = "samples.jsonl"
-    assert lines(tmp_path, "profiler", samples) == lines(whole, "profiler", samples)
+    assert lines(killed, stage, samples) == lines(whole, stage, samples)
+    assert bool(lines(whole, stage, samples)) == (stage == "profiler")
 
 
 @pytest.mark.slow
