@@ -1,11 +1,14 @@
 """Formats and tokenizers of a config."""
 
 import pytest
+from etils import epath
 
 from blue.errors import UserError
 from blue.inference.embed import TextEncoder
-from blue.sources.run import open_run
+from blue.sources.data import load_log
+from blue.sources.run import Run, mesh_of, open_run
 from blue.sources.text import load_role_tokenizer, query_format_of, templates_of
+from blue.text import tokenizer
 from blue.text.templates import TEMPLATES
 from blue.text.tokenizer import train_tokenizer
 from configs import quickstart
@@ -75,3 +78,24 @@ def test_without_one_both_roles_share_the_one_of_the_catalogue(config, tmp_path)
     title = run.log.titles[0]
     assert found[0].decode(found[0].encode(title)) == title
     assert len(found[0].encode(title)) <= 2 * len(title.split())
+
+
+def test_a_tokenizer_torn_by_a_kill_is_not_taken(tmp_path, monkeypatch):
+    """Half of it may well load, and every id of every later model would be another."""
+    c = quickstart.get_config("tiny")
+    log = load_log(c, str(tmp_path))
+    save = tokenizer.Tokenizer.save
+
+    def torn(self, directory):
+        save(self, directory)
+        (epath.Path(directory) / "tokenizer_config.json").unlink()
+        raise KeyboardInterrupt  # as good as a kill: nothing of ours catches it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer.Tokenizer, "save", torn)
+        with pytest.raises(KeyboardInterrupt):
+            load_role_tokenizer(Run(c, str(tmp_path), mesh_of(c), log), "profiler", "")
+    assert not (tmp_path / "tokenizer").exists()
+    again = load_role_tokenizer(Run(c, str(tmp_path), mesh_of(c), log), "profiler", "")
+    assert again.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
