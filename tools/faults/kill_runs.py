@@ -38,7 +38,7 @@ PHASES = {  # phase -> the functions of the library that it is inside of
     "item table": ["blue.sources.encoder:_embed_items"],
     "rollout": ["blue.stages.train_profiler:write"],
     "reward": ["blue.stages.train_profiler:score"],
-    "update": ["blue.stages.train_profiler:to_host"],
+    "update": ["blue.training.loop:to_host"],
     "metrics": [
         "blue.workdir.writer:Writer.scalars",
         "blue.workdir.writer:Writer.samples",
