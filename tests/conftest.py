@@ -1,16 +1,21 @@
 """Every test runs on eight CPU devices, without network, with strict ranks."""
 
+import gc
 import os
 from importlib.metadata import version
 
 # Tests are mostly compilation: without optimisation it takes half as long.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # splitting costs an eighth
 if version("jaxlib").startswith("0.10."):  # later ones do not know the flag
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config):
     """Before the first import of jax; subprocesses of tests inherit it all."""
+    # Tracing makes so many objects that by default a tenth of the time goes into
+    # looking through them all, again and again.
+    gc.set_threshold(50_000, 20, 20)
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,3 +26,14 @@ def pytest_configure(config):
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_finish():
+    """What was imported stays: it need not be looked through for garbage again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """Nor need anything be at the end, when pytest and Python collect several times."""
+    gc.freeze()

@@ -14,6 +14,7 @@ exceeded, 2 on mistakes, answers that are not finite among them.
 """
 
 import argparse
+import functools
 import gc
 import json
 import shutil
@@ -37,6 +38,7 @@ from blue.hub.model import Model
 from blue.hub.source import fetch
 from blue.inference.pad import pad_left
 from blue.models import decoder, encoder, lora
+from blue.models.decoder import DecoderConfig
 from blue.models.params import shapes_of
 from blue.runtime.progress import Progress
 from blue.runtime.sharding import make_mesh
@@ -175,6 +177,26 @@ def open_side(spec: str, role: str, engine: str, dtype: str, length: int) -> Sid
     return make[engine, role](directory, getattr(torch, dtype))
 
 
+@functools.cache  # two models of the same shapes share their programs
+def make_embed(cfg: DecoderConfig, dtype: str) -> Any:
+    """(params, tokens [1 T], mask) -> vectors [1 E]."""
+    return jax.jit(lambda p, t, m: encoder.embed(p, cfg, t, m, dtype=dtype))
+
+
+@functools.cache
+def make_forward(cfg: DecoderConfig, dtype: str) -> Any:
+    """(params, tokens [1 T], mask) -> hidden states [T D]."""
+    return jax.jit(lambda p, t, m: decoder.forward(p, cfg, t, m, dtype=dtype)[0])
+
+
+@jax.jit
+def score(params: Any, hidden: jax.Array) -> jax.Array:
+    """Log-probabilities [T V] of hidden states [T D]."""
+    head = decoder.head(params).astype(hidden.dtype)
+    wide = {"preferred_element_type": jnp.float32}
+    return jax.nn.log_softmax(jnp.einsum("TD,VD->TV", hidden, head, **wide))
+
+
 def blue_side(model: Model, role: str, dtype: str, length: int) -> Side:
     """BLUE's own forward passes; every row is padded on the left to `length`."""
     params, cfg = model.params, model.cfg
@@ -183,19 +205,13 @@ def blue_side(model: Model, role: str, dtype: str, length: int) -> Side:
         return pad_left([row.ids], length, 0)
 
     if role == "encoder":
-        embed = jax.jit(lambda p, t, m: encoder.embed(p, cfg, t, m, dtype=dtype))
+        embed = make_embed(cfg, dtype)
 
         def vectors(row: Row) -> Iterator[np.ndarray]:
             yield np.asarray(embed(params, *padded(row)))
 
         return Side(cfg.width, vectors)
-    forward = jax.jit(lambda p, t, m: decoder.forward(p, cfg, t, m, dtype=dtype)[0])
-
-    @jax.jit
-    def score(params: Any, hidden: jax.Array) -> jax.Array:
-        head = decoder.head(params).astype(hidden.dtype)
-        wide = {"preferred_element_type": jnp.float32}
-        return jax.nn.log_softmax(jnp.einsum("TD,VD->TV", hidden, head, **wide))
+    forward = make_forward(cfg, dtype)
 
     def logprobs(row: Row) -> Iterator[np.ndarray]:
         hidden = forward(params, *padded(row))[length - len(row.ids) :]

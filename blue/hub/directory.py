@@ -126,11 +126,9 @@ def _place(
 ) -> jax.Array:
     """Our array, turned and cast on the devices; of a layer: its stack, filled in."""
     if tensor.layer is None:
-        sizes = {"shape": shape.shape, "inputs": tensor.inputs, "dtype": shape.dtype}
-        return jax.jit(functools.partial(_new, **sizes), out_shardings=sharding)(parts)
+        return _make_new(shape.shape, tensor.inputs, shape.dtype, sharding)(parts)
     if stacked is None:
-        zeros = functools.partial(jnp.zeros, shape.shape, shape.dtype)
-        stacked = jax.jit(zeros, out_shardings=sharding)()
+        stacked = _make_zeros(shape.shape, shape.dtype, sharding)()
     fill = _fill_layer(tensor.inputs, sharding)
     return fill(stacked, parts, np.int32(tensor.layer))
 
@@ -147,6 +145,21 @@ def _new(values: jax.Array, *, shape: tuple, inputs: int, dtype: Any) -> jax.Arr
     values = values.T if inputs else values
     # a copy: the result must not be a view of the file
     return jnp.array(values.reshape(shape), dtype, copy=True)
+
+
+# Kept, so that a second model of the same shapes compiles nothing.
+@functools.cache
+def _make_new(shape: tuple, inputs: int, dtype: Any, sharding: NamedSharding) -> Any:
+    """(tensor as in the file) -> our array."""
+    new = functools.partial(_new, shape=shape, inputs=inputs, dtype=dtype)
+    return jax.jit(new, out_shardings=sharding)
+
+
+@functools.cache
+def _make_zeros(shape: tuple, dtype: Any, sharding: NamedSharding) -> Any:
+    """() -> a stack of layers before the first is filled in."""
+    zeros = functools.partial(jnp.zeros, shape, dtype)
+    return jax.jit(zeros, out_shardings=sharding)
 
 
 @functools.cache

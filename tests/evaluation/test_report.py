@@ -3,8 +3,6 @@
 import numpy as np
 
 from blue.evaluation import methods, panel, report, summary
-from blue.text import markdown
-from blue.text.markdown import escape
 from tests.evaluation.test_summary import find, make_ranked, make_scores, summarise
 
 HOSTILE = (
@@ -61,16 +59,6 @@ def test_verdict_needs_an_interval_clear_of_zero():
         "shows no clear difference from 10_history (+0.050 [-0.100, +0.200]), "
         "mean_items (+0.100 [+0.000, +0.200])."
     )
-
-
-def test_escape_leaves_nothing_that_markdown_or_html_reads():
-    shown = escape(HOSTILE)
-    assert not set(shown.replace("&#", "").replace(";", "")) & set("|`*[]<>!$\\\n\x07")
-    assert "\u202e" not in shown and shown.count("#") == shown.count("&#")
-    assert escape("plain text, 7 words; it's (all) fine.") == (
-        "plain text, 7 words; it's (all) fine."
-    )
-    assert escape("a" * 5000) == "a" * markdown.MAX_CHARS + "..."
 
 
 def test_page_holds_tables_sentences_and_users():

@@ -1,5 +1,6 @@
 """What our decoder answers: the same quantities as `torch_models.answers`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -20,12 +21,14 @@ def load(directory, **options):
     return cfg, jax.device_get(params)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def logprobs(params: Params, cfg: DecoderConfig, tokens: Any, mask: Any) -> Any:
     """Log-probabilities of every next token, [B T V]."""
     hidden = decoder.forward(params, cfg, tokens, mask)
     return jax.nn.log_softmax(hidden @ decoder.head(params).T)
 
 
+@functools.partial(jax.jit, static_argnums=1, static_argnames="new_tokens")
 def greedy(
     params: Params, cfg: DecoderConfig, tokens: Any, mask: Any, *, new_tokens: int
 ) -> Any:
@@ -35,27 +38,27 @@ def greedy(
     hidden, kept = decoding.prefill(params, cfg, tokens, mask)
     cache = decoding.init_cache(cfg, tokens.shape[0], 1, new_tokens)
 
-    token, chosen = best(hidden)[:, None], []  # [B 1]: a group of one
-    for slot in jnp.arange(new_tokens):
-        chosen.append(token)
+    def step(carry: Any, slot: Any) -> Any:
+        token, cache = carry  # [B 1]: a group of one
         hidden, cache = decoding.decode_step(
             params, cfg, token, slot, mask, kept, cache
         )
-        token = best(hidden)
-    return jnp.concatenate(chosen, axis=1)
+        return (best(hidden), cache), token
+
+    first = (best(hidden)[:, None], cache)
+    _, chosen = jax.lax.scan(step, first, jnp.arange(new_tokens))
+    return chosen[:, :, 0].T
 
 
 def answers(
     params: Params, cfg: DecoderConfig, tokens: Any, mask: Any, *, new_tokens: int
 ) -> dict[str, np.ndarray]:
-    """Log-probabilities [B T V], embeddings [B D] and greedy completions [B C].
-
-    Not jitted: tiny models run sooner than they compile.
-    """
+    """Log-probabilities [B T V], embeddings [B D] and greedy completions [B C]."""
     params, tokens, mask = jax.tree.map(jnp.asarray, (params, tokens, mask))
+    embed = jax.jit(encoder.embed, static_argnums=1)
     found = {
         "logprobs": logprobs(params, cfg, tokens, mask),
-        "embeddings": encoder.embed(params, cfg, tokens, mask),
+        "embeddings": embed(params, cfg, tokens, mask),
         "greedy": greedy(params, cfg, tokens, mask, new_tokens=new_tokens),
     }
     return jax.device_get(found)

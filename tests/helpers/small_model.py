@@ -18,11 +18,11 @@ def few_words():
     return train_tokenizer([*LINES, *wordings(SHORT)], vocab_size=600)
 
 
-def make(family, tokenizer, mesh):
-    """A config of two small layers, and random parameters on the mesh."""
+def make(family, tokenizer, mesh, layers=2):
+    """A config of a few small layers, and random parameters on the mesh."""
     cfg = dataclasses.replace(
         family(), vocab_size=-(-tokenizer.vocab_size // 8) * 8, width=32, mlp_width=32,
-        head_size=8, num_layers=2, pattern=family().pattern[-2:],
+        head_size=8, num_layers=layers, pattern=family().pattern[-2:],
     )  # fmt: skip
     return cfg, make_init(cfg, mesh, "float32")(np.uint32(1))
 

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -132,6 +131,9 @@ def test_texts_of_a_real_log_with_real_tokenizers(name):
 
 # --- what is computed
 
+init_params = jax.jit(decoder.init_params, static_argnums=0)
+embed_alone = jax.jit(encoder.embed, static_argnums=1)
+
 
 @pytest.mark.parametrize("kernel", [None, "splash"])
 @pytest.mark.parametrize("family", [qwen3.tiny_qwen3, gemma3.tiny_gemma3])
@@ -141,7 +143,7 @@ def test_vectors_are_those_of_each_text_alone(family, kernel, monkeypatch):
         family(), vocab_size=64, width=32, mlp_width=48, head_size=8, window=5,
         num_layers=2, pattern=family().pattern[-2:],
     )  # fmt: skip
-    params = decoder.init_params(cfg, jax.random.key(0))
+    params = init_params(cfg, jax.random.key(0))
     rng = np.random.default_rng(1)
     draw = lambda low, high: rng.integers(2, 64, size=rng.integers(low, high)).tolist()
     users = [draw(9, 20) for _ in range(3)]
@@ -161,6 +163,6 @@ def test_vectors_are_those_of_each_text_alone(family, kernel, monkeypatch):
     mask = np.zeros(tokens.shape, bool)
     for n, ids in enumerate(texts):
         tokens[n, longest - len(ids) :], mask[n, longest - len(ids) :] = ids, True
-    want = encoder.embed(params, cfg, jnp.asarray(tokens), jnp.asarray(mask))
+    want = embed_alone(params, cfg, tokens, mask)
     np.testing.assert_allclose(got, want, atol=1e-5)
     assert sum(b.used for b in batches) < 0.8 * mask.sum()  # they were shared

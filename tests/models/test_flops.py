@@ -13,9 +13,7 @@ from blue.models import decoder, decoding, flops, gemma3, qwen3
 from blue.models.decoder import GLOBAL, LOCAL, DecoderConfig, Lora
 from blue.models.logprobs import token_logprobs
 from blue.runtime.shapes import Precision, Shapes
-from blue.training import watch
 from blue.training.contrastive import contrastive_gradients
-from configs import base
 
 SIZES = Shapes(batch=2, prompt=48, group=4, completion=33)
 B, P, G, C = SIZES
@@ -235,21 +233,3 @@ def test_adapters_leave_out_the_gradients_of_matrices():
     saved = flops.update(QWEN, SIZES, remat="layers")
     saved -= flops.update(cfg, SIZES, remat="layers")
     assert saved == parts.trunk + parts.head
-
-
-def test_flops_of_a_training_step_by_hand():
-    """MFU is of the programs that run: 5 decode steps of 8, recomputed layers"""
-    config = base.get_config()
-    config.batch_size, config.group_size, config.max_completion_tokens = 3, 2, 8
-    config.remat = "layers"
-    cfg = dataclasses.replace(QWEN, post_norms=True)
-    found = watch.flops_per_step(config, cfg, prompt_tokens=10, decode_steps=5)
-    matrices = 2 * (128 * 32 * (4 + 4 + 2 + 2) + 3 * 128 * 512)
-    pair, head = 4 * 4 * 32, 2 * 128 * 512
-    prompts = 3 * (10 * matrices + 10 * 10 * pair)
-    # of the prompts' only layer the rollout needs q, k and v, and the last position
-    unused = 3 * 9 * (matrices - 2 * 128 * 32 * (4 + 2 + 2) + 10 * pair)
-    decode = 5 * 6 * (matrices + 18 * pair + head)
-    layers = prompts + 6 * 7 * (matrices + 17 * pair)
-    rollout = prompts - unused + decode
-    assert found == rollout + 5 * layers + (1 + 4) * 6 * 8 * head

@@ -10,21 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
-from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
 from blue.errors import UserError
-from blue.hub import export
-from blue.hub.model import Model
 from blue.inference import sampling
-from blue.models import decoder, decoding, gemma3, lora, qwen3
+from blue.models import decoder, decoding, gemma3, lora
 from blue.models.decoder import GLOBAL, LOCAL, Lora
-from blue.models.params import abstract_params, make_init, shapes_of
+from blue.models.params import abstract_params
 from blue.runtime import programs
 from blue.runtime.shapes import Precision, Shapes
-from blue.runtime.sharding import AXES, by_batch, make_mesh, put, to_host
-from blue.sources import adapters
+from blue.runtime.sharding import make_mesh, put, to_host
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_encoder
 from blue.sources.profiler import load_profiler, load_profiler_base
@@ -33,31 +28,29 @@ from blue.sources.run import Run
 from blue.stages import train_encoder, train_profiler, warm_start
 from blue.training import optimizers, session
 from blue.training import policy as policy_module
-from blue.training.optimizers import make_optimizer, make_schedule
-from blue.training.policy import UpdateBatch
-from blue.training.supervised import make_sft_update
 from blue.workdir import writer
 from configs import quickstart
+from tests.helpers.small_adapters import (
+    EVERY,
+    QWEN,
+    SMALL,
+    B,
+    C,
+    G,
+    P,
+    fresh_params,
+    grpo_batch,
+    jit,
+    make_optimizer_at,
+    mesh_of,
+)
 
-SMALL = {"vocab_size": 64, "width": 32, "mlp_width": 48, "head_size": 8, "window": 5}
-EVERY = Lora(rank=4, alpha=6.0, targets=lora.TARGETS)
-SOME = Lora(rank=2, alpha=3.0, targets=("q", "o", "down"))
 GEMMA = dataclasses.replace(
     gemma3.tiny_gemma3(), **SMALL, num_layers=2, pattern=(LOCAL, GLOBAL), lora=EVERY
 )
-QWEN = dataclasses.replace(qwen3.tiny_qwen3(), **SMALL, num_layers=2, lora=SOME)
 FAMILIES = pytest.mark.parametrize("cfg", [GEMMA, QWEN], ids=["gemma3", "qwen3"])
 TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 64, (3, 9)), jnp.int32)
 MASK = jnp.arange(9)[None] >= jnp.array([0, 3, 5])[:, None]
-
-
-# these run once: compiling is what takes the time
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-@functools.cache
-def fresh_params(cfg):
-    return jit(lambda: decoder.init_params(cfg, jax.random.key(0)))()
 
 
 def trained_params(cfg):
@@ -196,22 +189,6 @@ def test_adapters_stay_float32_beside_smaller_matrices():
     assert {x.dtype.name for x in jax.tree.leaves(merged)} == {"bfloat16"}
 
 
-# --- programs
-
-B, G, P, C = 8, 2, 6, 5
-
-
-def mesh_of(*shape):
-    devices = np.asarray(jax.devices()[: int(np.prod(shape))])
-    return Mesh(devices.reshape(shape), AXES)
-
-
-def make_optimizer_at(lr):
-    """Its eps is large: Adam would blow up the rounding of tiny gradients."""
-    schedule = make_schedule(lr, kind="constant", warmup_steps=0, num_steps=5)
-    return schedule, make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-3, grad_clip=1.0)
-
-
 def make_update(cfg, mesh, remat=""):
     schedule, optimizer = make_optimizer_at(1e-3)
     update = policy_module.make_update(
@@ -222,38 +199,23 @@ def make_update(cfg, mesh, remat=""):
     return optimizer, update
 
 
-def grpo_batch(mesh):
-    rng = np.random.default_rng(0)
-    host = UpdateBatch(
-        prompt=rng.integers(0, 64, (B, P)).astype(np.int32),
-        prompt_mask=np.ones((B, P), bool),
-        tokens=rng.integers(0, 64, (B, G, C)).astype(np.int32),
-        mask=np.ones((B, G, C), bool),
-        sampler_logprobs=-rng.random((B, G, C)).astype(np.float32),
-        ref_logprobs=-4 * rng.random((B, G, C)).astype(np.float32),
-        advantages=rng.normal(size=(B, G)).astype(np.float32),
-        teaching=np.ones((B, G), bool),
-    )
-    return put(host, by_batch(mesh))
-
-
 def test_a_step_is_the_same_on_any_mesh_and_touches_adapters_alone():
-    results = []
+    results, cfg = [], dataclasses.replace(GEMMA, num_layers=1)
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(*shape)
-        shapes = abstract_params(GEMMA, mesh, "float32")
-        params = put(trained_params(GEMMA), jax.tree.map(lambda x: x.sharding, shapes))
+        shapes = abstract_params(cfg, mesh, "float32")
+        params = put(trained_params(cfg), jax.tree.map(lambda x: x.sharding, shapes))
         frozen, trained = lora.split(params)
         before = to_host(frozen)
-        optimizer, update = make_update(GEMMA, mesh, remat="layers")
+        optimizer, update = make_update(cfg, mesh, remat="layers")
         init = optimizers.make_init_state(lora.split(shapes)[1], optimizer, mesh)
         state, info = update(init(trained), frozen, grpo_batch(mesh))
         if mesh.size > 1:  # A along its inputs, B along its outputs
             part = lambda x: x.addressable_shards[0].data.shape
             layers = state.params["layers"]
-            assert part(layers["gate_a"]) == (2, 16, 4)
-            assert part(layers["gate_b"]) == (2, 4, 24)
-            assert part(layers["o_a"]) == (2, 2, 8, 4)
+            assert part(layers["gate_a"]) == (1, 16, 4)
+            assert part(layers["gate_b"]) == (1, 4, 24)
+            assert part(layers["o_a"]) == (1, 2, 8, 4)
         same(to_host(frozen), before)  # and neither donated nor moved
         names = leaf_names(state)
         weights = [n for n in names if "layers/" in n]
@@ -281,49 +243,6 @@ def test_the_sampler_gets_the_merged_model():
     jax.tree.map(near, to_host(got), want)
 
 
-def test_adapters_lie_beside_the_very_arrays_of_the_reference():
-    mesh, plain = mesh_of(1, 2, 1), lora.without(QWEN)
-    params = make_init(plain, mesh, "float32")(np.uint32(0))
-    base = Model(plain, params, None, "base")
-    model = adapters.add(base, QWEN.lora, mesh, seed=1, dtype="float32")
-    frozen, trained = lora.split(model.params)
-    assert jax.tree.structure(frozen) == jax.tree.structure(params)
-    pairs = zip(jax.tree.leaves(frozen), jax.tree.leaves(params), strict=True)
-    assert all(a is b for a, b in pairs)
-    layers = trained["layers"]
-    assert not np.any(layers["o_b"]) and np.std(layers["down_a"]) > 0.1
-    assert layers["down_a"].sharding.mesh == mesh
-    other = adapters.add(base, QWEN.lora, mesh, seed=2, dtype="float32")
-    assert np.any(other.params["layers"]["q_a"] != layers["q_a"])
-
-
-def test_adapters_learn_what_comes_next():
-    """Supervised: a random one-layer model learns to say token 7, as loudly as its
-    frozen head can: the norms of states and embeddings bound the logits (1.34 nats)."""
-    mesh = mesh_of(1, 1, 1)
-    cfg = dataclasses.replace(QWEN, num_layers=1, lora=EVERY)
-    schedule, optimizer = make_optimizer_at(3e-2)
-    params = fresh_params(cfg)
-    frozen, trained = lora.split(
-        put(params, jax.tree.map(lambda x: by_batch(mesh), params))
-    )
-    state = optimizers.make_init_state(shapes_of(trained), optimizer, mesh)(trained)
-    update = make_sft_update(
-        cfg, mesh, optimizer, schedule, Shapes(B, P, 1, 2),
-        Precision("float32", "float32"),
-    )  # fmt: skip
-    batch = grpo_batch(mesh)
-    targets = put(np.full((B, 1, 2), 7, np.int32), by_batch(mesh))
-    keep = put(np.ones((B, 1, 2), bool), by_batch(mesh))
-    losses = []
-    for _ in range(12):
-        state, info = update(
-            state, frozen, batch.prompt, batch.prompt_mask, targets, keep
-        )
-        losses.append(float(info["policy/loss"]))
-    assert losses[0] > 4 and losses[-1] < 1.5, losses
-
-
 # --- what it saves, counted
 
 
@@ -345,7 +264,7 @@ def test_the_training_state_is_small(capsys):
 
 def test_an_update_costs_less():
     """Counted by XLA: no gradient of the frozen matrices is computed."""
-    wide = dataclasses.replace(GEMMA, width=64, mlp_width=256)
+    wide = dataclasses.replace(GEMMA, num_layers=1, width=64, mlp_width=256)
     with programs.described():
         _, adapted = make_update(wide, mesh_of(1, 1, 1))
         _, full = make_update(lora.without(wide), mesh_of(1, 1, 1))
@@ -521,15 +440,3 @@ def test_adapters_know_their_base(whole):
     c.seed += 1
     with pytest.raises(UserError, match="adapters were trained on another model"):
         load_profiler(Run(c, str(whole), mesh, log), "base")
-
-
-def test_a_stage_without_adapters_takes_the_old_ones_away(tmp_path):
-    mesh, plain = mesh_of(1, 1, 1), lora.without(QWEN)
-    params = make_init(plain, mesh, "float32")(np.uint32(0))
-    base = Model(plain, params, None, "base")
-    model = adapters.add(base, QWEN.lora, mesh, seed=1, dtype="float32")
-    best = lora.split(model.params)[1]
-    folder = epath.Path(tmp_path / "export/profiler_adapter")
-    for start, there in ((model, True), (base, False)):
-        export._write_adapters(folder, start, "profiler", best)
-        assert folder.exists() == there

@@ -2,7 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blue.rewards.advantages import group_advantages, teaching
+from blue.rewards import advantages
+from blue.rewards.advantages import teaching
+
+group_advantages = jax.jit(advantages.group_advantages)
 
 
 def test_worked_numbers():
@@ -41,7 +44,8 @@ def test_what_could_not_be_scored_is_as_if_removed():
         [True] * 4,
     ]
     # and no NaN reaches what is derived from a finite reward
-    slope = jax.grad(lambda x: (group_advantages(x)[0] * jnp.arange(4.0)).sum())(r)
+    weigh = lambda x: (group_advantages(x)[0] * jnp.arange(4.0)).sum()
+    slope = jax.jit(jax.grad(weigh))(r)
     assert jnp.isfinite(slope[0, ::2]).all() and slope[0, 1] == slope[0, 3] == 0
 
 

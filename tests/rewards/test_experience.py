@@ -4,14 +4,19 @@ import jax
 import numpy as np
 import pytest
 
+from blue.inference.embed import TextEncoder
 from blue.inference.generate import Profile
-from blue.rewards import program
+from blue.rewards import experience, program
 from blue.rewards.batch import Batch
 from blue.rewards.experience import Scorer, Texts, score
+from blue.rewards.program import rewards_of, used_inputs
 from blue.runtime.sharding import make_mesh
+from blue.text import queries
+from blue.text.templates import TEMPLATES
 from configs import base
 
 B, G, E = 8, 2, 3
+
 SIZES = {"B": B, "G": G, "E": E, "K": 1, "M": 2, "O": 2}
 
 
@@ -78,3 +83,62 @@ def test_without_weight_the_judge_is_only_asked_where_it_is_given():
     np.testing.assert_allclose(got.total, got.parts["embedding"])
     with pytest.raises(AssertionError, match="asked"):
         score({"judge": 1}, batch(), texts(), scorer)
+
+
+# --- beside the devices
+
+
+def fake_encoder(start):
+    return TextEncoder(None, start, len, 10**6, 3, "fake", "fake")
+
+
+def batch_of(histories):
+    fields = dict.fromkeys(Batch._fields)
+    return Batch(**fields | {"histories": histories})
+
+
+def profiles_of(texts):
+    return [[Profile(t, 1, True) for t in group] for group in texts]
+
+
+QUERY = queries.QueryFormat(TEMPLATES["short"], "", 2, len, 10**6)
+
+GROUPS = [["p", "q"], ["r", "s"], ["t", "u"]]
+
+HISTORIES = [["x", "y", "z"], ["x"], ["w"]]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 2.0), (0.5, 0.0), (0.0, 0.0)])
+def test_a_view_of_weight_zero_is_not_embedded(weights):
+    seen = []
+
+    def start(texts):
+        seen.extend(texts)
+        vectors = np.array([[len(t), i, 1] for i, t in enumerate(texts)], np.float32)
+        return lambda: vectors.reshape(len(texts), 3)
+
+    sections = base.get_config().rewards.to_dict()
+    sections["embedding"] |= dict(
+        zip(("history_profile", "profile"), weights, strict=True)
+    )
+    used = used_inputs(rewards_of(sections))
+    vectors = experience.start_embedding(
+        profiles_of(GROUPS), batch_of(HISTORIES), fake_encoder(start), QUERY, used
+    )()
+    both = [
+        queries.history_profile_query(QUERY, h, p)
+        for h, group in zip(HISTORIES, GROUPS, strict=True)
+        for p in group
+    ]
+    alone = [queries.profile_query(QUERY, p) for group in GROUPS for p in group]
+    assert seen == both * bool(weights[0]) + alone * bool(weights[1])
+    views = {"history_profile_emb": both, "profile_emb": alone}
+    expected = [name for name, w in zip(views, weights, strict=True) if w]
+    assert list(vectors) == expected
+    row = 0
+    for name, view in vectors.items():
+        texts = views[name]
+        assert view.shape == (3, 2, 3)
+        np.testing.assert_array_equal(view[..., 0].ravel(), [len(t) for t in texts])
+        np.testing.assert_array_equal(view[..., 1].ravel(), np.arange(row, row + 6))
+        row += 6

@@ -4,37 +4,36 @@ The "encoder" is a bag of words, as is the "judge"; the "profilers" write words 
 history (trained) or of the catalogue (base).
 """
 
-import functools
 import hashlib
 import itertools
 import json
 import logging
 import stat
-import zlib
 
 import numpy as np
 import pytest
 
-from blue.data import prepare as prepare_module
 from blue.data import synthetic
-from blue.data.examples import history
-from blue.data.splits import Cutting
 from blue.errors import UserError
-from blue.evaluation import baselines, methods, metrics
+from blue.evaluation import baselines, methods
 from blue.evaluation.cohort import choose_cohort
-from blue.evaluation.judge import judge_accuracy
-from blue.evaluation.validation import validation_ndcg
 from blue.hub.model import Model
 from blue.inference.embed import TextEncoder
-from blue.inference.generate import Profile
 from blue.sources.run import Run, mesh_of
 from blue.stages import evaluate
 from blue.text import queries
-from blue.text.rule_profiles import profile_word_stats, template_profile
-from blue.text.templates import TEMPLATES
+from blue.text.rule_profiles import profile_word_stats
 from blue.text.tokenizer import train_tokenizer
 from blue.text.words import folded_words
 from configs import base as base_config
+from tests.helpers.evaluated_world import (
+    WORLD,
+    choose,
+    embed,
+    make_generate,
+    num_tokens,
+    prepare,
+)
 
 UNTRAINED = [
     *("random", "popular", "ease", "mean_items", "mean_recent", "empty"),
@@ -55,23 +54,6 @@ REQUIRED_DIFFERENCES = [
     *(("base", "empty"), ("10h+blue", "10h+base"), ("10h+blue", "10_history")),
     ("10h+blue", "10h+shuffled_blue"),
 ]
-WORLD = dict(users=240, items=300, topics=16, noise=0.1, loyalty=0.7, drift=0.0)
-WORLD |= dict(burst=0.2, min_history=12, max_history=20)
-
-
-@functools.cache
-def word_vector(word):
-    rng = np.random.default_rng(zlib.crc32(word.encode()))
-    return rng.normal(size=64).astype(np.float32)
-
-
-def embed(texts):
-    """Unit vectors of bags of words; texts without words share one direction."""
-    rows = [
-        sum(map(word_vector, folded_words(f"{t} the")), np.zeros(64)) for t in texts
-    ]
-    vectors = np.stack(rows)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def first_letters(texts):
@@ -79,64 +61,11 @@ def first_letters(texts):
     return embed([" ".join(w[:2] for w in folded_words(text)) for text in texts])
 
 
-def choose(profiles, options):
-    """Scores by the cosine of the bags of words of option and profile."""
-    rows = [
-        embed(row) @ embed([p])[0] for p, row in zip(profiles, options, strict=True)
-    ]
-    return np.stack(rows)
-
-
-def prepare(log, directory, **changes):
-    cutting = Cutting(
-        min_interactions=10,
-        max_interactions=1000,
-        window_policy="exclude_window",
-        window_s=3600,
-        rolling_targets=10,
-        embargo_items=0,
-        min_history=1,
-        max_train_targets=4,
-        targets_per_example=1,
-        ties="hash",
-        validation_users=20,
-        test_users=48,
-        eval_negatives=99,
-    )
-    cutting = cutting._replace(**changes)
-    return prepare_module.prepare(log, cutting, directory=directory, seed=0)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     log, _ = synthetic.make(0, synthetic.World(**WORLD))
     examples = prepare(log, tmp_path_factory.mktemp("examples"))
     return log, examples, train_tokenizer(log.titles, vocab_size=640)
-
-
-def make_generate(log, examples, tokenizer, which):
-    """A profiler by rule, keyed by example id; the trained one reads the prompt."""
-    rows = {}
-    for split in (examples.validation, examples.test):
-        rows |= {int(i): (split, row) for row, i in enumerate(split.ids)}
-
-    def generate(prompt_ids, example_ids):
-        profiles = []
-        for prompt, example_id in zip(prompt_ids, example_ids, strict=True):
-            shown = tokenizer.decode(prompt)
-            titles = [log.titles[i] for i in history(*rows[example_id])[0]]
-            titles = [title for title in titles if title in shown]
-            source = log.titles[::9] if which == "base" else titles
-            rng = np.random.default_rng([example_id, len(prompt)])
-            text = template_profile(TEMPLATES["short"], source, num_items=6, rng=rng)
-            profiles.append(Profile(text, len(text.split()), which == "trained"))
-        return profiles
-
-    return generate
-
-
-def num_tokens(tokenizer):
-    return lambda text: len(tokenizer.pooled(text))
 
 
 def run_stage(world, workdir, *, trained=True, **fields):
@@ -525,63 +454,6 @@ def test_equal_texts_are_embedded_once():
     vectors = queries.embed_texts(counting, {"a": ["x", "y"], "b": ["y", "x"]})
     assert calls == [["x", "y"]]
     np.testing.assert_array_equal(vectors[0], vectors[1, ::-1])
-
-
-def test_validation_is_the_mean_over_its_users(world):
-    log, examples, tokenizer = world
-    query_format = queries.QueryFormat(
-        TEMPLATES["short"], "", 4, num_tokens(tokenizer), 99
-    )
-    prompt_format = queries.PromptFormat(TEMPLATES["short"], 8, tokenizer, 400)
-    cohort = choose_cohort(examples.validation, log.titles, limit=12)
-    generate = make_generate(log, examples, tokenizer, "trained")
-    table = embed(log.texts)
-    values = validation_ndcg(
-        cohort,
-        titles=log.titles,
-        item_table=table,
-        generate=generate,
-        embed=embed,
-        query_format=query_format,
-        prompt_format=prompt_format,
-    )
-    both, alone, found = [], [], []
-    next_items = table[cohort.candidates[:, 0]]
-    prompt_ids = queries.profile_prompts(
-        prompt_format, cohort.split, cohort.rows, log.titles
-    )
-    profiles = generate(prompt_ids, cohort.example_ids.tolist())
-    for u, profile in enumerate(profiles):
-        recent = ", ".join(cohort.histories[u][-4:])
-        for ranks, text in ((both, f"{recent} {profile.text}"), (alone, profile.text)):
-            scores = embed([text]) @ table[cohort.candidates[u]].T
-            ranks.append(int(metrics.rank_of_target(np.round(scores, 6))[0]))
-        found.append(int(np.argmax(embed([profile.text]) @ next_items.T)) == u)
-    ndcg = lambda ranks: np.mean([1 / np.log2(r + 1) * (r <= 10) for r in ranks])
-    assert values == pytest.approx(
-        {
-            "eval/ndcg@10": ndcg(both),
-            "eval/recall@10": np.mean([r <= 10 for r in both]),
-            "eval/mrr": np.mean([1 / r for r in both]),
-            "eval/profile_ndcg@10": ndcg(alone),
-            "eval/reid@1": np.mean(found),
-            "eval/finished": 1.0,
-        }
-    )
-
-
-def test_judge_accuracy_says_when_it_is_no_result():
-    profiles = ["tent"] * 100
-    right = [["tent", "a", "b", "c"]] * 100
-    result = judge_accuracy(choose, profiles=profiles, options=right)
-    assert result["accuracy"] == 1.0 and result["low"] > 0.95 and result["note"] == ""
-    quarter = [["tent", "a", "b", "c"]] * 25 + [["a", "tent", "b", "c"]] * 75
-    result = judge_accuracy(choose, profiles=profiles, options=quarter)
-    assert result["accuracy"] == result["chance"] == 0.25 and result["n"] == 100
-    assert result["note"] == "reader at chance: not a result"
-    tied = [["tent", "tent", "b", "c"]] * 100  # two right answers: no answer
-    result = judge_accuracy(choose, profiles=profiles, options=tied)
-    assert result["accuracy"] == 0.0
 
 
 def test_judge_reads_the_kind_of_text_it_knows(world):

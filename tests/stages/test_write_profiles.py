@@ -18,7 +18,9 @@ from blue.stages import write_profiles
 from blue.text import prompts
 from blue.text.templates import TEMPLATES
 from configs import quickstart
+from tests.helpers.small_stages import one_layer  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("one_layer")
 KEYS = ["user_id", "profile", "num_tokens", "finished", "step", "model"]
 
 
@@ -37,7 +39,7 @@ def read(workdir):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, one_layer):  # noqa: F811
     """A workdir in which the stage ran without a break."""
     workdir = tmp_path_factory.mktemp("whole")
     write_profiles.run(make_config(), str(workdir))

@@ -1,17 +1,22 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from blue.training import optimizers
 from blue.training.optimizers import (
-    apply_gradients,
     init_state,
     make_optimizer,
     make_schedule,
     non_finite_leaves,
 )
 
+apply_gradients = jax.jit(optimizers.apply_gradients, static_argnums=3)
 
+
+@functools.cache
 def make(lr=0.1):
     schedule = make_schedule(lr, kind="constant", warmup_steps=1, num_steps=10)
     return make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)

@@ -28,7 +28,8 @@ def model(tmp_path_factory):
     tokenizer = train_tokenizer(["a few words and some more"] * 3, vocab_size=512)
     size = -(-tokenizer.vocab_size // 8) * 8
     cfg = dataclasses.replace(gemma3.tiny_gemma3(), vocab_size=size, num_layers=2)
-    save_decoder(directory, cfg, init_params(cfg, jax.random.key(0)))
+    init = jax.jit(init_params, static_argnums=0)
+    save_decoder(directory, cfg, init(cfg, jax.random.key(0)))
     tokenizer.save(directory)
     return directory
 

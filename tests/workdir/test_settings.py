@@ -1,58 +1,14 @@
-import json
-import sys
-from pathlib import Path
-from types import SimpleNamespace
+"""Fields on the command line, and mistakes in them."""
 
 import pytest
 
-from blue.errors import NonFinite, Preempted, UserError
 from blue.main import main
-from blue.workdir import allowed, record, settings
-from blue.workdir.stages import STAGES, trained_by
-from configs import base
-
-ROOT = Path(__file__).parents[2]
-CONFIG = f"--config={ROOT}/configs/base.py"
+from tests.helpers.command import CONFIG, replace_stages, run
 
 
 @pytest.fixture
 def stages(monkeypatch):
-    """The stages replaced by one function, `stages.run`; the names they ran under."""
-    fake = SimpleNamespace(run=lambda config, workdir: None, ran=[])
-
-    def module(name):
-        def run(config, workdir):
-            fake.ran.append(name)
-            fake.run(config, workdir)
-
-        return SimpleNamespace(run=run)
-
-    for name, stage in STAGES.items():
-        monkeypatch.setitem(sys.modules, f"blue.stages.{stage.module}", module(name))
-    return fake
-
-
-def run(capsys, tmp_path, *arguments, config=CONFIG):
-    """The exit code and the lines on stderr."""
-    code = main(["blue", config, f"--workdir={tmp_path}/run", *arguments])
-    return code, capsys.readouterr().err.splitlines()
-
-
-# --- stages and exit codes
-
-
-@pytest.mark.parametrize(
-    "arguments, ran",
-    [
-        ([], ["profiler", "evaluate"]),
-        (["--config.stages=encoder,evaluate"], ["encoder", "evaluate"]),
-        (["--config.stages=('warm_start',)"], ["warm_start"]),
-        (["--config.stage=encoder"], ["encoder"]),
-    ],
-)
-def test_stages_run_in_order_or_one_alone(capsys, tmp_path, stages, arguments, ran):
-    assert run(capsys, tmp_path, *arguments)[0] == 0
-    assert stages.ran == ran
+    return replace_stages(monkeypatch)
 
 
 def test_overrides_reach_the_stage_with_the_types_of_the_config(
@@ -79,34 +35,6 @@ def test_overrides_reach_the_stage_with_the_types_of_the_config(
         "--config.evaluate.profiles.rlaif=a=b.jsonl",
     )
     assert code == 0 and stages.ran
-
-
-@pytest.mark.parametrize(
-    "error, code, line",
-    [
-        (UserError("data.path: no file\n  events.csv"), 2, "data.path: no file events"),
-        (NonFinite("3 updates in a row"), 70, "3 updates"),
-        (Preempted("at step 7"), 75, "at step 7"),
-        (KeyboardInterrupt(), 130, "interrupted"),
-    ],
-)
-def test_exit_codes(capsys, tmp_path, stages, error, code, line):
-    def fail(config, workdir):
-        raise error
-
-    stages.run = fail
-    found, lines = run(capsys, tmp_path)
-    assert found == code and line in lines[-1]
-    assert not any("Traceback" in line for line in lines)
-
-
-def test_a_bug_keeps_its_traceback(capsys, tmp_path, stages):
-    def fail(config, workdir):
-        raise ValueError("ours")
-
-    stages.run = fail
-    with pytest.raises(ValueError, match="ours"):
-        run(capsys, tmp_path)
 
 
 # --- the user's mistakes: one line, exit code 2, before any stage
@@ -222,100 +150,6 @@ def test_config_and_workdir_are_required(capsys, missing):
     assert main(["blue", *[v for k, v in both.items() if k != missing]]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--{missing} is missing" in line
-
-
-def test_a_workdir_that_cannot_be_is_one_line(capsys, tmp_path, stages):
-    (tmp_path / "run").write_text("a file")
-    code, lines = run(capsys, tmp_path)
-    assert code == 2 and f"--workdir={tmp_path}/run" in lines[-1] and not stages.ran
-
-
-# --- help
-
-
-def test_help_names_every_stage_config_and_field_with_its_default(capsys):
-    assert main(["blue", "--help"]) == 0
-    shown = capsys.readouterr().out
-    lines = [line.strip() for line in shown.splitlines()]
-    assert lines[0].startswith("usage: python -m blue.main --config=")
-    for name in STAGES:
-        assert any(line.split()[:1] == [name] for line in lines)
-    for path in (ROOT / "configs").glob("[!_]*.py"):
-        assert f"configs/{path.name}" in shown
-    for name, value in settings.leaves(base.get_config()):
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        (line,) = [line for line in lines if line.startswith(f"--config.{name}=")]
-        flag = line.partition("=")[2]
-        assert flag.startswith((text, f'"{text}"'))
-    assert "users a step, global [P]" in shown
-    assert "one a step: history_profile [P]" in shown  # a comment of two lines
-
-
-def test_help_shows_itself_with_a_config_too(capsys):
-    assert main(["blue", CONFIG, "--help"]) == 0
-    assert capsys.readouterr().out.startswith("usage:")
-
-
-# --- config.json
-
-
-def test_config_json_is_the_record_of_the_run(capsys, tmp_path, stages):
-    run(capsys, tmp_path, "--config.group_size=3", "--config.mesh.tensor=2")
-    found = json.loads((tmp_path / "run" / "config.json").read_text())
-    expected = base.get_config()
-    expected.group_size, expected.mesh.tensor = 3, 2
-    assert found["config"] == json.loads(json.dumps(expected.to_dict()))
-    assert found["mesh"] == {"data": 1, "fsdp": 4, "tensor": 2}
-    assert found["devices"]["platform"] == "cpu" and found["devices"]["count"] == 8
-    assert found["versions"]["jax"] == __import__("jax").__version__
-    assert "git_commit" in found
-    names = sorted(p.name for p in (tmp_path / "run").iterdir())
-    assert names == ["config.json", "heartbeat.json"]
-
-
-def test_secrets_are_redacted_and_tokens_of_text_are_not():
-    config = base.get_config()
-    with config.unlocked():
-        config.hub_token = "abc"
-        config.service = {
-            "api_key": "abc",
-            "url": "https://me:pw@host/x",
-            "password": "",
-        }
-    config.profiler.tokenizer = "hub/tokenizer"
-    config.profiler.checkpoint = "hf_" + "a" * 30
-    found = record.redacted(config)
-    assert found["hub_token"] == found["service"]["api_key"] == "[redacted]"
-    assert found["service"]["url"] == "https://[redacted]@host/x"
-    assert found["service"]["password"] == ""
-    assert found["profiler"]["checkpoint"] == "[redacted]"
-    assert found["profiler"]["tokenizer"] == "hub/tokenizer"
-    assert found["max_prompt_tokens"] == 2048
-    assert found["tokenizer"] == config.tokenizer.to_dict()
-
-
-def test_every_stage_module_exists():
-    for stage in STAGES.values():
-        assert (ROOT / "blue" / "stages" / f"{stage.module}.py").exists()
-
-
-def test_the_table_says_what_each_stage_trains_and_may_not_change():
-    assert trained_by("profiler") == ["warm_start", "profiler"]
-    assert trained_by("encoder") == ["encoder"]
-    fields = dict(settings.leaves(base.get_config()))
-    for name, stage in STAGES.items():
-        assert bool(stage.trains) == bool(stage.sizes), name
-        assert set(stage.sizes) <= set(fields)
-
-
-def test_every_field_with_limits_exists_and_its_default_is_allowed():
-    fields = dict(settings.leaves(base.get_config()))
-    named = {*allowed.MAY_BE_MINUS_1, *allowed.ABOVE_ZERO, *allowed.BELOW_ONE}
-    named |= {*allowed.ONE_OF, *allowed.NOT_EMPTY}
-    for bounds in (allowed.AT_LEAST, allowed.AT_MOST):
-        named |= {name for names in bounds.values() for name in names}
-    assert named <= set(fields)
-    assert set(allowed.NOT_EMPTY) <= set(allowed.ONE_OF)
 
 
 def test_a_stage_that_only_compiles_runs_alone(capsys, tmp_path, stages):

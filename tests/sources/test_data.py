@@ -1,4 +1,4 @@
-"""The real log behind configs/profiler_xwines.py (needs BLUE_TEST_DATA)."""
+"""config -> a log: folders that are joined, a real log."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,26 @@ import numpy as np
 import pytest
 
 from blue.sources.data import load_examples, load_log
-from configs import profiler_xwines
+from configs import base, profiler_xwines
+from tests.helpers.movielens_files import write_csv
 from tests.helpers.real_logs import in_fresh_process
+
+
+def test_folders_separated_by_commas_are_joined(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_csv(tmp_path / name)
+    config = base.get_config()
+    config.data.update(name="movielens", path=f"{tmp_path}/a, {tmp_path}/b")
+    config.data.update(category="genres", pseudo_item_template="{year} {genres}")
+    log = load_log(config, "")
+    assert log.name == "a+b" and (len(log.item), log.rows_read) == (3, 10)
+    assert list(log.columns) == ["genres", "year"]
+    config.data.name = "movielense"
+    with pytest.raises(
+        ValueError, match="'movielense'; known are synthetic, table, mo"
+    ):
+        load_log(config, "")
 
 
 def load(path, workdir):

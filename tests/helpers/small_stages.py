@@ -1,0 +1,58 @@
+"""Stages of models of one layer: what tests of whole stages share."""
+
+import dataclasses
+
+import pytest
+
+from blue.models import families
+from blue.stages import step_programs
+from blue.training import session
+from configs import quickstart
+
+
+def make_config():
+    """The tiny quickstart, with as few programs to compile as there can be."""
+    c = quickstart.get_config("tiny")
+    c.train_encoder.batch_size = 8
+    return c
+
+
+def remembered(function):
+    """`function`, called once for the same arguments; objects are what they say."""
+    results = {}
+
+    def call(*args, **kwargs):
+        key = str((args, sorted(kwargs.items())))
+        if key not in results:
+            results[key] = function(*args, **kwargs)
+        return results[key]
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def same_updates():
+    """A stage that runs again with the same config takes the update programs that are
+    there, as it does with all other programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (session, "optimizer_of"),
+            (step_programs, "make_encoder_update"),
+            (step_programs, "make_sft_update"),
+            (step_programs, "make_update"),
+        ):
+            patch.setattr(module, name, remembered(getattr(module, name)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_layer():
+    """Presets have one layer: programs are traced and compiled in half the time."""
+    real = families.preset
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            families,
+            "preset",
+            lambda name: dataclasses.replace(real(name), num_layers=1),
+        )
+        yield
