@@ -16,4 +16,4 @@ class NonFinite(Exception):
 
 
 class Preempted(Exception):
-    """Asked to stop; the state is saved, the same command goes on. Exit 75."""
+    """Asked to stop; the state is saved, the same command continues. Exit 75."""

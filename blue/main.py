@@ -2,8 +2,13 @@
 
     python -m blue.main --config=configs/NAME.py[:tiny] --workdir=DIR [--config.F=V ...]
 
-Exit codes: 0 done; 2 the user's mistake, told in one line; 70 non-finite numbers; 71 a
-hang; 75 preempted or another process lost, to be started again; 130 interrupted.
+Exit codes:
+    0    done
+    2    the user's mistake, told in one line
+    70   numbers that are not finite
+    71   a hang
+    75   preempted, or another process lost: start it again
+    130  interrupted
 Anything else keeps its traceback.
 """
 
@@ -20,18 +25,11 @@ from ml_collections import ConfigDict
 from blue.errors import NonFinite, Preempted, UserError
 from blue.runtime import xla_flags
 from blue.workdir import settings, usage
+from blue.workdir.stages import STAGES
 
 log = logging.getLogger("blue")
 FORMAT = "%(asctime)s %(levelname).1s %(message)s"
 
-STAGES = {  # name in config.stages -> its module, and what it does
-    "encoder": ("train_encoder", "fine-tune the encoder, supervised contrastive"),
-    "warm_start": ("warm_start", "fine-tune the profiler on rule-made profiles"),
-    "profiler": ("train_profiler", "train the profiler with GRPO"),
-    "write_profiles": ("write_profiles", "write profiles of all users of the log"),
-    "evaluate": ("evaluate", "compare profiles with baselines on test users"),
-    "plan": ("plan", "compile every program for TPUs that are not there; memory, cost"),
-}
 # The TPU compiler without a TPU; read by jax and libtpu when they are loaded.
 COMPILER_ONLY = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -43,7 +41,7 @@ COMPILER_ONLY = {
 def main(argv: Sequence[str]) -> int:
     """Run what `argv` asks for; the exit code."""
     if {"--help", "-h", "--helpfull", "--helpshort"} & set(argv[1:]):
-        sys.stdout.write(usage.text({name: does for name, (_, does) in STAGES.items()}))
+        sys.stdout.write(usage.text())
         return 0
     set_up_logging()
     code, told = _run(argv)
@@ -82,17 +80,21 @@ def _run(argv: Sequence[str]) -> tuple[int, str]:
 def run(argv: Sequence[str]) -> None:
     """The stages of the config, one after the other; finished ones skip themselves."""
     config, workdir = settings.load(argv)
-    stages = settings.check(config, list(STAGES))
-    if stages == ["plan"]:
+    stages = settings.check(config)
+    only_compiles = STAGES[stages[0]].only_compiles
+    if only_compiles:
         compiler_only()
+    if not any(STAGES[stage].needs_devices for stage in stages):
         config.platform, config.num_devices, config.num_processes = "", 0, 0
     if config.xla_flags:  # before jax starts
         xla_flags.set_for(xla_flags.platform_of(os.environ), os.environ)
     # these bring jax, which a typo need not wait for
+    from blue.rewards import program
     from blue.runtime import compile_cache, disk, distributed, preemption, watchdog
     from blue.workdir import record, resume, run_lock, startup
 
-    if stages != ["plan"]:
+    program.rewards_of(config.rewards.to_dict())  # told before the first stage
+    if not only_compiles:
         distributed.join(**config.distributed.to_dict())
     fields = dict(settings.leaves(ConfigDict(record.redacted(config))))
     del fields["distributed.process_id"]  # which has to differ
@@ -120,8 +122,8 @@ def run(argv: Sequence[str]) -> None:
             preemption.leave_if_requested(f"before stage {stage}")
             log.info("stage %s", stage)
             watchdog.beat("load", stage=stage)
-            module, _ = STAGES[stage]
-            importlib.import_module(f"blue.stages.{module}").run(config, workdir)
+            module = importlib.import_module(f"blue.stages.{STAGES[stage].module}")
+            module.run(config, workdir)
 
 
 def compiler_only() -> None:
@@ -137,10 +139,10 @@ def set_up_logging() -> None:
         level=logging.WARNING,
     )
     log.setLevel(logging.INFO)
-    # A broken checkpoint is told by us; asyncio would add a page a leaf.
+    # A broken checkpoint is one line of ours; asyncio would add a page for every leaf.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger("absl").addFilter(_not_raised_anyway)
-    # Only its tokenizers are used, it need not miss torch.
+    # Only its tokenizers are used: no advice to install torch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

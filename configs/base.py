@@ -8,8 +8,6 @@ the defaults of the framework the paper built on, or ours.
 
 from ml_collections import ConfigDict
 
-STAGES = ("encoder", "warm_start", "profiler", "write_profiles", "evaluate")
-
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The base config; `arg` is empty or "tiny" (two steps of tiny models)."""
@@ -162,7 +160,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.top_p = 1.0  # truncation shows up as sampler gap: keep both off in training
     c.num_negatives = 128  # sampled items an example [P]
     c.max_nonfinite = 3  # skipped updates in a row before the run stops (exit 70)
-    c.rewards = ConfigDict()
+    c.rewards = ConfigDict()  # a section each: weight, arguments (blue/rewards/)
     c.rewards.embedding = ConfigDict()
     c.rewards.embedding.weight = 1.0
     c.rewards.embedding.history_profile = 1.0  # weight of the view history + profile
@@ -172,15 +170,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.rewards.embedding.similarity_temperature = 0.07  # [P]
     c.rewards.choice = ConfigDict()
     c.rewards.choice.weight = 1.0
-    c.rewards.choice.num_options = 4
-    c.rewards.choice.scoring = "letters"  # or likelihood (tiny readers)
-    c.rewards.choice.reader = "policy"  # or reference: the frozen starting profiler
-    c.rewards.choice.max_prompt_tokens = 2560  # profile, options and question
-    c.rewards.choice.max_option_tokens = 16  # title tokens scored (likelihood)
+    c.rewards.choice.num_options = 4  # titles of a question, one of them right
     c.rewards.unfinished = ConfigDict()  # an addition to the paper:
     c.rewards.unfinished.weight = 0.0  # -weight for a profile without end token
     c.rewards.repetition = ConfigDict()  # an addition to the paper:
     c.rewards.repetition.weight = 0.0  # -weight * share of repeated words
+    c.judge = ConfigDict()  # who answers the questions about a profile
+    c.judge.model = "policy"  # or reference: the frozen starting profiler
+    c.judge.scoring = "letters"  # or likelihood of the titles (tiny judges)
+    c.judge.max_prompt_tokens = 2560  # profile, options and question
+    c.judge.max_option_tokens = 16  # title tokens scored (likelihood)
 
     # --- alarms: what stops the first step after a start, and what later ones warn of
     c.alarms = ConfigDict()
@@ -313,9 +312,9 @@ def make_tiny(c: ConfigDict) -> ConfigDict:
     c.num_steps = 2
     c.lr = 1e-3
     c.num_negatives = 16
-    c.rewards.choice.scoring = "likelihood"
-    c.rewards.choice.max_prompt_tokens = 48
-    c.rewards.choice.max_option_tokens = 8
+    c.judge.scoring = "likelihood"
+    c.judge.max_prompt_tokens = 48
+    c.judge.max_option_tokens = 8
     c.train_encoder.num_steps = 2
     c.train_encoder.batch_size = 16
     c.train_encoder.query_tokens, c.train_encoder.item_tokens = 64, 16

@@ -1,8 +1,8 @@
 """The paper's main run: Gemma 3 1B on Amazon Reviews 2023, Clothing, Shoes and Jewelry.
 
-python tools/download.py amazon_reviews_2023 Clothing_Shoes_and_Jewelry DIR
-python tools/prepare.py --config=configs/profiler_amazon_clothing.py --workdir=RUN \\
-  --config.data.path=DIR
+python -m blue.data.download amazon_reviews_2023 Clothing_Shoes_and_Jewelry DIR
+python -m blue.main --config=configs/profiler_amazon_clothing.py --workdir=RUN \\
+  --config.data.path=DIR --config.stage=prepare
 python -m blue.main --config=configs/profiler_amazon_clothing.py --workdir=RUN \\
   --config.data.path=DIR --config.profiler.checkpoint=GEMMA \\
   --config.encoder.checkpoint=QWEN

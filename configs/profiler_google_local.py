@@ -1,6 +1,6 @@
 """The paper's second source: Gemma 3 1B on Google Local reviews of New York.
 
-python tools/download.py google_local New_York DIR
+python -m blue.data.download google_local New_York DIR
 python -m blue.main --config=configs/profiler_google_local.py --workdir=RUN \\
   --config.data.path=DIR --config.profiler.checkpoint=GEMMA \\
   --config.encoder.checkpoint=QWEN

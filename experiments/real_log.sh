@@ -28,5 +28,5 @@ run+=(--config.warm_start.tie_to_encoder=False
   --config.evaluate.transfer.checkpoint="$workdir/export/encoder" \
   --config.evaluate.cold_start=0,1,3,5,10,20,50 --config.evaluate.cold_start_users=60
 
-python tools/records/collect_run.py "$workdir" "$out"
+python -m tools.records collect "$workdir" "$out"
 python tools/plot_run.py "$workdir" --out "$out"

@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.data.examples import history
 from blue.evaluation import baselines, metrics, protocols, report
-from blue.evaluation.cohort import choose_users
+from blue.evaluation.cohort import choose_cohort
 from blue.runtime import sharding
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_text_encoder
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         config.data.pseudo_item_template = pseudo
         log = load_log(config, workdir)
         examples = load_examples(config, log, workdir)
-        cohort = choose_users(examples.validation, log.titles, limit=own.users)
+        cohort = choose_cohort(examples.validation, log.titles, limit=own.users)
         recent = [
             history(cohort.split, int(row))[0][-config.prompts.recent_items :]
             for row in cohort.rows

@@ -50,6 +50,7 @@ from blue.sources.run import Run
 from blue.sources.text import load_role_tokenizer
 from blue.text.tokenizer import Tokenizer, load_tokenizer
 from blue.training import optimizers, session
+from blue.workdir import record
 
 ENGINES = ("blue", "transformers", "sentence_transformers")
 ROLE_OF = {"profiler": "profiler", "warm_start": "profiler", "encoder": "encoder"}
@@ -126,7 +127,7 @@ def read_run_config(run: str) -> ConfigDict:
     """The config that a run wrote down."""
     path = Path(run) / "config.json"
     try:
-        return ConfigDict(json.loads(path.read_text("utf-8"))["config"])
+        return record.load(run)
     except (OSError, ValueError, KeyError, TypeError) as error:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path} is no config of a run: {told}") from None

@@ -10,27 +10,21 @@ the paired difference B - A with its 95% interval over users and what was detect
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.evaluation import metrics, protocols, report
-from blue.evaluation.cohort import choose_users, write_profiles
+from blue.evaluation.cohort import choose_cohort, write_profiles
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.profiler import load_profiler, make_generate
 from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.text import queries
 from blue.text.markdown import markdown_table
-
-
-def read_config(run: str) -> ConfigDict:
-    """The config a run was made with."""
-    return ConfigDict(json.loads((Path(run) / "config.json").read_text())["config"])
+from blue.workdir import record
 
 
 def main(argv: list[str]) -> None:
@@ -38,16 +32,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("runs", nargs=2)
     parser.add_argument("--users", type=int, default=0)
     given = parser.parse_args(argv)
-    config = read_config(given.runs[0])
+    config = record.load(given.runs[0])
     opened = open_run(config, given.runs[0])
     mesh, log, examples = opened.mesh, opened.log, opened.examples
-    cohort = choose_users(examples.test, log.titles, limit=given.users)
+    cohort = choose_cohort(examples.test, log.titles, limit=given.users)
     encoder = load_text_encoder(opened, config.encoder)
     table = load_item_table(encoder, log, given.runs[0])
     query_format = query_format_of(config, encoder)
     texts = {}
     for run in given.runs:
-        own = read_config(run)
+        own = record.load(run)
         profiler = load_profiler(Run(own, run, mesh, log), "trained")
         assert profiler is not None, f"{run}: no finished profiler stage"
         written = write_profiles(

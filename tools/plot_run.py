@@ -18,12 +18,15 @@ import argparse
 import csv
 import json
 import math
-import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
+from blue.evaluation.methods import method_of
 
 # Okabe and Ito's palette, which colour-blind readers tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -249,7 +252,7 @@ def draw_evaluation(pyplot: Any, results: Sequence[Mapping[str, Any]]) -> Any:
                 value = result["methods"].get(method, {}).get(protocol, {}).get(METRIC)
                 if value is None:
                     continue
-                written = re.search("blue|base", method) is not None
+                by_model = method_of(method).profiler
                 axis.errorbar(
                     value["mean"],
                     row + shift,
@@ -258,7 +261,7 @@ def draw_evaluation(pyplot: Any, results: Sequence[Mapping[str, Any]]) -> Any:
                         [value["high"] - value["mean"]],
                     ],
                     fmt=MARKERS[number % len(MARKERS)],
-                    color=COLOURS[0] if written else "0.35",
+                    color=COLOURS[0] if by_model else "0.35",
                     markersize=4,
                     linewidth=1.5,
                 )

@@ -1,0 +1,1 @@
+"""Interaction logs, and the examples that are cut from them."""

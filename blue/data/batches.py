@@ -8,8 +8,6 @@ from jaxtyping import Bool, Int, Int32, Int64
 from blue.data.examples import Split, history, rng_for
 from blue.errors import UserError
 
-# ------------------------------------------------------------------------- batches
-
 
 def batch_indices(
     num_examples: int, *, batch_size: int, seed: int, step: int

@@ -4,14 +4,13 @@ import hashlib
 import io
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from blue.runtime import files
 
 logger = logging.getLogger("blue")
 
@@ -41,24 +40,16 @@ def write_arrays(
 ) -> None:
     """Arrays as .npy and `notes` (plain JSON) in manifest.json.
 
-    The directory appears complete or not at all, and its bytes depend on the arguments
-    alone.
+    The directory appears complete or not at all, in the place of a damaged one, for its
+    owner only: histories are in it. Its bytes depend on the arguments alone.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft", dir=directory.parent))
     digests = {}
-    for name, array in arrays.items():
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        (draft / f"{name}.npy").write_bytes(content.getvalue())
-        digests[name] = hashlib.sha256(content.getvalue()).hexdigest()
-    manifest = json.dumps({"notes": notes, "sha256": digests}, indent=1, sort_keys=True)
-    (draft / "manifest.json").write_text(manifest + "\n", "utf-8")
-    try:
-        os.rename(draft, directory)
-    except OSError:  # it exists: damaged, or another process wrote the same meanwhile
-        if read_arrays(directory) is not None:
-            shutil.rmtree(draft)
-            return
-        shutil.rmtree(directory)
-        os.rename(draft, directory)
+    with files.whole_directory(directory, private=True) as draft:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            (draft / f"{name}.npy").write_bytes(content.getvalue())
+            digests[name] = hashlib.sha256(content.getvalue()).hexdigest()
+        facts = {"notes": notes, "sha256": digests}
+        manifest = json.dumps(facts, indent=1, sort_keys=True)
+        (draft / "manifest.json").write_text(manifest + "\n", "utf-8")

@@ -30,6 +30,8 @@ class Split(NamedTuple):
 
 
 class Examples(NamedTuple):
+    """All examples of a log, and what negatives are drawn from."""
+
     train: Split
     validation: Split
     test: Split

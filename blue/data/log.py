@@ -1,5 +1,6 @@
 """The log that every reader returns: its order, its text, and several as one."""
 
+import bisect
 import re
 import unicodedata
 from collections import Counter
@@ -8,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
+
+from blue.errors import UserError
 
 
 class Log(NamedTuple):
@@ -25,6 +28,19 @@ class Log(NamedTuple):
     rows_read: int  # of all files, those left out included
     rows_bad: dict[str, int]  # rows that were left out, by reason
     columns: dict[str, list[str]] = {}  # more of each item by name; "" where missing
+
+    def history(self, user_id: str) -> tuple[list[str], list[float]]:
+        """Titles and ratings (NaN: none) of a user's events, oldest first.
+
+        Raises:
+          UserError: the log has no such user.
+        """
+        user = bisect.bisect_left(self.user_ids, user_id)
+        if user == len(self.user_ids) or self.user_ids[user] != user_id:
+            raise UserError(f"{self.name}: no user {user_id!r} in the log")
+        own = slice(*np.searchsorted(self.user, [user, user + 1]))
+        titles = [self.titles[item] for item in self.item[own].tolist()]
+        return titles, self.rating[own].tolist()
 
 
 # What may hide in a title without being seen. Whitespace is collapsed instead.

@@ -8,8 +8,6 @@ from jaxtyping import Bool, Int, Int32
 from blue.data.examples import Split, items_of_user, rng_for
 from blue.errors import UserError
 
-# ----------------------------------------------------------------------- negatives
-
 
 def draw_negatives(
     rng: np.random.Generator,
@@ -39,6 +37,7 @@ def draw_negatives(
 
 
 def check_candidates(held_out: Sequence[Split], num_pool: int, num: int) -> None:
+    """Raises `UserError` where a user held out has fewer than `num` candidates."""
     counts = [(split.negatives >= 0).sum(axis=1) for split in held_out]
     fewest = int(np.concatenate(counts).min(initial=num))
     if fewest < num:
@@ -62,9 +61,9 @@ def sample_negatives(
 ) -> tuple[Int32[np.ndarray, "B M"], Bool[np.ndarray, "B M"]]:
     """M=`num` different items of the pool for each example, and which of them count.
 
-    None is the user's own or has the target's title. Where the pool has
-    too few, the rest is item 0 with a False in the mask. A row depends on (seed, step,
-    example) alone, not on its batch.
+    None is the user's own or has the target's title. Where the pool has too few, the
+    rest is item 0 with a False in the mask. A row depends on (seed, step, example)
+    alone, not on its batch.
     """
     items = np.zeros((len(indices), num), np.int32)
     mask = np.zeros((len(indices), num), bool)

@@ -20,6 +20,7 @@ from blue.data.splits import (
     TIES,
     WINDOW_POLICIES,
     Cut,
+    Cutting,
     break_ties,
     cut_log,
     given_users,
@@ -34,27 +35,12 @@ _SHARED = ("pool", "title_group", "item_counts")
 _FORMAT = 2  # counts up when the same log and settings come to give other examples
 
 
-# ------------------------------------------------------------------------- prepare
-
-
 def prepare(
     log: Log,
+    cutting: Cutting,
     *,
     directory: str | os.PathLike,
     seed: int,
-    min_interactions: int,
-    max_interactions: int,
-    window_policy: str,
-    window_s: int,
-    rolling_targets: int,
-    embargo_items: int,
-    min_history: int,
-    max_train_targets: int,
-    targets_per_example: int,
-    ties: str,
-    validation_users: int,
-    test_users: int,
-    eval_negatives: int,
     splits: Mapping[str, str] | None = None,
 ) -> Examples:
     """The examples of a log, from `directory`/<fingerprint> if they are there already.
@@ -64,20 +50,7 @@ def prepare(
     also in its history gives no example.
 
     Args:
-      min_interactions, max_interactions: users with fewer or more events are left out.
-      window_s: seconds before the last event, for exclude_window.
-      rolling_targets: targets a user, held-out ones too, spread over the log, for
-        rolling.
-      embargo_items: events before a target that its history leaves out, for rolling.
-      min_history: events a history has at least.
-      max_train_targets: examples a training user, the newest first.
-      targets_per_example: K, next items a training example: the target and up to K - 1
-        more that follow the same history.
-      ties: order of a user's events of one moment: a seeded "hash", or the "file"'s.
-      validation_users: at most, and at most 10% of the users.
-      test_users: at most, and at most 20% of the users.
-      eval_negatives: items beside the target in validation and test, drawn uniformly
-        from the training users' items without the user's own and the target's title.
+      seed: of ties, of the split of users and of the negatives.
       splits: user id -> train, validation or test; users it does not name are left out.
         None: a hash of the id decides.
 
@@ -85,23 +58,9 @@ def prepare(
       UserError: one line: a setting out of range, no user with a history, or too few
         items for the negatives.
     """
-    settings: dict[str, Any] = dict(
-        seed=int(seed),
-        min_interactions=min_interactions,
-        max_interactions=max_interactions,
-        window_policy=window_policy,
-        window_s=window_s,
-        rolling_targets=rolling_targets,
-        embargo_items=embargo_items,
-        min_history=min_history,
-        max_train_targets=max_train_targets,
-        targets_per_example=targets_per_example,
-        ties=ties,
-        validation_users=validation_users,
-        test_users=test_users,
-        eval_negatives=eval_negatives,
-    )
-    _check_settings(settings)
+    _check(cutting)
+    # The order and the names are hashed: they stay, so that examples on disk are found.
+    settings: dict[str, Any] = {"seed": int(seed)} | cutting._asdict()
     if splits is not None:
         named = json.dumps(sorted(splits.items())).encode()
         settings["splits"] = hashlib.sha256(named).hexdigest()
@@ -109,91 +68,69 @@ def prepare(
     cache = Path(directory) / fingerprint
     examples = _read(cache, fingerprint)
     if examples is None:
-        build: dict[str, Any] = settings | {"splits": splits}
-        examples = _build(log, fingerprint, **build)
+        examples = _build(log, cutting, fingerprint, seed=int(seed), splits=splits)
         _write(cache, examples, {"dataset": log.name, "settings": settings})
     logger.info("%s: %s", log.name, examples.stats)
     return examples
 
 
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    for name, known in (("window_policy", WINDOW_POLICIES), ("ties", TIES)):
-        if settings[name] not in known:
-            raise UserError(
-                f"data.{name}={settings[name]!r} must be one of {', '.join(known)}"
-            )
+def _check(cutting: Cutting) -> None:
+    assert cutting.window_policy in WINDOW_POLICIES and cutting.ties in TIES
+    settings = cutting._asdict()
     zero = ("window_s", "embargo_items", "validation_users", "test_users")
     one = ("rolling_targets", "min_history", "max_train_targets", "eval_negatives")
     least = dict.fromkeys(zero, 0) | dict.fromkeys((*one, "targets_per_example"), 1)
     for name, bound in (least | {"min_interactions": 2}).items():
         if settings[name] < bound:
             raise UserError(f"data.{name}={settings[name]} must be {bound} or more")
-    if settings["max_interactions"] < settings["min_interactions"]:
+    if cutting.max_interactions < cutting.min_interactions:
         raise UserError(
-            f"data.max_interactions={settings['max_interactions']} must not be below "
-            f"data.min_interactions={settings['min_interactions']}"
+            f"data.max_interactions={cutting.max_interactions} must not be below "
+            f"data.min_interactions={cutting.min_interactions}"
         )
 
 
 def _build(
     log: Log,
+    cutting: Cutting,
     fingerprint: str,
     *,
     seed: int,
-    min_interactions: int,
-    max_interactions: int,
-    ties: str,
-    validation_users: int,
-    test_users: int,
-    eval_negatives: int,
     splits: Mapping[str, str] | None,
-    **cutting: Any,
 ) -> Examples:
-    if ties == "hash":
+    if cutting.ties == "hash":
         ids, events = (log.user_ids, log.item_ids), (log.user, log.item, log.timestamp)
         order = break_ties(seed, *ids, *events)
         log = log._replace(item=log.item[order], rating=log.rating[order])
     bounds = np.searchsorted(log.user, np.arange(len(log.user_ids) + 1))
-    cuts, stats = _cut_logs(log, bounds, min_interactions, max_interactions, cutting)
+    cuts, stats = _cut_logs(log, bounds, cutting)
+    users = _split_users(log, bounds, cuts, cutting, seed=seed, splits=splits)
     if splits is not None:
-        train, validation, test = given_users(log.user_ids, list(cuts), splits)
         stats["users_without_split"] = len(log.user_ids) - len(splits)
-    else:
-        places = {user: cuts[user][0].place for user in cuts}
-        train, validation, test = split_users(
-            log.user_ids,
-            seed=seed,
-            users=list(cuts),
-            complete=[u for u in cuts if bounds[u] + places[u] == bounds[u + 1] - 1],
-            num_validation=min(validation_users, len(cuts) // 10),
-            num_test=min(test_users, len(cuts) // 5),
-        )
-    of_train = np.isin(log.user, train)
+    of_train = np.isin(log.user, users["train"])
     item_counts = np.bincount(log.item[of_train], minlength=len(log.item_ids))
     pool = np.flatnonzero(item_counts).astype(np.int32)
     title_group = _title_groups(log.titles)
-    held_out = slice(None) if cutting["window_policy"] == "rolling" else slice(1)
-    chosen = {
-        "train": [(user, cut) for user in train for cut in cuts[user]],
-        "validation": [
-            (user, cut) for user in validation for cut in cuts[user][held_out]
-        ],
-        "test": [(user, cut) for user in test for cut in cuts[user][held_out]],
-    }
-    splits, first_id = {}, 0
+    made, first_id = {}, 0
     for name in _SPLITS:
-        more = cutting["targets_per_example"] - 1
-        split = _make_split(log, bounds, chosen[name], first_id, more)
+        every = name == "train" or cutting.window_policy == "rolling"
+        kept = slice(None) if every else slice(1)
+        chosen = [(user, cut) for user in users[name] for cut in cuts[user][kept]]
+        more = cutting.targets_per_example - 1
+        split = _make_split(log, bounds, chosen, first_id, more)
         if name != "train":
-            candidates = _eval_negatives(seed, split, pool, title_group, eval_negatives)
-            split = split._replace(negatives=candidates)
-        splits[name] = split
-        first_id += len(chosen[name])
-        stats[f"users_{name}"] = len({user for user, _ in chosen[name]})
-        stats[f"examples_{name}"] = len(chosen[name])
-    check_candidates([splits["validation"], splits["test"]], len(pool), eval_negatives)
+            drawn = _eval_negatives(
+                seed, split, pool, title_group, cutting.eval_negatives
+            )
+            split = split._replace(negatives=drawn)
+        made[name] = split
+        first_id += len(chosen)
+        stats[f"users_{name}"] = len({user for user, _ in chosen})
+        stats[f"examples_{name}"] = len(chosen)
+    held_out = [made["validation"], made["test"]]
+    check_candidates(held_out, len(pool), cutting.eval_negatives)
     return Examples(
-        **splits,
+        **made,
         pool=pool,
         title_group=title_group,
         item_counts=item_counts.astype(np.int64),
@@ -202,14 +139,39 @@ def _build(
     )
 
 
+def _split_users(
+    log: Log,
+    bounds: Int[np.ndarray, " u"],
+    cuts: Mapping[int, list[Cut]],
+    cutting: Cutting,
+    *,
+    seed: int,
+    splits: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """The users of each split."""
+    if splits is not None:
+        return dict(
+            zip(_SPLITS, given_users(log.user_ids, list(cuts), splits), strict=True)
+        )
+    last = {user: bounds[user] + cuts[user][0].place for user in cuts}
+    found = split_users(
+        log.user_ids,
+        seed=seed,
+        users=list(cuts),
+        complete=[user for user in cuts if last[user] == bounds[user + 1] - 1],
+        num_validation=min(cutting.validation_users, len(cuts) // 10),
+        num_test=min(cutting.test_users, len(cuts) // 5),
+    )
+    return dict(zip(_SPLITS, found, strict=True))
+
+
 def _cut_logs(
     log: Log,
     bounds: Int[np.ndarray, " u"],
-    shortest: int,
-    longest: int,
-    cutting: Mapping[str, Any],
+    cutting: Cutting,
 ) -> tuple[dict[int, list[Cut]], Counter[str]]:
     """Examples of each user that gives one, newest first, and what gave none."""
+    shortest, longest = cutting.min_interactions, cutting.max_interactions
     lengths = np.diff(bounds)
     in_range = (shortest <= lengths) & (lengths <= longest)
     stats: Counter[str] = Counter(
@@ -220,7 +182,7 @@ def _cut_logs(
     cuts: dict[int, list[Cut]] = {}
     for user in map(int, np.flatnonzero(in_range)):
         events = slice(bounds[user], bounds[user + 1])
-        found = cut_log(log.timestamp[events], log.item[events], stats, **cutting)
+        found = cut_log(log.timestamp[events], log.item[events], stats, cutting)
         if found:
             cuts[user] = found
     stats["users_without_example"] = int(in_range.sum()) - len(cuts)
@@ -236,7 +198,7 @@ def _cut_logs(
             f"{lengths.max()}), {stats['users_too_long']} more than "
             f"data.max_interactions={longest}, and "
             f"{stats['users_without_example']} no history before a new item under "
-            f"data.window_policy={cutting['window_policy']!r}; users that each policy "
+            f"data.window_policy={cutting.window_policy!r}; users that each policy "
             f"keeps: {', '.join(f'{policy} {n}' for policy, n in kept.items())}"
         )
     return cuts, stats
@@ -246,15 +208,15 @@ def _count_users(
     log: Log,
     bounds: Int[np.ndarray, " u"],
     chosen: Bool[np.ndarray, " U"],
-    cutting: Mapping[str, Any],
+    cutting: Cutting,
     policy: str,
 ) -> int:
     """How many of the `chosen` users give an example under the window policy."""
-    cutting, count = {**cutting, "window_policy": policy}, 0
+    cutting, count = cutting._replace(window_policy=policy), 0
     for user in np.flatnonzero(chosen):
         events = slice(bounds[user], bounds[user + 1])
         times, items = log.timestamp[events], log.item[events]
-        count += bool(cut_log(times, items, Counter(), **cutting))
+        count += bool(cut_log(times, items, Counter(), cutting))
     return count
 
 

@@ -1,11 +1,35 @@
-"""Reading profiles.jsonl: profiles written earlier, or by another method."""
+"""profiles.jsonl: what its rows are, and reading those written earlier or by others."""
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
 from blue.errors import UserError
+
+
+def profile_row(
+    user_id: str,
+    profile: str,
+    num_tokens: int,
+    finished: bool,
+    *,
+    step: int,
+    model: str,
+) -> dict[str, Any]:
+    """A row: the profile, whether it ends by itself, and the profiler that wrote it.
+
+    num_tokens: of the profile, end token included. step: training steps of the model.
+    """
+    return {
+        "user_id": user_id,
+        "profile": profile,
+        "num_tokens": num_tokens,
+        "finished": finished,
+        "step": step,
+        "model": model,
+    }
 
 
 def read_profiles(path: str, user_ids: Sequence[str], *, field: str) -> list[str]:

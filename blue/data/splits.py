@@ -1,9 +1,9 @@
 """Who is held out, and where a user's log is cut into history and next items.
 
 The paper (https://arxiv.org/abs/2605.06981, data section) splits a log at the last hour
-before its end; this is our reading of it: what is earlier is history, what falls into
-the window is to be predicted. Training users give an example for each item of the
-window, held-out users one, for their last item.
+before its end. We read it so: what is earlier is history, what falls into the window is
+to be predicted. Training users give an example for each item of the window, held-out
+users one, for their last item.
 """
 
 import hashlib
@@ -39,53 +39,84 @@ class Cut(NamedTuple):
     more: tuple[int, ...] = ()
 
 
+class Cutting(NamedTuple):
+    """How a log becomes examples: the settings of config.data.
+
+    min_interactions, max_interactions: users with fewer or more events are left out.
+    window_policy: where a history ends, see `cut_log`.
+    window_s: seconds before the last event, for exclude_window.
+    rolling_targets: targets a user, held-out ones too, spread over the log.
+    embargo_items: events before a target that its history leaves out, for rolling.
+    min_history: events a history has at least.
+    max_train_targets: examples a training user, the newest first.
+    targets_per_example: K, next items a training example: the target and up to K - 1
+      more that follow the same history.
+    ties: order of a user's events of one moment: a seeded "hash", or the "file"'s.
+    validation_users: at most, and at most 10% of the users.
+    test_users: at most, and at most 20% of the users.
+    eval_negatives: items beside the target in validation and test, drawn uniformly from
+      the training users' items without the user's own and the target's title.
+    """
+
+    min_interactions: int
+    max_interactions: int
+    window_policy: str
+    window_s: int
+    rolling_targets: int
+    embargo_items: int
+    min_history: int
+    max_train_targets: int
+    targets_per_example: int
+    ties: str
+    validation_users: int
+    test_users: int
+    eval_negatives: int
+
+
 def cut_log(
     times: Int64[np.ndarray, " n"],
     items: Int32[np.ndarray, " n"],
     stats: Counter[str],
-    *,
-    window_policy: str,
-    window_s: int,
-    rolling_targets: int,
-    embargo_items: int,
-    min_history: int,
-    max_train_targets: int,
-    targets_per_example: int,
+    cutting: Cutting,
 ) -> list[Cut]:
     """A user's examples, newest first; `stats` counts the targets that give none.
 
     exclude_window: a target for each event of the last `window_s` seconds, all with the
     history before the window. include_window: the last event after all the others.
     rolling: `rolling_targets` places spread evenly over those with enough history, the
-    last one among them, each with what is strictly earlier in time and not among the
+    last one among them. The history of each is strictly earlier in time, without the
     `embargo_items` events before it. No target is in its history, or twice after the
-    same history; a history has at least `min_history` events.
+    same history. A history has at least `min_history` events.
     """
-    num = len(times)
-    if window_policy == "include_window":
+    num, policy = len(times), cutting.window_policy
+    if policy == "include_window":
         cuts = [Cut(num - 1, num - 1)]
-    elif window_policy == "exclude_window":
-        end = int(np.searchsorted(times, times[-1] - window_s))
+    elif policy == "exclude_window":
+        end = int(np.searchsorted(times, times[-1] - cutting.window_s))
         cuts = [Cut(place, end) for place in range(num - 1, end - 1, -1)]
     else:
-        assert window_policy == "rolling", window_policy
-        cuts = _rolling(times, rolling_targets, embargo_items, min_history)
+        assert policy == "rolling", policy
+        cuts = _rolling(
+            times, cutting.rolling_targets, cutting.embargo_items, cutting.min_history
+        )
     kept: dict[tuple[int, int], Cut] = {}
     for cut in cuts:
         item = int(items[cut.place])
-        if cut.end < min_history:
+        if cut.end < cutting.min_history:
             stats["targets_without_history"] += 1
         elif item in items[: cut.end]:
             stats["targets_in_history"] += 1
         elif (item, cut.end) in kept:
             stats["targets_repeated"] += 1
-        elif len(kept) < max_train_targets:
+        elif len(kept) < cutting.max_train_targets:
             kept[item, cut.end] = cut
         else:
             stats["targets_beyond_max_train_targets"] += 1
-    first = cuts[0].end if window_policy == "exclude_window" else num
+    first, more = num, cutting.targets_per_example - 1
+    if policy == "exclude_window":
+        first = cuts[0].end
     return [
-        cut._replace(more=_more_places(cut, items, first, targets_per_example - 1))
+        cut._replace(more=_more_places(cut, items, first, more))
         for cut in kept.values()
     ]
 
@@ -96,7 +127,7 @@ def _rolling(
     places = np.arange(len(times))
     ends = np.minimum(np.searchsorted(times, times), places - embargo)
     able = np.flatnonzero(ends >= min_history)
-    if not len(able):  # told as a target without history
+    if not len(able):  # counted as a target without history
         return [Cut(len(times) - 1, max(0, int(ends[-1])))]
     parts = range(targets, 0, -1)
     chosen = dict.fromkeys(-(-part * len(able) // targets) - 1 for part in parts)

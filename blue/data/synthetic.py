@@ -105,33 +105,32 @@ class Truth(NamedTuple):
     noise: Bool[np.ndarray, " n"]  # events drawn uniformly over the catalogue
 
 
-def make(
-    seed: int,
-    *,
-    users: int,
-    items: int,
-    topics: int,
-    noise: float,
-    loyalty: float,
-    drift: float,
-    burst: float,
-    min_history: int,
-    max_history: int,
-) -> tuple[Log, Truth]:
+class World(NamedTuple):
+    """Sizes and chances: the settings of config.data.synthetic."""
+
+    users: int
+    items: int
+    topics: int
+    noise: float  # share of events that are uniform over the catalogue, in [0, 1]
+    loyalty: float  # chance that an event of a topic is of the favourite brand
+    drift: float  # chance that one of two topics is replaced at 20 to 70% of the events
+    burst: float  # chance that an event is minutes after the one before it
+    min_history: int  # events of a user, without the last
+    max_history: int
+
+
+def make(seed: int, world: World) -> tuple[Log, Truth]:
     """A log of `users` users, and what is true of them.
 
-    A user has `min_history` to `max_history` events and one more, which is never noise
-    and, as every event, of an item the user has not had before. Events are 1 to 10 days
-    apart, or with chance `burst` minutes; the events of the last hour are never noise.
-
-    Args:
-      noise: share of events that are uniform over the catalogue, in [0, 1].
-      loyalty: chance that an event of a topic is of the favourite brand, in [0, 1].
-      drift: chance that one of the two topics is replaced at 20 to 70% of the events.
+    A user has `min_history` to `max_history` events and one more, which is never noise.
+    No user has an item twice. Events are 1 to 10 days apart, or with chance `burst`
+    minutes. The events of the last hour are never noise.
 
     Raises:
       UserError: one line that names the field that is out of range.
     """
+    users, items, topics, noise, loyalty, drift, burst, *history = world
+    min_history, max_history = history
     lengths = (min_history, max_history)
     shares = dict(noise=noise, loyalty=loyalty, drift=drift, burst=burst)
     _check(users, items, topics, lengths, shares)

@@ -1,0 +1,1 @@
+"""Whom an evaluation is about, against what, ranked how, with which intervals."""

@@ -27,23 +27,21 @@ _LIST_ELEMENTS = 3  # of a list-like column in a pseudo item
 # --- rankers
 
 
-def trivial(
-    example_ids: Int[np.ndarray, " U"],
-    item_counts: Int[np.ndarray, " items"],
-    *,
-    seed: int,
-) -> Ranker:
-    """Methods that know nothing of the user: chance, and popularity in training."""
+def chance(example_ids: Int[np.ndarray, " U"], *, seed: int) -> Ranker:
+    """A score drawn for each row and item, the same whenever it is asked for."""
     ids = example_ids.tolist()
     keys = [rng_for(seed, "random ranker", i).integers(2**63) for i in ids]
-    random = _random_scores(np.array(keys, np.uint64))
+    return Ranker(("random",), _random_scores(np.array(keys, np.uint64)))
+
+
+def popularity(item_counts: Int[np.ndarray, " items"]) -> Ranker:
+    """Interactions of training users, the same for every user."""
 
     def score(rows: np.ndarray, items: slice | np.ndarray) -> np.ndarray:
-        shuffled = random(rows, items)[0]
-        counts = item_counts[items].astype(np.float64)
-        return np.stack([shuffled, np.broadcast_to(counts, shuffled.shape)])
+        counts = item_counts[items].astype(np.float64)  # [n] or [r n]
+        return np.broadcast_to(counts, (1, len(rows), counts.shape[-1]))
 
-    return Ranker(("random", "popular"), score)
+    return Ranker(("popular",), score)
 
 
 def _random_scores(keys: np.ndarray) -> Score:
@@ -176,9 +174,10 @@ def pseudo_items(
     """The item each history (items, oldest first) would be, in the template's words.
 
     `template` names item columns, such as "{genres} movie ({year})". A column of
-    numbers is filled with the median (the lower of two), any other with the three most
-    frequent elements of its comma-separated lists, the more recent first among equals.
-    Where a value is missing, so are the brackets about it. No value at all: empty.
+    numbers is filled with the median (the lower of two). Any other is filled with the
+    three most frequent elements of its comma-separated lists, the more recent first
+    among equals. Where a value is missing, so are the brackets about it. No value at
+    all: empty.
 
     Raises:
       UserError: a column that the log has not.

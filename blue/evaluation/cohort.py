@@ -26,7 +26,7 @@ class Cohort(NamedTuple):
     candidates: Int[np.ndarray, "U I"]  # column 0: the next item; then the negatives
 
 
-def choose_users(split: Split, titles: list[str], *, limit: int) -> Cohort:
+def choose_cohort(split: Split, titles: list[str], *, limit: int) -> Cohort:
     """All rows of at most `limit` users, evenly spaced; of all users when it is 0."""
     users = np.unique(split.user)
     count = min(len(users), limit) if limit else len(users)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from blue.evaluation import metrics, protocols, summary
+from blue.evaluation import methods, metrics, protocols, summary
 from blue.evaluation.cohort import Cohort, with_newest
 from blue.inference.embed import Embed
 from blue.text import queries
@@ -49,11 +49,10 @@ def curve(
         known = cohort.histories
         texts = {"10_history": [queries.recent_query(query_format, h) for h in known]}
         for method, written in profiles[events].items():
-            texts[method] = [queries.profile_query(query_format, p) for p in written]
-            texts[f"10h+{method}"] = [
-                queries.history_profile_query(query_format, h, p)
-                for h, p in zip(known, written, strict=True)
-            ]
+            for form in (methods.ALONE, methods.RECENT):
+                texts[form + method] = methods.profile_queries(
+                    query_format, form, known, written
+                )
         vectors = queries.embed_texts(embed, texts)
         ranker = protocols.by_cosine(tuple(texts), vectors, item_table)
         rows = np.arange(len(cohort.rows))
@@ -62,9 +61,9 @@ def curve(
             method: metrics.ranking_metrics(of_method)
             for method, of_method in zip(texts, ranks, strict=True)
         }
-        methods, differences = summary.intervals_of(
+        by_method, differences = summary.intervals_of(
             summary.Ranked(rows, cohort.users, values, {}),
-            [pair for pair in summary.HEADLINES if set(pair) <= set(values)],
+            methods.existing(methods.HEADLINES, values),
             metric_names=list(summary.METRICS),
             resamples=resamples,
             seed=seed,
@@ -74,7 +73,7 @@ def curve(
                 "events": events,
                 "users": len(np.unique(cohort.users)),
                 "targets": len(rows),
-                "methods": methods,
+                "methods": by_method,
                 "differences": differences,
             }
         )

@@ -1,5 +1,6 @@
 """What is compared with what: every method as a ranker, ranked under every protocol."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -11,20 +12,17 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from blue.data.examples import Examples, history
-from blue.data.log import Log
-from blue.evaluation import baselines, metrics, protocols, ranking
+from blue.evaluation import baselines, methods, metrics, protocols, ranking
 from blue.evaluation.cohort import Cohort, partner_rows
+from blue.evaluation.methods import Given
 from blue.evaluation.protocols import Candidates, Ranker
 from blue.evaluation.summary import Ranked
 from blue.inference.embed import Embed
 from blue.text import queries
 from blue.text.queries import QueryFormat
+from blue.workdir.allowed import DRAWN_PROTOCOLS
 
 logger = logging.getLogger("blue")
-
-DRAWN = ("1+99", "1+99-popularity", "1+99-category")
-CENTRED = ("base", "blue")  # profiles also ranked without the style of their form
 
 
 class Space(NamedTuple):
@@ -40,78 +38,48 @@ class Space(NamedTuple):
 # --- methods
 
 
-def rule_profiles(
-    log: Log, examples: Examples, cohort: Cohort, *, recent: int, template: str
-) -> dict[str, list[str]]:
-    """Profiles nobody learned to write: method -> one a row.
-
-    `recent` is how many popular titles the constant profile has, and how many items of
-    the history the pseudo item is made of; without a `template` there is none.
-    """
-    popular = baselines.constant_profile(log.titles, examples.item_counts, num=recent)
-    profiles = {"constant": [popular] * len(cohort.rows)}
-    if template:
-        items = [history(cohort.split, row)[0][-recent:] for row in cohort.rows]
-        profiles["pseudo_item"] = baselines.pseudo_items(template, log.columns, items)
-    return profiles
+def rule_profiles(given: Given) -> dict[str, list[str]]:
+    """Profiles nobody learned to write: method -> one a row."""
+    written = {m.name: m.profile(given) for m in methods.METHODS if m.profile}
+    return {name: texts for name, texts in written.items() if texts is not None}
 
 
-def rankers_without_encoder(
-    log: Log,
-    examples: Examples,
-    cohort: Cohort,
-    *,
-    seed: int,
-    ease_l2: float,
-    ease_max_items: int,
-) -> list[Ranker]:
-    """Chance and popularity; EASE unless training users have too many items."""
-    counts = examples.item_counts
-    rankers = [baselines.trivial(cohort.example_ids, counts, seed=seed)]
-    if (num := len(examples.pool)) > ease_max_items:
-        logger.info(
-            "no EASE: %d items, evaluate.ease_max_items=%d", num, ease_max_items
-        )
-        return rankers
-    split, rows = cohort.split, cohort.rows
-    return [*rankers, baselines.ease(log, examples, split, rows, l2=ease_l2)]
+def rankers_without_encoder(given: Given) -> list[Ranker]:
+    """The methods that score items by themselves."""
+    made = [(m.name, m.ranker(given)) for m in methods.METHODS if m.ranker]
+    return [ranker._replace(names=(name,)) for name, ranker in made if ranker]
 
 
 def rankers_of_space(
-    examples: Examples,
-    cohort: Cohort,
-    profiles: Mapping[str, Sequence[str]],
-    space: Space,
-    *,
-    seed: int,
-    recent: int,
+    given: Given, profiles: Mapping[str, Sequence[str]], space: Space
 ) -> list[Ranker]:
-    """Every method that is a vector: mean items and texts, raw and centred.
+    """Every variant that is a vector: mean items and texts, raw and centred.
 
-    Centred methods take the mean item vector of the training pool from the items, and
-    from profiles the mean query of their form: what all texts of a form share tells no
-    user from another.
+    Centred ones subtract the mean item vector of the training pool from items, and the
+    mean query of their form from profiles. What all texts of a form share does not
+    tell users apart. `profiles` has one text a row for each method that writes them.
     """
-    split, rows, table = cohort.split, cohort.rows, space.item_table
-    partners = partner_rows(cohort.users, seed=seed)
-    texts = queries.query_texts(
+    cohort, table = given.cohort, space.item_table
+    partners = partner_rows(cohort.users, seed=given.settings.seed)
+    texts = methods.query_texts(
         space.query_format, cohort.histories, profiles, partners
     )
-    vectors = dict(zip(texts, queries.embed_texts(space.embed, texts), strict=True))
-    if not all(np.isfinite(v).all() for v in vectors.values()):
+    of_texts = dict(zip(texts, queries.embed_texts(space.embed, texts), strict=True))
+    if not all(np.isfinite(v).all() for v in of_texts.values()):
         logger.warning("%s gave non-finite vectors: they rank last", space.name)
-    centre = baselines.mean_vector(table, examples.pool)
+    centre = baselines.mean_vector(table, given.examples.pool)
     raw, centred = {}, {}
-    for name, newest in (("mean_items", None), ("mean_recent", recent)):
-        raw[name], centred[f"{name}_centred"] = (
-            baselines.history_vectors(split, rows, table, newest=newest, centre=c)
-            for c in (None, centre)
-        )
-    for name in CENTRED:
-        if name in vectors:
-            style = vectors[name].mean(axis=0)
-            centred[f"{name}_centred"] = protocols.unit(vectors[name] - style)
-    raw |= vectors
+    for method in methods.METHODS:
+        if method.vectors is not None:
+            raw[method.name] = method.vectors(given, table, None)
+            if method.centred:
+                shifted = method.vectors(given, table, centre)
+                centred[method.name + methods.CENTRED] = shifted
+    for name in profiles:
+        if methods.method_of(name).centred:
+            style = of_texts[name].mean(axis=0)
+            centred[name + methods.CENTRED] = protocols.unit(of_texts[name] - style)
+    raw |= of_texts
     return [
         protocols.by_cosine([*raw], np.stack([*raw.values()]), table),
         protocols.by_cosine(
@@ -124,30 +92,28 @@ def rankers_of_space(
 
 
 def draw(
-    directory: epath.Path,
-    examples: Examples,
-    names: Sequence[str],
-    *,
-    category: Sequence[str] | None,
-    seed: int,
-    num: int,
-    write: bool,
+    directory: epath.Path, given: Given, names: Sequence[str], *, write: bool
 ) -> dict[str, Candidates]:
     """Candidates of all test rows for the drawn protocols of `names`, from files.
 
-    Without `category`, one an item, there is no protocol of the same category.
+    Without a column that names the items' category, there is no protocol of the same
+    category.
     """
+    examples, settings = given.examples, given.settings
+    category = given.log.columns.get(settings.category)
     drawn = {}
     for protocol in names:
         of_category = protocol == "1+99-category"
-        if protocol not in DRAWN or of_category and category is None:
+        if protocol not in DRAWN_PROTOCOLS or of_category and category is None:
             continue
         labels = list(category or ()) if of_category else None
+        seed, num = settings.seed, settings.negatives
         facts = [examples.fingerprint, protocol, seed, num, protocols.POWER, labels]
         drawn[protocol] = protocols.fixed_candidates(
             directory / f"{protocol}.npz",
             hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
-            lambda protocol=protocol, labels=labels: protocols.draw_candidates(
+            functools.partial(
+                protocols.draw_candidates,
                 examples,
                 examples.test,
                 protocol=protocol,
@@ -183,19 +149,15 @@ def rank_drawn(
 
 
 def rank_catalogue(
-    examples: Examples,
-    cohort: Cohort,
-    rankers: Sequence[Ranker],
-    mesh: Mesh,
-    *,
-    num: int,
+    given: Given, rankers: Sequence[Ranker], mesh: Mesh
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
-    """ "full" and the expected protocols in one pass, and what each method recommends.
+    """`full` and the expected protocols in one pass, and what each method recommends.
 
-    The expected ones stand for `num` negatives drawn uniformly or by popularity, with
+    The expected ones stand for negatives drawn uniformly or by popularity, with
     replacement, from what those protocols draw from.
     """
-    counts = examples.item_counts
+    cohort, num = given.cohort, given.settings.negatives
+    examples, counts = given.examples, given.examples.item_counts
     weights = np.stack([counts > 0, protocols.popularity_weights(counts)], axis=1)
     targets = protocols.make_targets(cohort.split, cohort.rows, examples.title_group)
     sizes = len(counts) + 1 - np.array([len(owned) for owned in targets.own])
@@ -232,14 +194,11 @@ def rank_catalogue(
 
 
 def rank(
-    examples: Examples,
-    cohort: Cohort,
+    given: Given,
     drawn: Mapping[str, Candidates],
     rankers: Sequence[Ranker],
     names: Sequence[str],
     mesh: Mesh,
-    *,
-    num: int,
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
     """Every protocol of `names` that ranks two users or more, in that order.
 
@@ -247,10 +206,11 @@ def rank(
     """
     ranked: dict[str, Ranked] = {}
     recommended: dict[str, dict[str, float]] = {}
-    if set(names) - set(DRAWN):
-        ranked, recommended = rank_catalogue(examples, cohort, rankers, mesh, num=num)
+    num = given.settings.negatives
+    if set(names) - set(DRAWN_PROTOCOLS):
+        ranked, recommended = rank_catalogue(given, rankers, mesh)
     for name, candidates in drawn.items():
-        ranked[name] = rank_drawn(cohort, candidates, rankers)
+        ranked[name] = rank_drawn(given.cohort, candidates, rankers)
     kept = {}
     for name in names:
         if name in ranked and len(np.unique(ranked[name].users)) >= 2:

@@ -7,22 +7,20 @@ import numpy as np
 
 from blue.evaluation import metrics
 
-# profiles and the options of each -> scores [n options]
-Choose = Callable[[list[str], list[list[str]]], np.ndarray]
-
 
 def judge_accuracy(
-    choose: Choose,
+    ask: Callable[[list[str], list[list[str]]], np.ndarray],
     *,
     profiles: list[str],
     options: list[list[str]],
 ) -> dict[str, Any]:
-    """How often the reader picks option 0, the next item, with its 95% interval.
+    """How often the judge picks option 0, the next item, with its 95% interval.
 
     `profiles` are made by rule from each user's recent history, so this measures the
-    reader alone. Ties count as wrong. At chance, no result may rest on the reader.
+    judge alone. Ties count as wrong. At chance, no result may rest on the judge.
+    ask: (profiles, options of each) -> scores [n options].
     """
-    scores = choose(profiles, options)
+    scores = ask(profiles, options)
     num_right = int((metrics.rank_of_target(scores) == 1).sum())
     accuracy, low, high = metrics.share_interval(num_right, len(profiles))
     chance = 1 / len(options[0])
@@ -32,5 +30,6 @@ def judge_accuracy(
         "high": high,
         "chance": chance,
         "n": len(profiles),
+        # evaluation.json, which other programs read, calls the judge a reader
         "note": "reader at chance: not a result" if low <= chance else "",
     }

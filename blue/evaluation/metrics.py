@@ -78,8 +78,8 @@ def expected_metrics(
 ) -> dict[str, Float[np.ndarray, " U"]]:
     """`ranking_metrics` in expectation over `num` negatives drawn with replacement.
 
-    `share`, in [0, 1], is the chance that one draw scores at or above the target, so
-    that the rank is 1 + Binomial(num, share): Krichene and Rendle 2020, section 4,
+    `share`, in [0, 1], is the chance that one draw scores at or above the target. So
+    the rank is 1 + Binomial(num, share): Krichene and Rendle 2020, section 4,
     https://doi.org/10.1145/3394486.3403226. No draw, hence no noise of drawing.
     """
     above = np.arange(num + 1)
@@ -140,10 +140,10 @@ def bootstrap_intervals(
 ) -> list[Interval]:
     """Mean over users of each row with its 95% percentile bootstrap interval.
 
-    Users are drawn with replacement.  The draws depend on (U, resamples, seed) alone
-    and are shared by all rows: a row `a - b` gives the paired interval of a difference,
-    whether it is computed here together with `a` and `b` or by itself.
-    Efron and Tibshirani 1993, section 13.3.
+    Users are drawn with replacement. The draws depend on (U, resamples, seed) alone and
+    are shared by all rows. So a row `a - b` gives the paired interval of a difference,
+    whether it is computed together with `a` and `b` or by itself. Efron and Tibshirani
+    1993, section 13.3.
     """
     num_users = values.shape[1]
     assert num_users > 0 and resamples > 0

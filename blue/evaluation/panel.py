@@ -1,16 +1,14 @@
 """The profile quality panel: what profiles are like, judged without a language model.
 
 Are they made up, copied, alike, broken, or do they know the answer? Pure functions over
-text: METHODS 5.1 (faithfulness), 5.2 (degeneration), 5.3 (privacy), 5.4 (length). What
-they mean is the same for every text, also for an empty one, one of punctuation alone,
-and scripts without spaces, of which each character is a word. A share of nothing is NaN
-and left out of means. Time grows with the number of words and titles, not with its
-square: each title is read once, whoever has it.
+text measure faithfulness, degeneration, privacy and length. They take every text: an
+empty one, one of punctuation alone, and scripts without spaces, where each character is
+a word. A share of nothing is NaN and left out of means. Time grows with the number of
+words and titles, not with its square: each title is read once, whoever has it.
 """
 
 import functools
 import re
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,9 +18,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from blue.evaluation import metrics
-from blue.text import prompts
 from blue.text.rule_profiles import profile_word_stats
 from blue.text.templates import TEMPLATES
+from blue.text.words import (
+    EMPTY_IN_NAMES,
+    INSIDE_NAMES,
+    folded_words,
+    ngrams,
+    sentences,
+)
 
 Users = Sequence[str] | Int[np.ndarray, " n"]  # whose each row is
 LABELS = {  # statistic -> what a table calls it
@@ -47,17 +51,6 @@ MENTION_WORDS = 30  # a longer span is no title
 LEAK_WORDS = COPY_WORDS = 4  # a run of so many words is no coincidence
 BOILERPLATE_WORDS, BOILERPLATE_SHARE = 5, 0.05
 
-# Thai and Lao, Burmese, Khmer, kana, Chinese characters
-_SPACELESS = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_WORDS = re.compile(rf"[{_SPACELESS}]|[^\W_{_SPACELESS}]+")
-# After a stop and a space, but not after "J.", "Dr." or "Mrs."; without spaces, too.
-_SENTENCE_END = re.compile(
-    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[A-Z][a-z]\.)(?<!\bMrs\.)\s+"
-    rf"|(?<=[.!?])(?=[{_SPACELESS}])|(?<=。)"
-)
 _QUOTED = re.compile(
     r'"([^"]+)"|“([^“”]+)”|«([^«»]+)»|「([^「」]+)」|『([^『』]+)』|《([^《》]+)》'
 )
@@ -67,9 +60,6 @@ _PLAIN_OPENINGS = tuple(
     template.likes.partition("{things}")[0] for template in TEMPLATES.values()
 )
 _LIST_SEPARATOR = re.compile(r",\s|\sand\s")
-_INSIDE = frozenset("a an da de del der des di du el la le les of the van von".split())
-# Words that tell nothing of a name. "and" is none of those above: it joins two names.
-_EMPTY = _INSIDE | frozenset("and at by for from i in on or to und with y".split())
 _FUTURE = re.compile(
     r"\b(?:will|won't|'ll|shall|(?:is|are|be) going to|(?:un)?likely|probably"
     r"|(?:can be |is |are )?expected to"
@@ -78,29 +68,6 @@ _FUTURE = re.compile(
     r"|enjoy|like|love|try|pick|watch|read|play|want|appreciate|order|visit|take"
     r"|consider|explore|look|seek|go))\b"
 )
-
-
-# --- words
-
-
-def words(text: str) -> list[str]:
-    """Words of `text`, in order: NFKC, case folded; of scripts without spaces
-    (Chinese, Japanese, Thai, ...) each character is one."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return _WORDS.findall(text.casefold())
-
-
-def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of n consecutive tokens, in order."""
-    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-
-
-def sentences(text: str) -> list[str]:
-    """Sentences and lines of `text` that hold a word, each clean and on one line."""
-    lines = [prompts.make_safe(line) for line in text.splitlines() if line]
-    parts = [part for line in lines for part in _SENTENCE_END.split(line)]
-    return [part for part in parts if _WORDS.search(part)]
 
 
 class _Title(NamedTuple):
@@ -113,7 +80,7 @@ class _Title(NamedTuple):
 
 @functools.lru_cache(maxsize=2**14)
 def _read(title: str) -> _Title:
-    tokens = words(title)
+    tokens = folded_words(title)
     return _Title(frozenset(tokens), _line(tokens), frozenset(ngrams(tokens, 4)))
 
 
@@ -143,7 +110,7 @@ def mentions(profile: str) -> list[str]:
         quoted = _QUOTED.findall(sentence)
         found += ["".join(groups) for groups in quoted]
         found += _names(_QUOTED.sub(", ", sentence) if quoted else sentence)
-    counts = [(span, len(words(span))) for span in found]
+    counts = [(span, len(folded_words(span))) for span in found]
     return [span for span, count in counts if 0 < count <= MENTION_WORDS]
 
 
@@ -160,22 +127,22 @@ def _names(sentence: str) -> list[str]:
         capital = word[0].isupper() and number > 0
         if capital or (start >= 0 and word[0].isdigit()):
             start, end = (match.start() if start < 0 else start), match.end()
-        elif start >= 0 and word.casefold() not in _INSIDE:
+        elif start >= 0 and word.casefold() not in INSIDE_NAMES:
             found.append(sentence[start:end])
             start = -1
     if start >= 0:
         found.append(sentence[start:end])
-    return [name for name in found if not _EMPTY.issuperset(words(name))]
+    return [name for name in found if not EMPTY_IN_NAMES.issuperset(folded_words(name))]
 
 
 def unsupported_mentions(profile: str, titles: Sequence[str]) -> tuple[int, int]:
     """How many mentions no title supports, and how many there are.
 
     A title supports a mention when it holds SIMILAR of the mention's words or more, as
-    a set, words such as "the" and single letters aside (a one-sided token-set ratio: a
-    mention may leave out words of the title, but not add many).
+    a set. Words such as "the" and single letters do not count. This is a one-sided
+    token-set ratio: a mention may leave out words of the title, but not add many.
     """
-    wanted = [_telling(words(span)) for span in mentions(profile)]
+    wanted = [_telling(folded_words(span)) for span in mentions(profile)]
     vocabulary = frozenset[str]().union(*wanted)
     holders = dict.fromkeys(vocabulary, 0)  # word -> its titles, one bit each
     if vocabulary:
@@ -190,7 +157,9 @@ def unsupported_mentions(profile: str, titles: Sequence[str]) -> tuple[int, int]
 
 
 def _telling(tokens: Sequence[str]) -> frozenset[str]:
-    telling = {w for w in tokens if w not in _EMPTY and (len(w) > 1 or w > "\x7f")}
+    telling = {
+        w for w in tokens if w not in EMPTY_IN_NAMES and (len(w) > 1 or w > "\x7f")
+    }
     return frozenset(telling or tokens)
 
 
@@ -206,9 +175,9 @@ def _any_holds(holders: Sequence[int], least: int) -> bool:
 def mention_hallucination(profile: str, titles: Sequence[str]) -> float:
     """Share of the mentions that no history title supports.  [0, 1]; NaN without any.
 
-    METHODS 5.1. It needs names: a profile that speaks of kinds of things in small
-    letters has few `mentions`, and a genre with a capital that no title holds counts
-    as made up. Compare profilers by it, on the same users.
+    It needs names: a profile of kinds of things in small letters has few `mentions`. A
+    genre with a capital that no title holds counts as made up. Compare profilers by it,
+    on the same users.
     """
     missing, total = unsupported_mentions(profile, titles)
     return missing / total if total else np.nan
@@ -235,8 +204,8 @@ def target_leak(profile: str, titles: Sequence[str], target: str) -> bool:
     Must be about never: a profile is written before its target. A title of one common
     word can be hit by chance.
     """
-    tokens = words(target)
-    text = _line(words(profile))
+    tokens = folded_words(target)
+    text = _line(folded_words(profile))
     runs = [_line(gram) for gram in ngrams(tokens, min(LEAK_WORDS, len(tokens)))]
     said = [run for run in runs if tokens and run in text]
     return any(all(run not in _read(t).line for t in titles) for run in said)
@@ -262,7 +231,7 @@ def copy_rate(text: str, titles: Sequence[str]) -> float:
     https://arxiv.org/abs/1804.11283.
     """
     known = frozenset[tuple[str, ...]]().union(*(_read(t).grams for t in titles))
-    tokens = words(text)
+    tokens = folded_words(text)
     copied = np.zeros(len(tokens), bool)
     for i, gram in enumerate(ngrams(tokens, COPY_WORDS)):
         if gram in known:
@@ -275,7 +244,7 @@ def repetition(text: str, *, n: int) -> float:
 
     Welleck et al. 2019, https://arxiv.org/abs/1908.04319.
     """
-    grams = ngrams(words(text), n)
+    grams = ngrams(folded_words(text), n)
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -295,7 +264,7 @@ def boilerplate(
     gram of its own. NaN without words, and where there is no other user.
     """
     owners = np.arange(len(profiles)) if users is None else np.asarray(users)
-    tokens = [words(profile) for profile in profiles]
+    tokens = [folded_words(profile) for profile in profiles]
     grams = [ngrams(t, min(BOILERPLATE_WORDS, len(t))) if t else [] for t in tokens]
     written: dict[Any, set[tuple[str, ...]]] = {}
     for owner, own in zip(owners.tolist(), grams, strict=True):
@@ -318,9 +287,9 @@ def boilerplate(
 def shuffle_drop(
     own: Float[np.ndarray, " U"], shuffled: Float[np.ndarray, " U"]
 ) -> Float[np.ndarray, " U"]:
-    """NDCG@10 with the own minus with another user's profile; must be above 0.
+    """NDCG@10 with the own minus with another user's profile.  [-1, 1].
 
-    METHODS 5.2.
+    At or below 0 a profile says nothing about its user that any other does not say.
     """
     return own - shuffled
 
@@ -332,7 +301,7 @@ def reid_at_1(
 ) -> Float[np.ndarray, " U"]:
     """1 where a profile is closest to its own user's held-out vector among all users.
 
-    METHODS 5.3: how well a profile gives away whose it is. Chance is 1/U. A tie with
+    How well a profile gives away whose it is. Chance is 1/U. A tie with
     another user is no hit, a NaN neither; other rows of the same user do not compete.
     Vectors of unit length; `users` says whose each row is; None: everyone has one.
     """
@@ -367,7 +336,7 @@ def per_user(
     for profile, titles, target in zip(profiles, histories, targets, strict=True):
         missing, total = unsupported_mentions(profile, titles)
         content = profile_word_stats(profile, titles)
-        count = len(words(profile))
+        count = len(folded_words(profile))
         rows.append(
             {
                 "mention_hallucination": missing / total if total else np.nan,

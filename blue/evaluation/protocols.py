@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from blue.data.examples import Examples, Split, items_of_user, rng_for
 from blue.evaluation import metrics
+from blue.runtime import files
 
 POWER = 0.75  # of the popularity by which negatives are drawn
 # Scores this near are a tie: float32 knows no more of a cosine, and equal vectors
@@ -133,10 +134,10 @@ def draw_candidates(
     """The rows of `split` that `protocol` ranks, and their 1 + `num` candidates.
 
     "1+99": the split's own. "1+99-popularity": drawn by `popularity_weights`.
-    "1+99-category": uniform over items of the target's `category`; a row with fewer
-    than `num` of them, or without a category, is left out, because a rank among fewer
-    is another metric. Always items of training users, none of the user's own, none
-    of the target's title. A draw depends on (seed, protocol, user, target) alone.
+    "1+99-category": uniform over items of the target's `category`. A row with fewer
+    than `num` of them, or without a category, is left out: a rank among fewer is
+    another metric. Always items of training users, none of the user's own, none of the
+    target's title. A draw depends on (seed, protocol, user, target) alone.
     """
     targets = split.next_item
     if protocol == "1+99":
@@ -192,9 +193,7 @@ def fixed_candidates(
     np.savez(buffer, rows=rows, items=items, inputs=np.array(inputs))
     if write:  # one process of several is enough
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
+        files.write_bytes(path, buffer.getvalue())
     return Candidates(rows, items, hashlib.sha256(buffer.getvalue()).hexdigest())
 
 
@@ -257,9 +256,9 @@ def rank_all(
 ) -> FullRanks:
     """Rank each target among all items but the user's own, `block` items at a time.
 
-    A column of `weights` says how eligible each item is as a drawn negative; items of
-    the target's title are not, though they do count in the rank. Ties and NaN count
-    against the target. Memory: block * 64 * R scores.
+    A column of `weights` says how eligible each item is as a drawn negative. Items of
+    the target's title are not eligible, though they do count in the rank. Ties and NaN
+    count against the target. Memory: block * 64 * R scores.
     """
     num_items, num_weights = weights.shape
     num_rows, num_methods = len(targets.items), len(ranker.names)

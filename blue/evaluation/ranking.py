@@ -1,9 +1,9 @@
 """Ranking the whole catalogue on the devices, for methods whose scores are cosines.
 
 `protocols.rank_all` says what is computed, for any scores, and is what this is tested
-against. Here the catalogue goes to the devices in slabs, each split over all of them;
-a device takes its part a block at a time, so that memory does not grow with the
-catalogue, and only counts and the best items come back.
+against. Here the catalogue goes to the devices in slabs, each split over all of them. A
+device takes its part a block at a time, so memory does not grow with the catalogue.
+Only counts and the best items come back.
 """
 
 import functools

@@ -1,15 +1,16 @@
 """evaluation.json in words: the page evaluation.md and the terminal's closing table.
 
-Titles and profiles come from strangers and from a policy, so they are escaped: they
-can neither break a table nor bring links, images or HTML into the page.
+Titles and profiles come from strangers and from a policy. They are escaped, so they can
+neither break a table nor bring links, images or HTML into the page.
 """
 
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from blue.evaluation import panel
-from blue.evaluation.summary import HEADLINES, METRICS, PAIRS, RAW_METHODS
+from blue.evaluation import methods, panel
+from blue.evaluation.methods import HEADLINES, RECENT
+from blue.evaluation.summary import METRICS
 from blue.text.markdown import escape, markdown_table, summary_table
 
 STATISTICS = {
@@ -78,18 +79,6 @@ def difference_rows(
     ]
 
 
-def key_pairs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The differences shown for protocols after the first."""
-    trained = trained_method(result)
-    controls = ("popular", "constant", "pseudo_item", "mean_recent")
-    return [*PAIRS, *((trained, control) for control in controls)]
-
-
-def trained_method(result: Mapping[str, Any]) -> str:
-    """The method a reader asks about: the trained profile where there is one."""
-    return "blue" if "blue" in result["methods"] else "base"
-
-
 def detectable(differences: Sequence[Mapping[str, Any]], users: int) -> str:
     """A sentence: what differences of NDCG@10 this many users can show."""
     shown = [
@@ -126,10 +115,11 @@ def verdict(result: Mapping[str, Any], method: str, protocol: str) -> str:
 
     A win or a loss needs an interval clear of zero; everything else is undecided.
     """
+    raw = methods.of_group(methods.RAW)
     groups: dict[str, list[str]] = {"beats": [], "loses to": [], "undecided": []}
     for d in result["differences"]:
         key = (d["a"], d["protocol"], d["metric"])
-        if key == (method, protocol, "ndcg@10") and d["b"] in RAW_METHODS:
+        if key == (method, protocol, "ndcg@10") and d["b"] in raw:
             group = "undecided"
             if d["low"] > 0:
                 group = "beats"
@@ -143,15 +133,19 @@ def verdict(result: Mapping[str, Any], method: str, protocol: str) -> str:
     return f"On NDCG@10, {method} {'; '.join(parts)}."
 
 
-def reader_sentence(reader: Mapping[str, Any]) -> str:
-    """The multiple-choice reader's own accuracy, and whether it may be relied on."""
-    spread = {"mean": reader["accuracy"], "low": reader["low"], "high": reader["high"]}
+def judge_sentence(judge: Mapping[str, Any]) -> str:
+    """The judge's own accuracy, and whether it may be relied on.
+
+    evaluation.md and evaluation.json are read by other programs: they keep the word
+    "reader".
+    """
+    spread = {"mean": judge["accuracy"], "low": judge["low"], "high": judge["high"]}
     sentence = (
-        f"The multiple-choice reader ({escape(reader['model'])}), given the user's own "
+        f"The multiple-choice reader ({escape(judge['model'])}), given the user's own "
         f"recent history, picks the next item with accuracy {interval(spread)} "
-        f"({reader['n']} questions, chance {reader['chance']:.3f})"
+        f"({judge['n']} questions, chance {judge['chance']:.3f})"
     )
-    return f"{sentence}: {reader['note']}." if reader["note"] else f"{sentence}."
+    return f"{sentence}: {judge['note']}." if judge["note"] else f"{sentence}."
 
 
 def profile_rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -177,13 +171,13 @@ def user_section(number: int, user: User) -> str:
 def strata_tables(strata: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """NDCG@10 of each method in each part of the rows, as a table and a sentence."""
     header = ["NDCG@10", *(f"{k} ({v['users']} users)" for k, v in strata.items())]
-    methods = next(iter(strata.values()))["methods"] if strata else {}
+    names = next(iter(strata.values()))["methods"] if strata else {}
     rows = [
         [
             method,
             *(interval(part["methods"][method]["ndcg@10"]) for part in strata.values()),
         ]
-        for method in methods
+        for method in names
     ]
     lines = [
         f"{name}: {detectable(part['differences'], part['users'])}"
@@ -223,7 +217,7 @@ def cold_start_header(curve: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
     """What a terminal shows: the first protocol, a line for each other, profiles."""
-    trained = trained_method(result)
+    trained = methods.trained(result["methods"])
     first, *more = result["protocols"]
     header = [first, *METRICS.values()]
     parts = [
@@ -233,7 +227,7 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
             ["difference", *METRICS.values(), "detectable"],
         ),
         protocol_sentence(result, first),
-        *(verdict(result, method, first) for method in (trained, f"10h+{trained}")),
+        *(verdict(result, form, first) for form in (trained, RECENT + trained)),
     ]
     lines = [headline(result, protocol) for protocol in more]
     if "transfer" in result:
@@ -249,7 +243,7 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
         parts.append(summary_table(cold_start_rows(curve), cold_start_header(curve)))
     stats = result["profile_stats"]
     parts.append(summary_table(profile_rows(result), ["profiles of", *stats]))
-    parts.append(html.unescape(reader_sentence(result["reader"])))
+    parts.append(html.unescape(judge_sentence(result["reader"])))
     for user in users:
         lines = [f"next item: {' '.join(user.next_title.split())}"]
         lines += [f"  {m}: {' '.join(p.split())}" for m, p in user.profiles.items()]
@@ -263,7 +257,7 @@ def protocol_section(
     """One protocol of the page: methods, differences, what could be detected."""
     facts = result["protocols"][protocol]
     chance = ", ".join(f"{METRICS[k]} {facts['chance'][k]:.4f}" for k in METRICS)
-    pairs = None if all_pairs else key_pairs(result)
+    pairs = None if all_pairs else methods.key_pairs(result["methods"])
     notes = f" {facts['note']}" if facts.get("note") else ""
     parts = [
         f"## {title}",
@@ -321,8 +315,8 @@ def more_sections(result: Mapping[str, Any]) -> list[str]:
 def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:
     """The page evaluation.md: the numbers of `result`, then the users, if any.
 
-    The first protocol in full; of the others the methods and the key differences (all
-    of them are in evaluation.json), and strata of the first alone.
+    The first protocol is shown in full, with its strata. The others have their methods
+    and key differences; all differences are in evaluation.json.
     """
     parts = [f"# Evaluation on {escape(result['dataset'])}"]
     models = ", ".join(f"{k}: {escape(v)}" for k, v in result["models"].items())
@@ -336,13 +330,13 @@ def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:
         "detectable is the minimum detectable difference of NDCG@10 (80% power, "
         "two-sided 5%): smaller ones cannot be expected to show."
     )
-    trained = trained_method(result)
+    trained = methods.trained(result["methods"])
     for place, protocol in enumerate(result["protocols"]):
         parts += protocol_section(
             result, protocol, all_pairs=place == 0, title=protocol
         )
-        methods = (trained, f"10h+{trained}")
-        parts.append(" ".join(verdict(result, m, protocol) for m in methods))
+        forms = (trained, RECENT + trained)
+        parts.append(" ".join(verdict(result, form, protocol) for form in forms))
     parts += more_sections(result)
     parts += [
         "## Profiles",
@@ -356,7 +350,7 @@ def markdown(result: Mapping[str, Any], users: Sequence[User]) -> str:
         "ratio: bytes compressed / raw; re-identification: profiles nearer to their "
         "own user's next item than to any other user's; tokens and words are counts.",
         "## Reader",
-        reader_sentence(result["reader"]),
+        judge_sentence(result["reader"]),
     ]
     if users:
         parts.append(f"## The first {len(users)} test users")
@@ -368,11 +362,11 @@ def card_section(evaluation: Mapping[str, Any]) -> str:
     """The evaluation as a section of a model card, in Markdown."""
     protocol = next(iter(evaluation["protocols"]))
     header = ["ranked by", *METRICS.values()]
-    pairs = key_pairs(evaluation)
+    pairs = methods.key_pairs(evaluation["methods"])
     parts = [
         f"{evaluation['users']} test users of {escape(evaluation['dataset'])}, "
         f"never trained on; protocol {protocol}; mean and 95% interval over users. "
-        f"`{trained_method(evaluation)}` is the profiler of the same run.",
+        f"`{methods.trained(evaluation['methods'])}` is the profiler of the same run.",
         markdown_table(header, method_rows(evaluation, protocol)),
         "Differences on the same users:",
         markdown_table(

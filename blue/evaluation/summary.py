@@ -11,37 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from blue.evaluation import metrics
+from blue.evaluation import methods, metrics
 
 METRICS = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"}
-RAW_METHODS = ("all_history", "10_history", "mean_items", "popular")
-# the differences users rely on (first minus second), where both methods exist
-PAIRS = (
-    ("blue", "base"),
-    ("blue", "shuffled_blue"),
-    ("base", "shuffled_base"),
-    ("base", "empty"),
-    ("10h+blue", "10h+base"),
-    ("10h+blue", "10_history"),
-    ("10h+blue", "10h+shuffled_blue"),
-)
-# what the trained profile has to beat to have learned more than wording or popularity
-CONTROLS = ("constant", "pseudo_item", "mean_recent", "mean_recent_centred", "ease")
-CONTROL_PAIRS = (
-    ("blue_centred", "base_centred"),
-    ("blue", "base_centred"),
-    ("10h+blue", "10h+pseudo_item"),
-    ("pseudo_item", "shuffled_pseudo_item"),
-    ("pseudo_item", "10_history"),
-    ("10h+pseudo_item", "10_history"),
-)
-HEADLINES = (  # in one line for each protocol after the first
-    ("blue", "base"),
-    ("blue", "shuffled_blue"),
-    ("base", "shuffled_base"),
-    ("10h+blue", "10_history"),
-    ("10h+base", "10_history"),
-)
 POPULARITY = ("head", "mid", "tail")  # thirds of the training interactions
 LENGTHS = {  # history lengths: name -> the first
     **{"0": 0, "1-2": 1, "3-4": 3, "5-9": 5, "10-19": 10},
@@ -59,28 +31,8 @@ class Ranked(NamedTuple):
     ties: dict[str, float] = {}  # method -> share of rows whose target is tied
 
 
-def difference_pairs(
-    methods: Sequence[str], others: Sequence[str]
-) -> list[tuple[str, str]]:
-    """Pairs (a, b) for `a - b`: PAIRS, against raw history, controls, other methods."""
-    trained = "blue" if "blue" in methods else "base"
-    pairs = list(PAIRS)
-    for ours in (trained, f"10h+{trained}"):
-        pairs += [(ours, raw) for raw in RAW_METHODS]
-    pairs += [(trained, control) for control in CONTROLS]
-    pairs += CONTROL_PAIRS
-    for other in others:
-        pairs += [(other, "base"), (f"10h+{other}", "10h+base")]
-        pairs += [("blue", other), ("10h+blue", f"10h+{other}")]
-    return [p for p in dict.fromkeys(pairs) if set(p) <= set(methods)]
-
-
 def summarise(
-    protocols: Mapping[str, Ranked],
-    *,
-    others: Sequence[str],
-    resamples: int,
-    seed: int,
+    protocols: Mapping[str, Ranked], *, resamples: int, seed: int
 ) -> dict[str, Any]:
     """`protocols`, `methods`, `differences`, `half_widths` and `ties` of the result.
 
@@ -96,14 +48,14 @@ def summarise(
         "ties": {},
     }
     for protocol, ranked in protocols.items():
-        methods, differences = intervals_of(
+        by_method, differences = intervals_of(
             ranked,
-            difference_pairs(list(ranked.values), others),
+            methods.pairs(list(ranked.values)),
             metric_names=list(METRICS),
             resamples=resamples,
             seed=seed,
         )
-        for method, found in methods.items():
+        for method, found in by_method.items():
             result["methods"].setdefault(method, {})[protocol] = found
         for d in differences:
             result["differences"].append(
@@ -136,16 +88,16 @@ def intervals_of(
     table += [values[a][metric] - values[b][metric] for a, b, metric in of_pairs]
     means = metrics.user_means(np.stack(table), ranked.users)
     found = metrics.bootstrap_intervals(means, resamples=resamples, seed=seed)
-    methods: dict[str, dict[str, Any]] = {}
+    by_method: dict[str, dict[str, Any]] = {}
     for (name, metric), interval in zip(keys, found, strict=False):
-        methods.setdefault(name, {})[metric] = interval._asdict()
+        by_method.setdefault(name, {})[metric] = interval._asdict()
     detectable = metrics.minimum_detectable(means[len(keys) :])
     rows = zip(of_pairs, found[len(keys) :], detectable.tolist(), strict=True)
     differences = [
         {"a": a, "b": b, "metric": metric, **interval._asdict(), "mdd": mdd}
         for (a, b, metric), interval, mdd in rows
     ]
-    return methods, differences
+    return by_method, differences
 
 
 def popularity_strata(
@@ -178,7 +130,7 @@ def stratify(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """NDCG@10 of every method on each part of the rows, and the PAIRS' differences.
+    """NDCG@10 of every method on each part of the rows, and the key differences.
 
     A part is the rows with one of `names` as their label; `labels` has one for each row
     of `ranked`. A part of fewer than two users is left out.
@@ -193,9 +145,9 @@ def stratify(
             name: {"ndcg@10": found["ndcg@10"][here]}
             for name, found in ranked.values.items()
         }
-        methods, differences = intervals_of(
+        by_method, differences = intervals_of(
             Ranked(ranked.rows[here], users, values, {}),
-            [p for p in PAIRS if set(p) <= set(values)],
+            methods.existing(methods.KEY_PAIRS, values),
             metric_names=["ndcg@10"],
             resamples=resamples,
             seed=seed,
@@ -203,7 +155,7 @@ def stratify(
         strata[label] = {
             "users": len(np.unique(users)),
             "targets": len(users),
-            "methods": methods,
+            "methods": by_method,
             "differences": differences,
         }
     return strata

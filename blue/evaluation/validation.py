@@ -22,11 +22,13 @@ def validation_ndcg(
 ) -> dict[str, float]:
     """`eval/*` metrics of the profiler behind `generate` on validation users.
 
-    `eval/ndcg@10`, by which `best` is chosen, `eval/recall@10` and `eval/mrr` rank with
-    recent history + profile, `eval/profile_ndcg@10` with the profile alone;
-    `eval/reid@1` is how often the profile gives away whose it is (nearest to its own
-    user's next item), `eval/finished` the share with an end token. All in [0, 1], means
-    over users.
+    All are means over users in [0, 1]:
+
+    * `eval/ndcg@10`, by which `best` is chosen, `eval/recall@10` and `eval/mrr` rank
+      with recent history + profile;
+    * `eval/profile_ndcg@10` ranks with the profile alone;
+    * `eval/reid@1` is how often a profile is nearest to its own user's next item;
+    * `eval/finished` is the share with an end token.
     """
     assert cohort.histories, "no validation users"
     profiles = write_profiles(

@@ -23,6 +23,7 @@ from blue.hub.source import Source
 from blue.models import families, lora
 from blue.models.decoder import Params
 from blue.models.params import make_merge, shapes_of
+from blue.runtime import files
 from blue.runtime.sharding import to_host
 from blue.workdir import record
 from blue.workdir.checkpoints import Checkpoints, fingerprint
@@ -60,8 +61,8 @@ def write(
         workdir: local or gs://.
         role: "profiler" or "encoder".
 
-    On a disk the directory appears complete or not at all; in a bucket, where a
-    directory is renamed file by file, config.json of a half export may be there.
+    On a disk the directory appears complete or not at all. In a bucket a directory is
+    renamed file by file, so config.json of a half export may be there.
     """
     frozen, trained = lora.split(model.params)
     best, meta = checkpoints.restore_best(shapes_of(trained))
@@ -70,13 +71,13 @@ def write(
         merge = make_merge(model.cfg, shapes_of(params))
         params = merge(params)
     directory = epath.Path(workdir) / "export" / role
-    draft = _draft(directory)
-    save_decoder(draft, lora.without(model.cfg), params, source=_kept(model, role))
     weights = fingerprint(params)
-    if jax.process_index() == 0:
-        _save_tokenizer(draft, model, role, run)
-        _describe(draft, model, role, run, meta, weights)
-        _put_in_place(draft, directory)
+    writes = jax.process_index() == 0
+    with files.whole_directory(directory, writes=writes) as draft:
+        save_decoder(draft, lora.without(model.cfg), params, source=_kept(model, role))
+        if writes:
+            _save_tokenizer(draft, model, role, run)
+            _describe(draft, model, role, run, meta, weights)
     logger.info("%s of step %d exported to %s", role, meta["step"], directory)
     _write_adapters(directory.parent / f"{role}_adapter", model, role, best)
 
@@ -111,18 +112,18 @@ def _write_adapters(
     best = to_host(best)
     if not writes:
         return
-    draft, source = _draft(directory), model.source
+    source = model.source
     # what PEFT can load again: a hub id has no revision there
     base = source.checkpoint.partition("@")[0] if source.commit else source.checkpoint
-    peft.save(
-        draft,
-        model.cfg,
-        best,
-        task=TASKS[role],
-        base=base,
-        tower=_tower(_transformer(model, role)),
-    )
-    _put_in_place(draft, directory)
+    with files.whole_directory(directory) as draft:
+        peft.save(
+            draft,
+            model.cfg,
+            best,
+            task=TASKS[role],
+            base=base,
+            tower=_tower(_transformer(model, role)),
+        )
 
 
 def _transformer(model: Model, role: str) -> str:
@@ -139,29 +140,6 @@ def _tower(directory: str) -> str:
         return ""
     model_type = read_source(directory)["model_type"]
     return families.of_model_type(model_type).MODEL_TYPES[model_type]
-
-
-def _draft(directory: epath.Path) -> epath.Path:
-    """Where to write what will stand in the place of `directory`."""
-    draft, old = _beside(directory)
-    for left in (draft, old) if jax.process_index() == 0 else ():  # by a killed run
-        if left.exists():
-            left.rmtree()
-    return draft
-
-
-def _put_in_place(draft: epath.Path, directory: epath.Path) -> None:
-    _, old = _beside(directory)
-    if directory.exists():  # a directory cannot be replaced in one step
-        directory.rename(old)
-    draft.rename(directory)
-    if old.exists():
-        old.rmtree()
-
-
-def _beside(directory: epath.Path) -> tuple[epath.Path, epath.Path]:
-    draft, old = (f".{directory.name}.{end}" for end in ("draft", "old"))
-    return directory.parent / draft, directory.parent / old
 
 
 def _kept(model: Model, role: str) -> dict[str, Any]:
@@ -243,6 +221,4 @@ def add_evaluation(workdir: str | os.PathLike, section: str, weights: set[int]) 
             continue
         facts = json.loads((directory / card.FACTS).read_text())
         if facts["weights"] in weights:
-            part = directory / f".{card.CARD}.part"
-            part.write_text(card.render(facts, section))
-            part.replace(directory / card.CARD)
+            files.write_text(directory / card.CARD, card.render(facts, section))

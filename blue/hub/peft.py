@@ -1,8 +1,8 @@
 """Adapters as PEFT keeps them: adapter_config.json and adapter_model.safetensors.
 
 https://huggingface.co/docs/peft/main/en/developer_guides/checkpoint. PEFT has A as
-[r, inputs] and B as [outputs, r], beside matrices [outputs, inputs], and adds
-lora_alpha / r B A x: the same numbers as ours, transposed.
+[r, inputs] and B as [outputs, r], beside matrices [outputs, inputs]. It adds
+lora_alpha / r B A x. These are our numbers, transposed.
 """
 
 import json

@@ -1,9 +1,9 @@
 """The safetensors file format: headers that are not trusted, tensors without a copy.
 
 https://huggingface.co/docs/safetensors: eight bytes with the length of a JSON header,
-the header (name -> dtype, shape, bytes), the tensors one after the other. Own code,
-because the library reads local files only and copies; nothing in a file can make this
-one run code, read elsewhere, or allocate more than the file holds.
+the header (name -> dtype, shape, bytes), the tensors one after the other. The library
+is not used because it reads local files only and copies. Nothing in a file can make
+this code run code, read elsewhere, or allocate more than the file holds.
 """
 
 import json

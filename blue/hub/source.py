@@ -1,7 +1,7 @@
 """Where a checkpoint comes from: a local directory, gs://, or the Hugging Face Hub.
 
 Of the hub only safetensors, JSON, tokenizer and licence files are fetched, never
-pickled weights or code, with the token of the usual environment or login alone.
+pickled weights or code. The token is that of the usual environment or login.
 """
 
 import functools

@@ -1,0 +1,1 @@
+"""Text in; profiles, vectors and log-probabilities out."""

@@ -6,12 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from blue.inference import sampling
-from blue.inference.generate import Profile, decode_profile
+from blue.inference.generate import Profile, decode_profile, plain_sampling
 from blue.inference.pad import bucket_for, pad_left
+from blue.inference.rollout import Slots
 from blue.models import lora
 from blue.models.decoder import DecoderConfig, Params
+from blue.runtime.programs import Program
+from blue.runtime.shapes import Precision, Sampling, Shapes
 from blue.runtime.sharding import by_batch, put, replicated, to_host
 from blue.text.tokenizer import Tokenizer
 
@@ -38,8 +42,8 @@ WriteProfiles = Callable[[Params, Iterable[Job]], Iterator[WrittenProfiles]]
 def prompt_lengths(least: int, most: int) -> tuple[int, ...]:
     """Padded lengths, ascending, for prompts of `least` to `most` tokens.
 
-    Each is at most a third longer than the one before, or by 16: a few programs to
-    compile, and prompts in order of length are padded by about a seventh.
+    Each is at most a third longer than the one before, or by 16. So there are few
+    programs to compile, and prompts in order of length are padded by about a seventh.
     """
     lengths = [most]
     while True:
@@ -54,73 +58,46 @@ def make_profile_writer(
     cfg: DecoderConfig,
     tokenizer: Tokenizer,
     mesh: Mesh,
+    shapes: Shapes,
+    precision: Precision,
     *,
-    batch_size: int,
-    refill_size: int,
-    lengths: Sequence[int],
-    max_tokens: int,
+    refills: Sequence[Shapes],
     temperature: float,
-    seed: int,
-    stage_id: int,
-    params_dtype: str,
-    dtype: str,
+    key: tuple[int, int],
 ) -> WriteProfiles:
     """(params, jobs) -> profiles as they are finished.
 
-    `batch_size` profiles are written at a time; whenever `refill_size` of them have
-    ended, so many new prompts take their place. Jobs are read as they are needed; those
-    that come together should be of about one length. A profile is that of
-    `make_generator` of the same seed, stage, example id and prompt.
+    As many profiles are written at a time as `shapes` has rows. Whenever a refill's
+    rows have ended, so many new prompts take their place. Jobs are read as they are
+    needed. Give them in order of length: a refill pads its prompts to the longest of
+    them. A profile is that of `make_generator` of the same key, example id and prompt.
 
-    lengths: prompts are padded to the next of these, ascending.
+    Args:
+      shapes: of the rows that are decoded, with the longest prompt.
+      refills: of the new prompts, by their padded length, ascending; else alike.
+      key: seed and number of the stage, as in `make_generator`.
     """
-    shapes = sampling.SlotShapes(batch_size, max(lengths), max_tokens)
-    relayout = sampling.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
-    cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged
-    new_slots = sampling.make_new_slots(cfg, mesh, shapes, dtype)
-    advance = sampling.make_advance(
-        cfg,
-        mesh,
-        shapes,
-        temperature=temperature,
-        end_ids=tuple(tokenizer.end_ids),
-        dtype=dtype,
-    )
-    refill = {
-        length: sampling.make_refill(
-            cfg,
-            mesh,
-            shapes,
-            refill_size=refill_size,
-            prompt_tokens=length,
-            dtype=dtype,
-        )
-        for length in lengths
-    }
-    whole = replicated(mesh)
-    seeds = put(np.array([seed, stage_id, 0], np.uint32), whole)
-
-    def to_device(jobs: list[Job], rows: np.ndarray) -> tuple[int, tuple]:
-        """The padded length of the prompts of `jobs`, and what a refill takes."""
-        length = bucket_for(lengths, max(len(job.prompt) for job in jobs))
-        missing = refill_size - len(jobs)
-        jobs = jobs + jobs[:1] * missing
-        rows = np.append(rows, [batch_size] * missing)  # which is no row
-        ids = np.array([job.example_id for job in jobs], np.int32)
-        prompt = pad_left([job.prompt for job in jobs], length, tokenizer.pad_id)
-        return length, put((*prompt, ids, rows.astype(np.int32)), by_batch(mesh))
+    draws = plain_sampling(tokenizer, temperature)
+    programs = make_slot_programs(cfg, mesh, shapes, precision, refills, draws)
+    seeds = put(np.array([*key, 0], np.uint32), replicated(mesh))
+    lengths = tuple(programs.refill)
+    batch_size, refill_size = shapes.batch, refills[0].batch
 
     def write(params: Params, jobs: Iterable[Job]) -> Iterator[WrittenProfiles]:
-        jobs, decode_params = iter(jobs), relayout(params)
-        slots, owner = new_slots(), np.full(batch_size, -1, np.int64)
+        jobs, decode_params = iter(jobs), programs.relayout(params)
+        slots, owner = programs.new_slots(), np.full(batch_size, -1, np.int64)
         token_slots = tokens = 0
         waiting = list(itertools.islice(jobs, refill_size))
         while True:
             free = np.flatnonzero(owner < 0)
             while waiting and len(waiting) <= len(free):
                 here, free = free[: len(waiting)], free[len(waiting) :]
-                length, new = to_device(waiting, here)
-                slots = refill[length](decode_params, slots, *new)
+                length = bucket_for(lengths, max(len(job.prompt) for job in waiting))
+                missing = refill_size - len(waiting)
+                rows = np.append(here, [batch_size] * missing)  # which is no row
+                padded = pad_jobs(waiting + waiting[:1] * missing, length, tokenizer)
+                new = put((*padded, rows.astype(np.int32)), by_batch(mesh))
+                slots = programs.refill[length](decode_params, slots, *new)
                 owner[here] = [job.number for job in waiting]
                 token_slots += refill_size * length
                 tokens += sum(len(job.prompt) for job in waiting)
@@ -128,19 +105,68 @@ def make_profile_writer(
             if len(free) == batch_size:
                 return
             wanted = len(waiting) or min(batch_size, len(free) + refill_size)
-            num_free = put(np.int32(wanted), whole)
-            slots, steps = advance(decode_params, slots, num_free, seeds)
+            num_free = put(np.int32(wanted), replicated(mesh))
+            slots, steps = programs.advance(decode_params, slots, num_free, seeds)
             token_slots += batch_size * int(to_host(steps))
-            seen = to_host((slots.done, slots.length, slots.tokens))
-            ended = np.flatnonzero(seen[0] & (owner >= 0))
-            written = []
-            for row in ended:
-                ids = seen[2][row, : seen[1][row]]
-                profile = decode_profile(tokenizer, ids, np.ones(len(ids), bool))
-                written.append((int(owner[row]), profile))
-            owner[ended] = -1
-            tokens += int(seen[1][ended].sum())
-            yield WrittenProfiles(written, token_slots, tokens)
+            profiles = take_ended(slots, owner, tokenizer)
+            tokens += sum(profile.num_tokens for _, profile in profiles)
+            yield WrittenProfiles(profiles, token_slots, tokens)
             token_slots = tokens = 0
 
     return write
+
+
+class SlotPrograms(NamedTuple):
+    """The programs of continuous batching."""
+
+    relayout: Program
+    new_slots: Program
+    refill: dict[int, Program]  # by the padded length of the new prompts
+    advance: Program
+
+
+def make_slot_programs(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    shapes: Shapes,
+    precision: Precision,
+    refills: Sequence[Shapes],
+    draws: Sampling,
+) -> SlotPrograms:
+    """Compiles them; `shapes` and `refills` as in `make_profile_writer`."""
+    plain = lora.without(cfg)  # the copy in the decode layout has its adapters merged
+    dtype = precision.compute
+    return SlotPrograms(
+        relayout=sampling.make_relayout(cfg, mesh, precision),
+        new_slots=sampling.make_new_slots(plain, mesh, shapes, dtype),
+        refill={
+            new.prompt: sampling.make_refill(plain, mesh, shapes, new, dtype)
+            for new in refills
+        },
+        advance=sampling.make_advance(plain, mesh, shapes, draws, dtype),
+    )
+
+
+def pad_jobs(
+    jobs: Sequence[Job], length: int, tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Prompts [N, length], their mask, example ids [N]."""
+    tokens, mask = pad_left([job.prompt for job in jobs], length, tokenizer.pad_id)
+    return tokens, mask, np.array([job.example_id for job in jobs], np.int32)
+
+
+def take_ended(
+    slots: Slots, owner: Int[np.ndarray, " B"], tokenizer: Tokenizer
+) -> list[tuple[int, Profile]]:
+    """The profiles that have ended, with their jobs' numbers, and frees their rows.
+
+    owner: number of the job of each row, -1 for a free one; changed in place.
+    """
+    done, length, tokens = to_host((slots.done, slots.length, slots.tokens))
+    profiles = []
+    for row in np.flatnonzero(done & (owner >= 0)):
+        ids = tokens[row, : length[row]]
+        profile = decode_profile(tokenizer, ids, np.ones(len(ids), bool))
+        profiles.append((int(owner[row]), profile))
+        owner[row] = -1
+    return profiles

@@ -9,6 +9,8 @@ from jax.sharding import Mesh
 from blue.inference import packing, scoring
 from blue.models import flops
 from blue.models.decoder import DecoderConfig, Params
+from blue.runtime.programs import Program
+from blue.runtime.shapes import Precision
 from blue.runtime.sharding import by_batch, put, to_host
 from blue.text.tokenizer import Tokenizer
 
@@ -42,35 +44,35 @@ class Embedder(NamedTuple):
     spent: dict[str, int]  # so far: "slots" that were computed, "tokens" in them
 
 
+def make_embed_programs(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    precision: Precision,
+    *,
+    lengths: Sequence[int],
+    batch_size: int,
+) -> dict[int, Program]:
+    """A program for each of `lengths`, slots of a row; a batch has `batch_size` rows,
+    and as many texts as they hold (packing.py)."""
+    sizes = {length: packing.row_shapes(batch_size, length) for length in lengths}
+    return {n: scoring.make_embed(cfg, mesh, sizes[n], precision) for n in sizes}
+
+
 def make_embedder(
     cfg: DecoderConfig,
     tokenizer: Tokenizer,
     mesh: Mesh,
+    run: Mapping[int, Program],
     *,
-    lengths: Sequence[int],
     max_tokens: int,
     batch_size: int,
-    params_dtype: str,
-    dtype: str,
 ) -> Embedder:
-    """Compiles a program for each of `lengths`, slots of a row; a batch has
-    `batch_size` rows, and as many texts as they hold (packing.py).
+    """Texts -> vectors, by the programs of `make_embed_programs`, which is `run`.
 
     Texts of more than `max_tokens` lose their end; the pooling token stays. Equal texts
     are embedded once, so that their vectors are equal to the bit.
     """
-    run = {
-        length: scoring.make_embed(
-            cfg,
-            mesh,
-            batch_size=batch_size,
-            tokens=length,
-            texts=packing.texts_a_row(length),
-            params_dtype=params_dtype,
-            dtype=dtype,
-        )
-        for length in lengths
-    }
+    lengths = tuple(run)
     spent = {"slots": 0, "tokens": 0}
 
     def start(params: Params, texts: Sequence[str]) -> Callable[[], np.ndarray]:

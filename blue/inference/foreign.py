@@ -1,7 +1,7 @@
 """Encoders that are not ours: sentence-transformers, or any function of the user's.
 
-They run on the host's cores, in a thread of their own while the devices work, and a
-text whose vector is still remembered is not embedded again.
+They run on the host's cores, in a thread of their own while the devices work. A text
+whose vector is still cached is not embedded again.
 """
 
 import collections
@@ -33,10 +33,10 @@ def function(spec: str, *, max_tokens: int, batch_size: int) -> TextEncoder:
     """The user's `module:function`, list of texts -> array [n d], as an encoder.
 
     The module may be a file in the current directory. One call at a time is made, with
-    at most `batch_size` texts; rows are brought to unit length, and one of zeros stays
-    (a text like no other). Tokens are counted in words, and cutting is its business.
-    For a text that it cannot embed it may return None or NaN: in training that profile
-    has no reward, elsewhere it is an error.
+    at most `batch_size` texts. Rows are brought to unit length; a row of zeros stays.
+    Tokens are counted in words, and the function itself cuts long texts. For a text
+    that it cannot embed it may return None or NaN: in training that profile has no
+    reward, elsewhere it is an error.
     """
     call, source = _import_function(spec)
     width = check_finite(spec, PROBE, _rows(spec, call, PROBE)).shape[-1]
@@ -127,7 +127,7 @@ def sentence_transformers(
 
 
 def cached(embed: Embed, *, width: int, entries: int) -> Embed:
-    """`embed` that is asked for each text once while its vector is remembered.
+    """`embed` with a cache: a text is embedded again only when it has dropped out.
 
     The newest `entries` texts are, by last use.
     """
@@ -146,7 +146,7 @@ def cached(embed: Embed, *, width: int, entries: int) -> Embed:
             if text in position:
                 vector = vectors[position[text]]
                 if not np.isfinite(vector).all():
-                    continue  # may be well the next time
+                    continue  # not cached: it may succeed next time
                 newest[text] = vector.copy()  # lest one row keep all of them alive
             newest.move_to_end(text)
         while len(newest) > entries:

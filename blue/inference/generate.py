@@ -1,4 +1,4 @@
-"""Text in, text or vectors out: the compiled programs behind plain host functions.
+"""Prompts in, profiles out: the compiled programs behind plain host functions.
 
 Each `make_*` compiles its programs for fixed shapes, once; what it returns pads, sorts
 by length, calls, and puts the answers back in order.
@@ -15,6 +15,7 @@ from blue.inference.pad import bucket_for, pad_left
 from blue.models import lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.runtime.progress import slices_with_progress
+from blue.runtime.shapes import Precision, Sampling, Shapes
 from blue.runtime.sharding import by_batch, put, replicated, to_host
 from blue.text.tokenizer import Tokenizer
 
@@ -37,44 +38,36 @@ def decode_profile(
     return Profile(tokenizer.decode(known).strip(), len(ids), finished)
 
 
+def plain_sampling(tokenizer: Tokenizer, temperature: float) -> Sampling:
+    """From all tokens of the vocabulary, until the tokenizer's end."""
+    return Sampling(temperature, 0, 1.0, tuple(tokenizer.end_ids), tokenizer.pad_id)
+
+
 def make_generator(
     cfg: DecoderConfig,
     tokenizer: Tokenizer,
     mesh: Mesh,
+    shapes: Sequence[Shapes],
+    precision: Precision,
     *,
-    batch_size: int,
-    buckets: Sequence[int],
-    max_tokens: int,
     temperature: float,
-    seed: int,
-    stage_id: int,
-    params_dtype: str,
-    dtype: str,
+    key: tuple[int, int],
 ) -> Callable[[Params, Sequence[Sequence[int]], Sequence[int]], list[Profile]]:
     """(params, prompts, example ids) -> one profile each, in order.
 
-    Sampling is keyed by (seed, stage, example), not by how prompts are batched.
+    shapes: of the batches, by the length of their prompts, ascending; else alike, and
+    with one completion a prompt. key: seed and number of the stage; with the example's
+    id they key the sampling, which does not depend on how prompts are batched.
     """
-    relayout = sampling.make_relayout(cfg, mesh, params_dtype=params_dtype, dtype=dtype)
+    relayout = sampling.make_relayout(cfg, mesh, precision)
     cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged
+    draws = plain_sampling(tokenizer, temperature)
     run = {
-        length: sampling.make_sample(
-            cfg,
-            mesh,
-            batch_size=batch_size,
-            prompt_tokens=length,
-            group_size=1,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=0,
-            top_p=1.0,
-            end_ids=tuple(tokenizer.end_ids),
-            pad_id=tokenizer.pad_id,
-            dtype=dtype,
-        )
-        for length in buckets
+        s.prompt: sampling.make_sample(cfg, mesh, s, draws, precision.compute)
+        for s in shapes
     }
-    seeds = put(np.array([seed, stage_id, 0], np.uint32), replicated(mesh))
+    buckets, batch_size = tuple(run), shapes[0].batch
+    seeds = put(np.array([*key, 0], np.uint32), replicated(mesh))
 
     def generate(
         params: Params, prompt_ids: Sequence[Sequence[int]], ids: Sequence[int]
@@ -91,8 +84,8 @@ def make_generator(
             length = bucket_for(buckets, max(len(r) for r in rows))
             tokens, mask = pad_left(rows, length, tokenizer.pad_id)
             keys = np.array([ids[i] for i in padded], np.int32)
-            batch = put((tokens, mask, keys), by_batch(mesh))
-            rollout = to_host(run[length](decode_params, *batch, seeds))
+            tokens, mask, keys = put((tokens, mask, keys), by_batch(mesh))
+            rollout = to_host(run[length](decode_params, tokens, mask, keys, seeds))
             for row, i in enumerate(part):
                 out[i] = decode_profile(
                     tokenizer, rollout.tokens[row, 0], rollout.mask[row, 0]

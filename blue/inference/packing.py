@@ -1,9 +1,9 @@
 """Texts of many lengths -> rows of few, with little room lost between them.
 
-A row holds several texts one after the other, and what texts begin with alike, such as
-the recent items of a user before each of G profiles, lies in a row once. Which token
-sees which is in `Rows`; whoever computes attention by it gets what each text alone
-would give. All of it is on token ids, so it is exact for every tokenizer.
+A row holds several texts one after the other. A common beginning, such as the recent
+items of a user before each of G profiles, is in a row once. `Rows` says which token
+sees which; attention by it gives the vectors of each text alone. All of it works on
+token ids, so it is exact for every tokenizer.
 """
 
 import bisect
@@ -31,6 +31,14 @@ class Rows(NamedTuple):
     used: int  # slots with a token
 
 
+class RowShapes(NamedTuple):
+    """Sizes of `Rows` as a program takes them."""
+
+    rows: int  # R
+    tokens: int  # T
+    texts: int  # S
+
+
 class _Texts(NamedTuple):
     """Texts in order of length, and their families."""
 
@@ -55,6 +63,11 @@ class _Plan(NamedTuple):
 def texts_a_row(length: int) -> int:
     """S: most texts in a row of so many slots."""
     return max(16, length // 16)
+
+
+def row_shapes(rows: int, length: int) -> RowShapes:
+    """Sizes of the batches that `pack` makes: `rows` rows of `length` slots."""
+    return RowShapes(rows, length, texts_a_row(length))
 
 
 def pack(

@@ -5,16 +5,18 @@ row decodes from slot 0 of its completion, whatever its prompt's length. Randomn
 function of (key, example, rollout, position), so results do not depend on batching.
 
 `sample` decodes a batch until all rows have ended. For many prompts, `refill` puts new
-ones in the place of rows that have, while `advance` goes on with the others: continuous
+ones in the place of rows that have ended, and `advance` decodes on. This is continuous
 batching (Yu et al. 2022, Orca, section 3.1: scheduling by the iteration).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from blue.runtime.shapes import Sampling
 
 BLOCK = 128  # tokens a block of the vocabulary in `draw`: the lanes of a TPU
 # Decode steps from one look at whether all rows have ended to the next: on many chips
@@ -33,10 +35,12 @@ class Rollout(NamedTuple):
 class Model(NamedTuple):
     """What the sampler needs of a model, as functions; it loads nothing itself.
 
-    prefill(prompt, mask) -> (hidden [B D], what to keep of the prompts);
-    begin(kept) -> state, with room for completions;  step(tokens [B G], slot, state) ->
-    (hidden [B G D], state), slot one for all or one a prompt [B];
-    logits(hidden [B G D]) -> [B G V] float32.
+        prefill(prompt, mask) -> (hidden [B D], what to keep of the prompts)
+        begin(kept) -> state, with room for completions
+        step(tokens [B G], slot, state) -> (hidden [B G D], state)
+        logits(hidden [B G D]) -> [B G V] float32
+
+    slot: one for all rows, or one a prompt [B].
     """
 
     prefill: Callable[[Array, Array], tuple[Array, Any]]
@@ -150,22 +154,18 @@ def sample(
     *,
     group_size: int,
     max_tokens: int,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    end_ids: Sequence[int],
-    pad_id: int,
+    sampling: Sampling,
 ) -> Rollout:
     """G completions of every prompt, at most `max_tokens` long.
 
-    hidden, kept: of `model.prefill`. A row stops at any of `end_ids` and keeps it, so
-    it has one token or more: an empty completion is an end token alone, one at the
+    hidden, kept: of `model.prefill`. A row stops at any of the end ids and keeps it, so
+    it has one token or more. An empty completion is an end token alone; one at the
     limit has none. The loop ends less than `CHECK_EVERY` steps after all rows have.
     """
     B, G = hidden.shape[0], group_size
     row_keys = _row_keys(key, example_ids, G)
     fold_position = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
-    ends = jnp.asarray(end_ids, jnp.int32)
+    ends, pad_id = jnp.asarray(sampling.end_ids, jnp.int32), sampling.pad_id
 
     state = model.begin(kept)
     hidden = jnp.broadcast_to(hidden[:, None], (B, G, hidden.shape[-1]))
@@ -183,9 +183,9 @@ def sample(
         tokens, logprobs = sample_tokens(
             model.logits(hidden),
             fold_position(row_keys, t),
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
         )
         tokens = jnp.where(done, pad_id, tokens)
         put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
@@ -253,11 +253,7 @@ def advance(
     slots: Slots,
     key: Any,
     num_free: Int[Array, ""],
-    *,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    end_ids: Sequence[int],
+    sampling: Sampling,
 ) -> tuple[Slots, Int[Array, ""]]:
     """Decodes until at least `num_free` of the B rows are done; and how many steps.
 
@@ -267,7 +263,7 @@ def advance(
     max_tokens = slots.tokens.shape[1]
     row_keys = _row_keys(key, slots.example_ids, 1)[:, 0]
     fold_position = jax.vmap(jax.random.fold_in)
-    ends = jnp.asarray(end_ids, jnp.int32)
+    ends = jnp.asarray(sampling.end_ids, jnp.int32)
 
     def too_few(carry: tuple[Slots, Array]) -> Array:
         return carry[0].done.sum() < num_free
@@ -278,9 +274,9 @@ def advance(
         new, _ = sample_tokens(
             model.logits(s.hidden),
             fold_position(row_keys, at)[:, None],
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
         )
         hidden, state = model.step(new, at, s.state)
         here = ~s.done[:, None] & (jnp.arange(max_tokens)[None] == at[:, None])

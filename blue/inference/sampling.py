@@ -5,7 +5,6 @@ each of its own length, go through slots instead: continuous batching.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from blue.models import decoder, decoding, lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.models.params import abstract_params
 from blue.runtime.programs import Program, compile_program, rows, shardings_of
+from blue.runtime.shapes import Precision, Sampling, Shapes
 from blue.runtime.sharding import (
     abstract,
     by_batch,
@@ -30,15 +30,14 @@ from blue.runtime.sharding import (
 
 
 @functools.cache
-def make_relayout(
-    cfg: DecoderConfig, mesh: Mesh, *, params_dtype: str, dtype: str
-) -> Program:
+def make_relayout(cfg: DecoderConfig, mesh: Mesh, precision: Precision) -> Program:
     """(params) -> a copy in the decode layout and dtype: once a step, never a token.
 
     Each layer's arrays are its own there, whole but for `tensor`. Adapters are merged,
     so that sampling knows the plain model alone.
     """
-    plain = abstract_params(lora.without(cfg), mesh, params_dtype)
+    dtype = precision.compute
+    plain = abstract_params(lora.without(cfg), mesh, precision.params)
     out = shardings_of(abstract_decode_params(plain, mesh, dtype))
 
     def run(params: Params) -> Params:
@@ -49,7 +48,7 @@ def make_relayout(
         # TPU compiler makes all-reduces, which send everything twice
         return decoding.unstack_layers(cast(gather(params, dtype), dtype))
 
-    args = (abstract_params(cfg, mesh, params_dtype),)
+    args = (abstract_params(cfg, mesh, precision.params),)
     return compile_program(run, args, out_shardings=out)
 
 
@@ -60,12 +59,19 @@ def abstract_decode_params(params: Params, mesh: Mesh, dtype: str) -> Params:
     return abstract(shapes, param_shardings(shapes, mesh, axes=("tensor",)))
 
 
-def sampler_model(params: Params, cfg: DecoderConfig, **sizes: Any) -> rollout.Model:
+def sampler_model(
+    params: Params,
+    cfg: DecoderConfig,
+    *,
+    group: int = 1,
+    length: int = 0,
+    dtype: Any,
+) -> rollout.Model:
     """A decoder as the functions that `rollout.sample` takes.
 
-    params: in the decode layout.
+    params: in the decode layout. There is room for `group` completions of `length`
+    tokens for each prompt.
     """
-    group, length, dtype = sizes["group"], sizes["length"], sizes["dtype"]
     head = decoder.head(params)
 
     def prefill(prompt: Array, mask: Array) -> tuple[Array, Any]:
@@ -99,34 +105,29 @@ def _sampling_key(seeds: UInt32[Array, " 3"]) -> Array:
 
 
 @functools.cache
-def make_prefill(
-    cfg: DecoderConfig,
-    mesh: Mesh,
-    *,
-    batch_size: int,
-    prompt_tokens: int,
-    dtype: str,
-) -> Program:
-    """(decode params, prompt, mask) -> (hidden [B D], what `make_decode` takes)."""
+def make_prefill(cfg: DecoderConfig, mesh: Mesh, shapes: Shapes, dtype: str) -> Program:
+    """(decode params, prompt, mask) -> (hidden [B D], what `make_decode` takes).
+
+    shapes: of prompts alone.
+    """
 
     def run(params: Params, prompt: Array, mask: Array) -> Any:
-        sizes = {"group": 1, "length": 0, "dtype": jnp.dtype(dtype)}
-        return sampler_model(params, cfg, **sizes).prefill(prompt, mask)
+        return sampler_model(params, cfg, dtype=jnp.dtype(dtype)).prefill(prompt, mask)
 
     args = (
         abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
-        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
-        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+        rows(mesh, (shapes.batch, shapes.prompt), jnp.int32),
+        rows(mesh, (shapes.batch, shapes.prompt), jnp.bool_),
     )
-    out = shardings_of(abstract_prefilled(cfg, mesh, batch_size, prompt_tokens, dtype))
+    out = shardings_of(abstract_prefilled(cfg, mesh, shapes, dtype))
     return compile_program(run, args, out_shardings=out)
 
 
 def abstract_prefilled(
-    cfg: DecoderConfig, mesh: Mesh, batch_size: int, prompt_tokens: int, dtype: str
+    cfg: DecoderConfig, mesh: Mesh, shapes: Shapes, dtype: str
 ) -> Any:
     """Shapes and shardings of what `make_prefill` returns."""
-    B, P = batch_size, prompt_tokens
+    B, P = shapes.batch, shapes.prompt
 
     def prefilled() -> Any:
         kv = decoding.init_cache(cfg, B, 1, P, dtype)
@@ -138,87 +139,63 @@ def abstract_prefilled(
 
 @functools.cache
 def make_decode(
-    cfg: DecoderConfig,
-    mesh: Mesh,
-    *,
-    batch_size: int,
-    prompt_tokens: int,
-    group_size: int,
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    end_ids: tuple[int, ...],
-    pad_id: int,
-    dtype: str,
+    cfg: DecoderConfig, mesh: Mesh, shapes: Shapes, sampling: Sampling, dtype: str
 ) -> Program:
     """(decode params, hidden, kept of the prompts, example ids, [seed, stage, step]) ->
     Rollout."""
+    B, _, G, C = shapes
 
     def run(params: Params, hidden: Array, kept: Any, ids: Array, seeds: Array) -> Any:
         return rollout.sample(
-            sampler_model(
-                params, cfg, group=group_size, length=max_tokens, dtype=jnp.dtype(dtype)
-            ),
+            sampler_model(params, cfg, group=G, length=C, dtype=jnp.dtype(dtype)),
             hidden,
             kept,
             _sampling_key(seeds),
             ids,
-            group_size=group_size,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            end_ids=end_ids,
-            pad_id=pad_id,
+            group_size=G,
+            max_tokens=C,
+            sampling=sampling,
         )
 
     args = (
         abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
-        *abstract_prefilled(cfg, mesh, batch_size, prompt_tokens, dtype),
-        rows(mesh, (batch_size,), jnp.int32),
+        *abstract_prefilled(cfg, mesh, shapes, dtype),
+        rows(mesh, (B,), jnp.int32),
         jax.ShapeDtypeStruct((3,), jnp.uint32, sharding=replicated(mesh)),
     )
     return compile_program(run, args, out_shardings=by_batch(mesh))
 
 
-def make_sample(
-    cfg: DecoderConfig,
-    mesh: Mesh,
-    *,
-    batch_size: int,
-    prompt_tokens: int,
-    dtype: str,
-    **options: Any,
-) -> Callable[..., rollout.Rollout]:
-    """(decode params, prompt, mask, example ids, [seed, stage, step]) -> Rollout.
+class SamplePrograms(NamedTuple):
+    """The two programs that write completions, one after the other."""
 
-    Prefill and decoding are programs of their own; options: those of `make_decode`.
-    """
-    sizes = {"batch_size": batch_size, "prompt_tokens": prompt_tokens, "dtype": dtype}
-    prefill = make_prefill(cfg, mesh, **sizes)
-    decode = make_decode(cfg, mesh, **sizes, **options)
+    prefill: Program
+    decode: Program
 
-    def sample(
-        params: Params, prompt: Any, mask: Any, ids: Any, seeds: Any
+    def __call__(
+        self, params: Params, prompt: Any, mask: Any, ids: Any, seeds: Any
     ) -> rollout.Rollout:
-        hidden, kept = prefill(params, prompt, mask)
-        return decode(params, hidden, kept, ids, seeds)
-
-    return sample
-
-
-class SlotShapes(NamedTuple):
-    """Sizes of the programs of continuous batching."""
-
-    batch_size: int  # rows decoded at a time
-    prompt_tokens: int  # of the longest prompt
-    max_tokens: int
+        """G completions of each prompt; seeds: [seed, stage, step]."""
+        hidden, kept = self.prefill(params, prompt, mask)
+        return self.decode(params, hidden, kept, ids, seeds)
 
 
-def _new_slots(cfg: DecoderConfig, shapes: SlotShapes, dtype: str) -> rollout.Slots:
-    """Free slots, all zero, of the state that `sampler_model` keeps."""
-    B, P, C = shapes
+def make_sample(
+    cfg: DecoderConfig, mesh: Mesh, shapes: Shapes, sampling: Sampling, dtype: str
+) -> SamplePrograms:
+    """(decode params, prompt, mask, example ids, [seed, stage, step]) -> Rollout."""
+    return SamplePrograms(
+        make_prefill(cfg, mesh, shapes.prompts(), dtype),
+        make_decode(cfg, mesh, shapes, sampling, dtype),
+    )
+
+
+def _new_slots(cfg: DecoderConfig, shapes: Shapes, dtype: str) -> rollout.Slots:
+    """Free slots, all zero, of the state that `sampler_model` keeps.
+
+    shapes: rows decoded at a time, the longest prompt, the longest completion.
+    """
+    B, P, _, C = shapes
     kv = decoding.init_cache(cfg, B, 1, P, dtype)
     cache = decoding.init_cache(cfg, B, 1, C, dtype)
     state = (jnp.zeros((B, P), bool), kv, cache)
@@ -226,7 +203,7 @@ def _new_slots(cfg: DecoderConfig, shapes: SlotShapes, dtype: str) -> rollout.Sl
 
 
 def abstract_slots(
-    cfg: DecoderConfig, mesh: Mesh, shapes: SlotShapes, dtype: str
+    cfg: DecoderConfig, mesh: Mesh, shapes: Shapes, dtype: str
 ) -> rollout.Slots:
     """Shapes and shardings of the state of continuous batching."""
     slots = jax.eval_shape(lambda: _new_slots(cfg, shapes, dtype))
@@ -235,7 +212,7 @@ def abstract_slots(
 
 @functools.cache
 def make_new_slots(
-    cfg: DecoderConfig, mesh: Mesh, shapes: SlotShapes, dtype: str
+    cfg: DecoderConfig, mesh: Mesh, shapes: Shapes, dtype: str
 ) -> Program:
     """() -> Slots, all of them free."""
     out = shardings_of(abstract_slots(cfg, mesh, shapes, dtype))
@@ -248,29 +225,27 @@ def make_new_slots(
 def make_refill(
     cfg: DecoderConfig,
     mesh: Mesh,
-    shapes: SlotShapes,
-    *,
-    refill_size: int,
-    prompt_tokens: int,
+    shapes: Shapes,
+    new: Shapes,
     dtype: str,
 ) -> Program:
     """(decode params, Slots, prompt, mask, example ids, rows), slots donated -> Slots.
 
-    `refill_size` prompts at a time, padded to `prompt_tokens`.
+    new: of the prompts that come at a time; they may be shorter than those of `shapes`.
     """
 
-    def run(params: Params, slots: rollout.Slots, *new: Array) -> rollout.Slots:
-        sizes = {"group": 1, "length": shapes.max_tokens, "dtype": jnp.dtype(dtype)}
-        return rollout.refill(sampler_model(params, cfg, **sizes), slots, *new)
+    def run(params: Params, slots: rollout.Slots, *batch: Array) -> rollout.Slots:
+        room = {"length": shapes.completion, "dtype": jnp.dtype(dtype)}
+        return rollout.refill(sampler_model(params, cfg, **room), slots, *batch)
 
     slots = abstract_slots(cfg, mesh, shapes, dtype)
     args = (
         abstract_decode_params(abstract_params(cfg, mesh, dtype), mesh, dtype),
         slots,
-        rows(mesh, (refill_size, prompt_tokens), jnp.int32),
-        rows(mesh, (refill_size, prompt_tokens), jnp.bool_),
-        rows(mesh, (refill_size,), jnp.int32),
-        rows(mesh, (refill_size,), jnp.int32),
+        rows(mesh, (new.batch, new.prompt), jnp.int32),
+        rows(mesh, (new.batch, new.prompt), jnp.bool_),
+        rows(mesh, (new.batch,), jnp.int32),
+        rows(mesh, (new.batch,), jnp.int32),
     )
     return compile_program(run, args, out_shardings=shardings_of(slots), donate=(1,))
 
@@ -279,25 +254,17 @@ def make_refill(
 def make_advance(
     cfg: DecoderConfig,
     mesh: Mesh,
-    shapes: SlotShapes,
-    *,
-    temperature: float,
-    end_ids: tuple[int, ...],
+    shapes: Shapes,
+    sampling: Sampling,
     dtype: str,
 ) -> Program:
     """(decode params, Slots, free rows wanted, [seed, stage, step]), slots donated ->
     (Slots, steps taken)."""
 
     def run(params: Params, slots: rollout.Slots, num_free: Array, seeds: Array):
-        sizes = {"group": 1, "length": shapes.max_tokens, "dtype": jnp.dtype(dtype)}
-        return rollout.advance(
-            sampler_model(params, cfg, **sizes),
-            slots,
-            _sampling_key(seeds),
-            num_free,
-            temperature=temperature,
-            end_ids=end_ids,
-        )
+        room = {"length": shapes.completion, "dtype": jnp.dtype(dtype)}
+        model = sampler_model(params, cfg, **room)
+        return rollout.advance(model, slots, _sampling_key(seeds), num_free, sampling)
 
     slots = abstract_slots(cfg, mesh, shapes, dtype)
     whole = replicated(mesh)

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
+from blue.inference.packing import RowShapes
 from blue.models import decoder, encoder
 from blue.models.decoder import DecoderConfig, Params
 from blue.models.logprobs import TokenScores, token_logprobs
 from blue.models.params import abstract_params
 from blue.runtime.programs import Program, compile_program, rows
+from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import BATCH, by_batch, keep_rows
 
 LOGITS_BUDGET = 2**26  # float32 logits of one head chunk a device: 256 MiB
@@ -33,13 +35,13 @@ def completion_scores(
     *,
     mesh: Mesh,
     temperature: float,
-    dtype: str,
-    remat: str,
+    precision: Precision,
 ) -> TokenScores:
     """Log-probability and entropy of every completion token; inside of a program."""
-    params = decoder.gather_tables(params, jnp.dtype(dtype))
+    dtype = jnp.dtype(precision.compute)
+    params = decoder.gather_tables(params, dtype)
     hidden = decoder.group_forward(
-        params, cfg, prompt, prompt_mask, tokens, dtype=jnp.dtype(dtype), remat=remat
+        params, cfg, prompt, prompt_mask, tokens, dtype=dtype, remat=precision.remat
     )
     chunk = head_chunk(cfg, tokens.shape[0] * tokens.shape[1], mesh)
     score = functools.partial(token_logprobs, temperature=temperature, chunk=chunk)
@@ -67,41 +69,39 @@ def split_rows(rows: Array, size: int) -> Array:
 def make_completion_logprobs(
     cfg: DecoderConfig,
     mesh: Mesh,
+    shapes: Shapes,
+    precision: Precision,
     *,
-    batch_size: int,
-    prompt_tokens: int,
-    group_size: int,
-    max_tokens: int,
     temperature: float,
-    params_dtype: str,
-    dtype: str,
-    microbatch_size: int = 0,
+    microbatch: int = 0,
 ) -> Program:
     """(params, prompt, mask, tokens [B G C]) -> log-probabilities [B G C].
 
-    The reference pass, and the reader's likelihood of option titles. It goes through
-    `microbatch_size` prompts at a time; 0: all.
+    The reference pass, and the judge's likelihood of option titles. It goes through
+    `microbatch` prompts at a time; 0: all.
     """
-    micro = microbatch_size or batch_size
+    B, P, G, C = shapes
+    micro = microbatch or B
+    precision = precision._replace(remat="")  # there is no backward pass
 
     def run(params: Params, prompt: Array, mask: Array, tokens: Array) -> Array:
         def score(batch: tuple[Array, ...]) -> Array:
             return completion_scores(
                 params, cfg, *keep_rows(batch),
-                mesh=mesh, temperature=temperature, dtype=dtype, remat="",
+                mesh=mesh, temperature=temperature, precision=precision,
             ).logprobs  # fmt: skip
 
         batch = (prompt, mask, tokens)
-        if micro == batch_size:
+        if micro == B:
             return score(batch)
         out = jax.lax.map(score, jax.tree.map(lambda a: split_rows(a, micro), batch))
         return jnp.swapaxes(out, 0, 1).reshape(tokens.shape)
 
     args = (
-        abstract_params(cfg, mesh, params_dtype),
-        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
-        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
-        rows(mesh, (batch_size, group_size, max_tokens), jnp.int32),
+        abstract_params(cfg, mesh, precision.params),
+        rows(mesh, (B, P), jnp.int32),
+        rows(mesh, (B, P), jnp.bool_),
+        rows(mesh, (B, G, C), jnp.int32),
     )
     return compile_program(run, args, out_shardings=by_batch(mesh))
 
@@ -110,53 +110,47 @@ def make_completion_logprobs(
 def make_letter_logits(
     cfg: DecoderConfig,
     mesh: Mesh,
+    shapes: Shapes,
+    precision: Precision,
     *,
-    batch_size: int,
-    prompt_tokens: int,
     letter_ids: tuple[int, ...],
-    params_dtype: str,
-    dtype: str,
 ) -> Program:
-    """(params, question, mask) -> logits of the option letters at the answer [B O]."""
-    letters = jnp.asarray(letter_ids)
+    """(params, question, mask) -> logits of the option letters at the answer [B O].
+
+    shapes: of the questions, prompts alone.
+    """
+    letters, dtype = jnp.asarray(letter_ids), jnp.dtype(precision.compute)
 
     def run(params: Params, tokens: Array, mask: Array) -> Array:
-        params = decoder.gather_tables(params, jnp.dtype(dtype))
-        hidden = decoder.forward(params, cfg, tokens, mask, dtype=jnp.dtype(dtype))
+        params = decoder.gather_tables(params, dtype)
+        hidden = decoder.forward(params, cfg, tokens, mask, dtype=dtype)
         head = decoder.head(params)[letters].astype(hidden.dtype)
         return jnp.einsum(
             "BD,OD->BO", hidden[:, -1], head, preferred_element_type=jnp.float32
         )
 
     args = (
-        abstract_params(cfg, mesh, params_dtype),
-        rows(mesh, (batch_size, prompt_tokens), jnp.int32),
-        rows(mesh, (batch_size, prompt_tokens), jnp.bool_),
+        abstract_params(cfg, mesh, precision.params),
+        rows(mesh, (shapes.batch, shapes.prompt), jnp.int32),
+        rows(mesh, (shapes.batch, shapes.prompt), jnp.bool_),
     )
     return compile_program(run, args, out_shardings=by_batch(mesh))
 
 
 @functools.cache
 def make_embed(
-    cfg: DecoderConfig,
-    mesh: Mesh,
-    *,
-    batch_size: int,
-    tokens: int,
-    texts: int,
-    params_dtype: str,
-    dtype: str,
+    cfg: DecoderConfig, mesh: Mesh, shapes: RowShapes, precision: Precision
 ) -> Program:
-    """(params, the first five of `packing.Rows`: R `batch_size`, T `tokens`, S `texts`)
-    -> unit vectors [R S E], float32."""
+    """(params, the first five of `packing.Rows`) -> unit vectors [R S E], float32."""
+    precision = precision._replace(remat="")  # there is no backward pass
 
     def run(params: Params, *arrays: Array) -> Array:
-        params = decoder.gather_tables(params, jnp.dtype(dtype))
-        return encoder.embed_packed(params, cfg, *arrays, dtype=jnp.dtype(dtype))
+        params = decoder.gather_tables(params, jnp.dtype(precision.compute))
+        return encoder.embed_packed(params, cfg, *arrays, precision=precision)
 
     args = (
-        abstract_params(cfg, mesh, params_dtype),
-        *(rows(mesh, (batch_size, tokens), jnp.int32) for _ in range(4)),
-        rows(mesh, (batch_size, texts), jnp.int32),
+        abstract_params(cfg, mesh, precision.params),
+        *(rows(mesh, (shapes.rows, shapes.tokens), jnp.int32) for _ in range(4)),
+        rows(mesh, (shapes.rows, shapes.texts), jnp.int32),
     )
     return compile_program(run, args, out_shardings=by_batch(mesh))

@@ -51,8 +51,10 @@ def attention_implementation(
 def implementation_here(
     *, dtype: Any, head_size: int, query_tokens: int, key_tokens: int
 ) -> Literal["cudnn", "splash"] | None:
-    """`attention_implementation` on the devices that a program is compiled for: those
-    of the mesh that is set, which `plan` has none of, else those of this process."""
+    """`attention_implementation` on the devices that a program is compiled for.
+
+    Those of the mesh that is set, else those of this process. `plan` has none.
+    """
     device = jax.devices()[0]
     platform = platform_here()
     capability = getattr(device, "compute_capability", "")  # TPUs and CPUs have none

@@ -11,7 +11,8 @@ That gives two passes here, and two more over the same weights in decoding.py:
 
 * `forward`        one block of tokens, causal;
 * `group_forward`  a prompt and its G completions: the prompt is computed once and its
-                   keys and values serve all completions (DESIGN 4.3).
+                   keys and values serve all completions: P + G*C tokens in place of
+                   G*(P + C), with the same gradients.
 
 Prompts are right-aligned: padding comes first, position 0 is the first real token.
 Parameters are a plain dict; those of the layers are stacked, [L, ...].
@@ -104,6 +105,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... X"]) -> Float[Array, "... X"]:
+        """`x` at a root mean square of one, times the weight; in the dtype of `x`."""
         offset = 1.0 if self.cfg.norm_plus_one else 0.0
         init = nn.initializers.constant(1.0 - offset)
         weight = self.param("weight", init, (x.shape[-1],))
@@ -151,6 +153,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], attend: Attend
     ) -> tuple[Float[Array, "B #T D"], Any]:  # noqa: F821
+        """The layer's output, and what `attend` keeps."""
         cfg = self.cfg
         D, N, K, H = cfg.width, cfg.num_heads, cfg.num_kv_heads, cfg.head_size
         F, residual = cfg.mlp_width, (2 * cfg.num_layers) ** -0.5

@@ -9,10 +9,10 @@ What a step reads it reads once, and copies nothing:
 * Every layer's parameters are arrays of their own (`unstack_layers`). Out of a stack,
   each would be copied before the loop.
 * The G completions of a prompt share its keys and values.
-* A local layer keeps what it can still see: of a prompt the last `window` slots, of a
-  completion a ring of `window` slots in which token t overwrites token t - window.
+* A local layer keeps what it can still see. Of a prompt these are the last `window`
+  slots, of a completion a ring of `window` slots: token t overwrites token t - window.
 * The cache is a list of arrays, each updated in place. Heads come before slots, as the
-  products read them: in another order the compiler for CPUs transposes all of the cache
+  products read them. In another order the compiler for CPUs transposes all of the cache
   at every step, and updates a copy.
 """
 

@@ -25,6 +25,9 @@ from blue.models.decoder import (
     self_attention,
     window_of,
 )
+from blue.runtime.shapes import Precision
+
+FLOAT32 = Precision("float32", "float32")
 
 
 def embed(
@@ -53,15 +56,14 @@ def embed_packed(
     parent: Int[Array, "R T"],
     position: Int[Array, "R T"],
     ends: Int[Array, "R S"],
-    *,
-    dtype: Any = jnp.float32,
-    remat: str = "",
+    precision: Precision = FLOAT32,
 ) -> Float[Array, "R S E"]:
     """Unit vectors (float32) of the tokens at `ends`, in rows as packing.py fills them.
 
-    A token sees those up to itself in its row that are of its segment or of its parent,
-    at the positions that they have in its text: what `embed` of the text alone sees.
+    A token sees those up to itself in its row that are of its segment or of its parent.
+    Positions are those in its text. So it sees what it would see in the text alone.
     """
+    dtype = jnp.dtype(precision.compute)
     order = jnp.arange(tokens.shape[1])[None]
     keys = segment[:, None, :]
     related = (keys == segment[:, :, None]) | (keys == parent[:, :, None])
@@ -74,7 +76,7 @@ def embed_packed(
         return run_block(cfg, layer, kind, x, position, attend)[0], None
 
     x = embed_tokens(params, cfg, tokens, dtype)
-    x, _ = scan_layers(params, cfg, x, body, dtype=dtype, remat=remat)
+    x, _ = scan_layers(params, cfg, x, body, dtype=dtype, remat=precision.remat)
     hidden = jnp.take_along_axis(x, ends[:, :, None], axis=1)
     return unit(final_norm(params, cfg, hidden))
 

@@ -4,9 +4,10 @@ Counted as XLA counts matrix products: attention as dense attention computes it,
 padded squares or parts of them (`dense_pairs`). With `tiles=True` blocks that are long
 enough are those of the TPU's kernel (models/splash.py), which computes whole tiles of
 which a query may see something. With `masked=True` only what a query may see counts
-(causal and window masks, no padding): the least that any kernel must do. Norms,
-softmax, RoPE and the optimizer are left out (1 to 3% of a model as small as those of
-the tests, less of larger ones), and so are adapters' low-rank products.
+(causal and window masks, no padding): the least that any kernel must do.
+
+Left out are norms, softmax, RoPE, the optimizer, and adapters' low-rank products. They
+are 1 to 3% of a model as small as those of the tests, and less of larger ones.
 
 Letters as in models/decoder.py.
 """
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from blue.models import splash
 from blue.models.decoder import DecoderConfig, visible_parts, window_of
 from blue.models.decoding import kept_slots
+from blue.runtime.shapes import Shapes
 
 
 class Parts(NamedTuple):
@@ -120,11 +122,12 @@ def _attend(
 
 
 def prefill(
-    cfg: DecoderConfig, B: int, P: int, *, masked: bool = False, tiles: bool = False
+    cfg: DecoderConfig, shapes: Shapes, *, masked: bool = False, tiles: bool = False
 ) -> float:
     """Prompts' keys and values, and the last position's hidden state. The last layer
     has q, k and v of all positions, and the rest of one; its logits are the decode
     loop's."""
+    B, P = shapes.batch, shapes.prompt
     before = dataclasses.replace(cfg, num_layers=cfg.num_layers - 1)
     heads = cfg.num_heads + 2 * cfg.num_kv_heads
     own = 2.0 * cfg.width * (cfg.num_heads * cfg.head_size + 3 * cfg.mlp_width)
@@ -135,11 +138,12 @@ def prefill(
     return encode(before, B, P, masked=masked, tiles=tiles) + B * last
 
 
-def decode_step(
-    cfg: DecoderConfig, B: int, G: int, P: int, C: int, *, masked: bool = False
-) -> float:
-    """One token for all B G completions, over the caches, of which local layers keep a
-    window; the mean of C steps where only what is visible counts."""
+def decode_step(cfg: DecoderConfig, shapes: Shapes, *, masked: bool = False) -> float:
+    """One token for all B G completions, over the caches; local layers keep a window.
+
+    Where only what is visible counts, the mean of C steps.
+    """
+    B, P, G, C = shapes
     if masked:
         seen = B * G * attention(cfg, C, P) / C
     else:
@@ -156,26 +160,21 @@ def cached(cfg: DecoderConfig, length: int) -> int:
 
 def rollout(
     cfg: DecoderConfig,
-    B: int,
-    G: int,
-    P: int,
-    C: int,
+    shapes: Shapes,
     *,
     steps: int = 0,
     masked: bool = False,
     tiles: bool = False,
 ) -> float:
     """Prefill, and `steps` decode steps (0: C)."""
-    one = decode_step(cfg, B, G, P, C, masked=masked)
-    return prefill(cfg, B, P, masked=masked, tiles=tiles) + (steps or C) * one
+    one = decode_step(cfg, shapes, masked=masked)
+    steps = steps or shapes.completion
+    return prefill(cfg, shapes, masked=masked, tiles=tiles) + steps * one
 
 
 def group_parts(
     cfg: DecoderConfig,
-    B: int,
-    G: int,
-    P: int,
-    C: int,
+    shapes: Shapes,
     *,
     chunk: int = 0,
     masked: bool = False,
@@ -188,6 +187,7 @@ def group_parts(
     position's outcome is used: XLA does not take that apart. The head goes through C in
     whole chunks of `chunk` positions (0: no chunks).
     """
+    B, P, G, C = shapes
     positions = -(-C // min(chunk, C)) * min(chunk, C) if chunk else C
     own = B * G * (C - 1)
     blocks = [(B, P, 0), (B * G, C - 1, P)]
@@ -202,17 +202,14 @@ def group_parts(
 
 def reference(
     cfg: DecoderConfig,
-    B: int,
-    G: int,
-    P: int,
-    C: int,
+    shapes: Shapes,
     *,
     chunk: int = 0,
     masked: bool = False,
     tiles: bool = False,
 ) -> float:
     """Log-probabilities of completions: the reference pass."""
-    return sum(group_parts(cfg, B, G, P, C, chunk=chunk, masked=masked, tiles=tiles))
+    return sum(group_parts(cfg, shapes, chunk=chunk, masked=masked, tiles=tiles))
 
 
 def recomputed(cfg: DecoderConfig, parts: Parts, tokens: int, remat: str) -> float:
@@ -230,10 +227,7 @@ def recomputed(cfg: DecoderConfig, parts: Parts, tokens: int, remat: str) -> flo
 
 def update(
     cfg: DecoderConfig,
-    B: int,
-    G: int,
-    P: int,
-    C: int,
+    shapes: Shapes,
     *,
     remat: str,
     chunk: int = 0,
@@ -247,7 +241,8 @@ def update(
 
     With adapters (`cfg.lora`) the frozen matrices need no gradient.
     """
-    parts = group_parts(cfg, B, G, P, C, chunk=chunk, masked=masked, tiles=tiles)
+    B, P, G, C = shapes
+    parts = group_parts(cfg, shapes, chunk=chunk, masked=masked, tiles=tiles)
     total = 3 * sum(parts) + parts.head + 3 / 2 * parts.kernels
     if cfg.lora:
         total -= parts.trunk + parts.head
@@ -258,8 +253,11 @@ def update(
 def encode(
     cfg: DecoderConfig, B: int, T: int, *, masked: bool = False, tiles: bool = False
 ) -> float:
-    """Vectors of B texts of T tokens; or of B rows of several texts by encoders without
-    windows, which leave out no keys of such rows."""
+    """Vectors of B texts of T tokens.
+
+    Also of B rows of several texts, by encoders without windows: these leave out no
+    keys of such rows.
+    """
     return trunk(cfg, B * T) + sum(_attend(cfg, [(B, T, 0)], masked, tiles))
 
 
@@ -308,15 +306,14 @@ def relayout() -> float:
 # --- bytes
 
 
-def decode_bytes(
-    cfg: DecoderConfig, B: int, G: int, P: int, C: int, *, itemsize: int = 2
-) -> float:
+def decode_bytes(cfg: DecoderConfig, shapes: Shapes, *, itemsize: int = 2) -> float:
     """Bytes that a decode step of B prompts cannot do without: the weights and the
     caches, read once.
 
     For one chip: its own B, and with tensor parallelism a share of the weights. Of an
     untied embedding only the looked-up rows are read, which do not count.
     """
+    B, P, G, C = shapes
     weights = trunk(cfg, 1) / 2 + head(cfg, 1) / 2
     slots = B * (cached(cfg, P) + G * cached(cfg, C))
     caches = 2 * cfg.num_kv_heads * cfg.head_size * slots

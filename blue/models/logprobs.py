@@ -26,7 +26,8 @@ def token_logprobs(
     """Log-probability of each target and the entropy of its distribution.
 
     Goes through C in chunks and computes each chunk's logits again in the backward
-    pass, so that no [tokens, V] array of the whole batch ever exists (DESIGN 4.5).
+    pass. So no [tokens, V] array of the whole batch ever exists: one sequence of 2,304
+    tokens over 262,144 words would be 2.4 GB in float32.
     """
     B, G, C, D = hidden.shape
     chunk = min(chunk, C)

@@ -1,7 +1,7 @@
 """LoRA: small matrices A and B are trained beside the frozen ones of a decoder.
 
 https://arxiv.org/abs/2106.09685. Where `DecoderConfig.lora` names a matrix W, the
-layers hold `W_a` [inputs, r] and `W_b` [r, outputs], too, and compute
+layers also hold A, `W_a` [inputs, r], and B, `W_b` [r, outputs]. They compute
 x W + alpha / r (x A) B. B starts as zeros: the start is the frozen model, exactly. So a
 policy under training has its reference among its own parameters: `split` them.
 """
@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from blue.models.decoder import DecoderConfig, Params
+from blue.models.tensor_names import MATRICES
 
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+TARGETS = MATRICES  # that may have adapters
 ADAPTERS = {f"{name}_{end}" for name in TARGETS for end in "ab"}
 
 

@@ -1,7 +1,7 @@
 """Attention on TPUs: jax's splash kernel over the tiles of a mask that never changes.
 
 Prompts are right-aligned, so the distance between two slots is known before the program
-runs: of prompt slot p and completion token c it is P - p + c. Causality and windows are
+runs. Of prompt slot p and completion token c it is P - p + c. Causality and windows are
 therefore a static mask (`Visible`); only padding is data, and goes in as segments. The
 kernel computes the tiles of which something is visible, forward and backward, and no
 [T, S] array of scores ever lies in main memory. Rows of several texts (packing.py) have
@@ -195,9 +195,9 @@ def packed_attention(
 ) -> Float[Array, "R T N H"]:
     """Attention of rows as packing.py fills them, T at most `MOST_PACKED`.
 
-    All of a beginning and what goes on from it are one family: the kernel's segments.
-    There a token sees those up to itself from the first of its own segment on, or of
-    the beginning, and these three places are one number of it.
+    A common beginning and all texts that share it are one family: a kernel's segment.
+    In it a token sees the beginning, and its own segment up to itself. The three places
+    that bound this are packed into one number a token.
     """
     tokens, T = padded(q.shape[1]), q.shape[1]
     tile = Visible(0, 1, tokens, 0).tile
@@ -258,7 +258,7 @@ def _scaled(q: Array, scale: float) -> Array:
 
 def _told(tables: Any, T: int, q: Float[Array, "B N T H"]) -> Any:
     """A name with the FLOPs of one of the kernel's products: the compiled text says
-    nothing else of its work (hlo.py)."""
+    nothing else of its work (runtime/hlo)."""
     tiles = np.count_nonzero(tables.block_mask)
     return jax.named_scope(f"flops_{2 * tiles * T**2 * (q.size // q.shape[2])}")
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 # array in both).
 TensorNames = Mapping[str, tuple[tuple[str, ...], int]]
 
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer, by our names
+
 
 def tensor_names(norms: Mapping[str, str]) -> TensorNames:
     """The names of a family's tensors, except the head's.

@@ -1,0 +1,1 @@
+"""What a profile earns: reward functions, judges, advantages."""

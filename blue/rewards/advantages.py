@@ -30,8 +30,3 @@ def group_advantages(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
     off = jnp.where(kept, values - values.sum(axis=1, keepdims=True) / count, 0.0)
     std = jnp.sqrt((off * off).sum(axis=1, keepdims=True) / count)
     return off / jnp.maximum(std, STD_FLOOR)
-
-
-def zero_variance_fraction(rewards: Float[Array, "B G"]) -> Float[Array, ""]:
-    """Share of groups that teach nothing, in [0, 1]: their std is below 1e-3."""
-    return jnp.mean(rewards.std(axis=1) < ZERO_STD)

@@ -1,11 +1,11 @@
-"""Readers of profiles: who answers the next-item question from a profile alone.
+"""Judges of profiles: who answers the next-item question from a profile alone.
 
 The multiple choice of the paper (2605.06981): a language model sees the profile and
 some titles, one of them the next item's.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -15,62 +15,63 @@ from blue.inference.pad import pad_left, pad_right
 from blue.inference.scoring import make_completion_logprobs, make_letter_logits
 from blue.models.decoder import DecoderConfig, Params
 from blue.runtime.programs import Program
+from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import by_batch, put, to_host
 from blue.text import prompts
 from blue.text.templates import Templates
 from blue.text.tokenizer import Tokenizer
 
-Choose = Callable[[Params, Sequence[str], Sequence[Sequence[str]]], np.ndarray]
+# (the judge's parameters, profiles, options of each) -> scores [n options]
+Judge = Callable[[Params, Sequence[str], Sequence[Sequence[str]]], np.ndarray]
 
 
-class ChoiceShapes(NamedTuple):
-    """Sizes of the multiple-choice programs."""
+def make_choice_program(
+    cfg: DecoderConfig,
+    mesh: Mesh,
+    shapes: Shapes,
+    precision: Precision,
+    *,
+    scoring: str,
+    letter_ids: tuple[int, ...],
+) -> Program:
+    """What a judge computes: logits of `letter_ids`, or log-probabilities of titles.
 
-    batch_size: int  # rows a call
-    num_options: int
-    prompt_tokens: int
-    option_tokens: int
+    shapes: questions a call, their tokens, options of each, tokens of an option.
+    """
+    if scoring == "letters":
+        questions = shapes.prompts()
+        return make_letter_logits(
+            cfg, mesh, questions, precision, letter_ids=letter_ids
+        )
+    if scoring == "likelihood":
+        return make_completion_logprobs(cfg, mesh, shapes, precision, temperature=1.0)
+    raise UserError(
+        f"judge.scoring is {scoring!r}; known are 'letters' and 'likelihood'"
+    )
 
 
-def make_choice_scorer(
+def make_judge(
     cfg: DecoderConfig,
     tokenizer: Tokenizer,
     templates: Templates,
     mesh: Mesh,
     *,
     scoring: str,
-    shapes: ChoiceShapes,
-    params_dtype: str,
-    dtype: str,
-) -> Choose:
-    """(reader params, profiles, options of each) -> scores [n, options].
+    shapes: Shapes,
+    precision: Precision,
+) -> Judge:
+    """The judge whose parameters have the architecture `cfg`.
 
     `letters`: logits of the option letters at the answer position (the paper's).
-    `likelihood`: log p(title | profile) - log p(title | empty profile).
+    `likelihood`: log p(title | profile) - log p(title | empty profile). shapes: as in
+    `make_choice_program`.
     """
-    sizes: dict[str, Any] = {
-        "batch_size": shapes.batch_size,
-        "prompt_tokens": shapes.prompt_tokens,
-        "params_dtype": params_dtype,
-        "dtype": dtype,
-    }
-    if scoring == "letters":
-        letters = tuple(tokenizer.letter_ids(shapes.num_options))
-        run = make_letter_logits(cfg, mesh, letter_ids=letters, **sizes)
-        return _by_letters(run, tokenizer, templates, mesh, shapes)
-    if scoring == "likelihood":
-        run = make_completion_logprobs(
-            cfg,
-            mesh,
-            group_size=shapes.num_options,
-            max_tokens=shapes.option_tokens,
-            temperature=1.0,
-            **sizes,
-        )
-        return _by_likelihood(run, tokenizer, templates, mesh, shapes)
-    raise UserError(
-        f"rewards.choice.scoring is {scoring!r}; known are 'letters' and 'likelihood'"
+    letters = tuple(tokenizer.letter_ids(shapes.group)) if scoring == "letters" else ()
+    run = make_choice_program(
+        cfg, mesh, shapes, precision, scoring=scoring, letter_ids=letters
     )
+    by = _by_letters if scoring == "letters" else _by_likelihood
+    return by(run, tokenizer, templates, mesh, shapes)
 
 
 def fit_message(
@@ -84,7 +85,7 @@ def fit_message(
         if not profile:
             raise UserError(
                 f"the question alone has {len(ids)} tokens, more than "
-                f"rewards.choice.max_prompt_tokens = {limit}; raise it"
+                f"judge.max_prompt_tokens = {limit}; raise it"
             )
         profile = profile[: int(len(profile) * 0.95 * limit / len(ids))]
 
@@ -108,24 +109,24 @@ def _by_letters(
     tokenizer: Tokenizer,
     templates: Templates,
     mesh: Mesh,
-    shapes: ChoiceShapes,
-) -> Choose:
+    shapes: Shapes,
+) -> Judge:
     def score(
         params: Params, profiles: Sequence[str], options: Sequence[Sequence[str]]
     ) -> np.ndarray:
         rows = []
         for profile, opts in zip(profiles, options, strict=True):
             make = lambda p: prompts.choice_message(templates, p, opts)  # noqa: B023
-            rows.append(fit_message(tokenizer, make, profile, shapes.prompt_tokens))
-        arrays = pad_left(rows, shapes.prompt_tokens, tokenizer.pad_id)
+            rows.append(fit_message(tokenizer, make, profile, shapes.prompt))
+        arrays = pad_left(rows, shapes.prompt, tokenizer.pad_id)
         call = lambda tokens, mask: run(params, tokens, mask)
-        return _batched(call, arrays, shapes.batch_size, mesh)
+        return _batched(call, arrays, shapes.batch, mesh)
 
     return score
 
 
 def title_target(tokenizer: Tokenizer, title: str, max_tokens: int) -> list[int]:
-    """What a likelihood reader is trained on and scored with: title, end token."""
+    """What a likelihood judge is trained on and scored with: title, end token."""
     return tokenizer.encode(title)[: max_tokens - 1] + [tokenizer.turn_end_id]
 
 
@@ -134,26 +135,26 @@ def _by_likelihood(
     tokenizer: Tokenizer,
     templates: Templates,
     mesh: Mesh,
-    shapes: ChoiceShapes,
-) -> Choose:
+    shapes: Shapes,
+) -> Judge:
     make = lambda profile: prompts.title_message(templates, profile)
-    empty = fit_message(tokenizer, make, "", shapes.prompt_tokens)
+    empty = fit_message(tokenizer, make, "", shapes.prompt)
 
     def score(
         params: Params, profiles: Sequence[str], options: Sequence[Sequence[str]]
     ) -> np.ndarray:
-        fit = lambda p: fit_message(tokenizer, make, p, shapes.prompt_tokens)
+        fit = lambda p: fit_message(tokenizer, make, p, shapes.prompt)
         # rows that share their options share the empty-profile row, too
         unique = list(dict.fromkeys(tuple(o) for o in options))
         rows = [fit(p) for p in profiles] + [empty] * len(unique)
         titles = [*map(tuple, options), *unique]
-        prompt = pad_left(rows, shapes.prompt_tokens, tokenizer.pad_id)
-        size = shapes.option_tokens
+        prompt = pad_left(rows, shapes.prompt, tokenizer.pad_id)
+        size = shapes.completion
         targets = [title_target(tokenizer, t, size) for row in titles for t in row]
         tokens, mask = pad_right(targets, size, tokenizer.pad_id)
-        tokens = tokens.reshape(len(rows), shapes.num_options, size)
+        tokens = tokens.reshape(len(rows), shapes.group, size)
         call = lambda *batch: run(params, *batch)
-        logprobs = _batched(call, (*prompt, tokens), shapes.batch_size, mesh)
+        logprobs = _batched(call, (*prompt, tokens), shapes.batch, mesh)
         scores = np.where(mask.reshape(tokens.shape), logprobs, 0.0).sum(axis=-1)
         n = len(profiles)
         prior = {row: scores[n + i] for i, row in enumerate(unique)}

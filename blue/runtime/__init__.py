@@ -1,0 +1,1 @@
+"""Where it runs: mesh, hosts, compiled programs, signals, hangs, traces."""

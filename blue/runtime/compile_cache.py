@@ -1,11 +1,11 @@
 """Programs that were compiled before are read from disk, not compiled again.
 
 XLA's persistent cache, https://docs.jax.dev/en/latest/persistent_compilation_cache.html.
-A program comes out of it as it went in, so results are the same bits with and without.
+A program is read as it was written, so results are the same bits with and without.
 Whoever can write to the directory can run code here: it is made for its owner alone.
 
-Not for several CPU devices: programs with collectives that XLA read back for them have
-been seen (jaxlib 0.10.2) to wait for one another in different orders, and to abort.
+It is unused on several CPU devices. There, programs with collectives that were read
+back wait for one another in different orders, and abort (seen with jaxlib 0.10.2).
 """
 
 import hashlib
@@ -92,8 +92,8 @@ def _try_to_write(directory: str) -> None:
 def remove_torn(directory: Path) -> None:
     """Removes entries that were cut short, as by a kill while they were written.
 
-    jax would pass over one for ever: it neither reads it nor writes it anew. Each entry
-    is looked at once, at the start after it was written.
+    jax would skip such an entry for ever: it neither reads it nor writes it anew. Each
+    entry is checked once, at the start after it was written.
     """
     mark = directory / CHECKED
     since = mark.stat().st_mtime_ns if mark.exists() else 0

@@ -1,13 +1,13 @@
 """Several processes that are one run: how they meet, wait for each other, and part.
 
-`join` makes them one jax runtime, from config or environment; nothing of it happens in
-a run of one process. A thread then tells the others through the runtime's key-value
-store that this process lives, and names in the log whoever is not heard of any more.
+`join` makes them one jax runtime, from config or environment. In a run of one process
+nothing of this happens. A thread then writes signs of life of this process to the
+runtime's key-value store. It logs the name of every process whose signs stop.
 
-A lost process cannot be replaced: the runtime aborts the others, at once where it was
-process 0 (the coordinator), else when `heartbeat_s` are over. Nothing of Python is
-asked before an abort, so a handler of SIGABRT names the lost process once more and ends
-with exit code 75: started again, the run goes on from its newest checkpoint.
+A lost process cannot be replaced: the runtime aborts the others. It does so at once
+where it was process 0 (the coordinator), else after `heartbeat_s`. No Python code runs
+before an abort. So a handler of SIGABRT names the lost process once more and ends with
+exit code 75. After a restart the run continues from its newest checkpoint.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-from jax._src import distributed as runtime  # its key-value store has no other door
+from jax._src import distributed as runtime  # the only way to its key-value store
 
 from blue.errors import UserError
 
@@ -203,7 +203,7 @@ def _watch_over(here: Place, heartbeat_s: float, timeout_s: float) -> None:
 
 
 def _watch(joined: _Joined) -> None:
-    """Tells that this process lives, and looks whether the others do."""
+    """Writes this process's signs of life, and reads those of the others."""
     client, me = joined.client, joined.place.process_id
     tick_s = min(1.0, joined.heartbeat_s / 10)
     heard = {p: ("", time.monotonic()) for p in joined.names if p != me}
@@ -284,7 +284,8 @@ def set_last_act(act: Callable[[], None]) -> None:
 def _end(joined: _Joined) -> None:
     """Ends the process as a kill would, if another is the reason.
 
-    To the raw descriptor: the main thread may hold locks, in a collective for ever.
+    Writes to the raw descriptor: the main thread may hold the logger's lock while it
+    waits in a collective for ever.
     """
     blame = _blame(joined)
     if blame:
@@ -314,7 +315,7 @@ def _on_abort(number: int) -> None:
         _end(_now["joined"])
 
 
-_C_ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)  # lives as long as C may
+_C_ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)  # kept alive for C
 
 
 # --- to wait for each other
@@ -373,9 +374,9 @@ def after_first(make: Callable[[], T]) -> T:
 def leave(code: int, why: str) -> int:
     """The last call of a process, with its exit code; all of them call it.
 
-    0: waits for the others. Else they are told why, and are given some seconds to end
-    by themselves; where they do not, this process ends here. `CRASH` may come of a lost
-    process: waits for its name, and ends with `LOST` then.
+    0: waits for the others. Any other code: writes the reason for the others, waits
+    some seconds for them to end, and then ends here. A `CRASH` may be the effect of a
+    lost process: waits for its name, and then ends with `LOST`.
     """
     met: _Joined | None = _now["joined"]
     if met is None:

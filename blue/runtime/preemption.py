@@ -1,10 +1,10 @@
 """SIGTERM: finish the step, save it, leave with exit code 75; all hosts the same step.
 
 Schedulers take a machine back with SIGTERM and kill it some time later. The first
-signal only leaves a note. Loops ask for it at points where every process passes with
-the same state (`requested`), save, and raise `Preempted`. Where no such point comes
-within the grace period (a long compilation, say), the process leaves as it is, and at
-once on a second signal: the newest committed checkpoint stands in either case.
+signal only sets a flag. Loops ask for it at points where every process passes with the
+same state (`requested`), save, and raise `Preempted`. The process leaves at once on a
+second signal, or if no such point comes within the grace period, as in a long
+compilation. Then the newest committed checkpoint stands.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def listening(grace_s: float) -> Iterator[None]:
     """Answers SIGTERM inside; `grace_s` seconds after the first the process leaves.
 
     In the main thread, after jax.distributed.initialize, whose own handler it calls. A
-    thread hears the signal: the main one may be busy in a compilation for minutes.
+    thread receives the signal: the main one may be compiling for minutes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets no other thread handle signals
@@ -115,7 +115,7 @@ def _wait(grace_s: float, stop: threading.Event) -> None:
 
 
 def _leave(why: str, *, stacks: bool) -> None:
-    """Ends the process as a kill would; to the raw descriptor, as locks may be held."""
+    """Ends the process as a kill would; writes to the raw descriptor, without locks."""
     line = f"preempted: {why}: leaving at once; the newest checkpoint stands\n"
     os.write(2, line.encode())
     if stacks:

@@ -1,11 +1,9 @@
-"""What a jitted program is, and those that make parameters; nothing else is jitted.
+"""What a compiled program is; nothing is jitted but through this file.
 
-Those that write are in sampling.py, that read in scoring.py, that learn in updates.py.
-
-A builder takes shapes (abstract arrays) and returns an executable, so a stage compiles
-all it needs before its first step and nothing can recompile in the loop. Compilations
-run side by side; `wait` is the barrier before the loop. Inference programs are shared
-by the stages of a process. Arguments lie on the mesh as `sharding` says: parameters by
+A builder takes shapes (abstract arrays) and returns an executable. So a stage compiles
+all it needs before its first step, and nothing can recompile in the loop. Compilations
+run in parallel; `wait` is the barrier before the loop. Inference programs are shared by
+the stages of a process. Arguments lie on the mesh as `sharding` says: parameters by
 rule, batches by rows.
 """
 
@@ -54,6 +52,7 @@ class Program:
             _pending.append(self._compiled)
 
     def __call__(self, *arguments: Any) -> Any:
+        """Run it; waits for the compilation first."""
         watchdog.beat()
         assert self._compiled, "only described"
         return self._compiled.result()(*arguments)

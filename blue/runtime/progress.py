@@ -20,7 +20,7 @@ class Progress:
     """The line that says where a stage is, on a terminal or in the log.
 
     The stage does `total` units (steps, users), of which a resumed one skips `first`.
-    What is done before `patience_s` seconds are over is not worth a word.
+    Work that ends within `patience_s` seconds prints nothing.
     """
 
     def __init__(
@@ -79,5 +79,6 @@ def slices_with_progress(
 
 
 def duration(seconds: float) -> str:
+    """Seconds as 1:02:03."""
     minutes, s = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"

@@ -75,10 +75,10 @@ def make_mesh(
 
 @functools.cache
 def _connect(mesh: Mesh) -> None:
-    """Sums over the axes that programs sum over, with all processes at it.
+    """Sums once over the axes that programs sum over, on all processes together.
 
-    gloo makes a group of devices at its first sum, and gives up where one of them comes
-    30 s late (busy with a compilation, say); to later sums anyone may be late.
+    gloo makes a group of devices at its first sum, and gives up if one of them is 30 s
+    late, busy with a compilation for instance. Later sums wait for everyone.
     """
     distributed.meet()
     ones = np.ones(mesh.devices.shape, np.float32)
@@ -148,8 +148,8 @@ def dividing_fsdp(tree: Any, mesh: Mesh) -> int:
     return math.gcd(size, *sides)
 
 
-# --- inside of a program. Left alone, the compiler may well move the activations of all
-# users to the weights; these say that weights come to the users.
+# --- inside of a program. Without these the compiler may gather the activations of all
+# users where the weights are; with them it gathers weights where the users are.
 
 
 def keep_rows(tree: Any) -> Any:
@@ -196,7 +196,7 @@ def gather(tree: Any, dtype: Any) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gather(x: Any, stored: P, used: P) -> Any:
-    # the barrier keeps the cast on this side of the wire
+    # the barrier keeps the cast before the transfer
     x = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(x, stored))
     return jax.lax.with_sharding_constraint(x, used)
 
@@ -231,7 +231,7 @@ def by_batch(mesh: Mesh) -> NamedSharding:
 def put(tree: Any, shardings: Any) -> Any:
     """Host arrays -> device arrays. Every host holds the whole array (it is small).
 
-    With `to_host` the only way to the devices inside `no_hidden_transfers`.
+    Inside of `no_hidden_transfers` arrays cross by this and by `to_host` alone.
     """
 
     def one(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -252,7 +252,7 @@ def to_host(tree: Any) -> Any:
         return jax.device_get(tree)
 
     def one(x: Any) -> np.ndarray:
-        # What is whole here already need not travel; the gather would join copies.
+        # What this host has whole needs no transfer; a gather would join copies.
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             if not x.is_fully_replicated:
                 return np.asarray(multihost_utils.process_allgather(x, tiled=True))
@@ -266,9 +266,9 @@ def to_host(tree: Any) -> Any:
 def no_hidden_transfers() -> Any:
     """A context in which arrays cross to the devices by `put` and back by `to_host`.
 
-    Anything else raises: a host array as a program's argument, say, or an operation
-    outside of programs. In this thread alone. On the CPU, whose memory is the host's,
-    the way back is not guarded.
+    Any other transfer raises: for instance a host array as a program's argument, or an
+    operation outside of programs. Holds in this thread alone. On the CPU, whose memory
+    is the host's, the way back is not checked.
     """
     return jax.transfer_guard("disallow")
 

@@ -17,8 +17,8 @@ def steps(
     """`numbers`, for a loop over them; one trace is taken of those in `window`.
 
     window: first and last step, or nothing. Each step and each phase that the watchdog
-    hears of has a name in the trace, which lies in directory/plugins/profile/. A trace
-    that cannot be taken or written is told and stops nothing.
+    knows has a name in the trace, which lies in directory/plugins/profile/. A trace
+    that cannot be taken or written is logged and stops nothing.
     """
     chosen = range(window[0], window[1] + 1) if window else range(0)
     phases, tracing = _Phases(), False

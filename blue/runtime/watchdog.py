@@ -1,13 +1,13 @@
 """A run that hangs ends with exit code 71, all stacks on stderr and in a file.
 
 Stages say which phase they are in (`beat`, `phase`); every call of a compiled program
-is a sign of life too. A thread counts the seconds since the last sign, compares them
-with the limit of the phase, and writes heartbeat.json for monitors outside:
+is a sign of life too. A thread counts the seconds since the last sign and compares them
+with the limit of the phase. It writes heartbeat.json for outside monitors:
 
     {"stage", "step", "phase", "quiet_s", "time", "host", "pid", "status"}
 
-`time` is when the file was written, in seconds since 1970; `quiet_s` the seconds
-without a sign of life; `status` is running, done or stopped.
+`time` is when the file was written, in seconds since 1970. `quiet_s` are the seconds
+without a sign of life. `status` is running, done or stopped.
 """
 
 import contextlib
@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from blue.runtime import files
 
 log = logging.getLogger("blue")
 EXIT_CODE = 71
@@ -119,10 +121,8 @@ def _write_heartbeat(
         "pid": os.getpid(),
         "status": status,
     }
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(json.dumps(record) + "\n")
-        part.replace(path)
+        files.write_text(path, json.dumps(record) + "\n", durable=False)
     except OSError as error:
         if warn:
             log.warning("%s: no heartbeat: %s", path, error.strerror)
@@ -131,7 +131,7 @@ def _write_heartbeat(
 
 
 def _leave(path: Path, quiet_s: float, limit: float) -> None:
-    """Tells where every thread stands, and ends the process as a kill would."""
+    """Writes the stacks of all threads, and ends the process as a kill would."""
     told = (
         f"hang: stage {_now['stage'] or '-'}, step {_now['step']}, phase "
         f"{_now['phase']}: no sign of life for {quiet_s:.0f} s, more than "

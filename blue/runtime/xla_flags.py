@@ -5,10 +5,13 @@ that gives it a flag it does not know, so only what was tried is here (GPU flags
 jaxlib 0.10.2). `xla_flags=False` sets none. None was timed: no device was at hand.
 
 For TPUs there is none. The latency-hiding scheduler and asynchronous collectives are on
-by default (set to true, programs come out the same), and what fuses gathers with
-products (--xla_enable_async_all_gather=true together with
---xla_tpu_enable_async_collective_fusion_fuse_all_gather=true in LIBTPU_INIT_ARGS) takes
-6% more memory and far longer to compile: to be tried by who can time it.
+by default: set to true, the compiled programs are the same. Two flags in
+LIBTPU_INIT_ARGS fuse gathers with products:
+
+    --xla_enable_async_all_gather=true
+    --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true
+
+They take 6% more memory and far longer to compile. They may be faster: time them.
 """
 
 import importlib.metadata

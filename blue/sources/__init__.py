@@ -1,0 +1,1 @@
+"""Config and workdir become data, tokenizers and models."""

@@ -12,12 +12,12 @@ from blue.data.log import Log, join
 from blue.data.prepare import prepare
 from blue.data.readers import amazon_reviews_2023, google_local, movielens, table
 from blue.data.readers.assemble import template_columns
-from blue.data.splits import read_splits
+from blue.data.splits import Cutting, read_splits
 from blue.errors import UserError
 from blue.runtime import distributed, preemption
 from blue.workdir import startup
 
-_READERS = {  # of public data sets with fixed file names and columns
+READERS = {  # of public data sets with fixed file names and columns
     "movielens": movielens.read,
     "amazon_reviews_2023": amazon_reviews_2023.read,
     "google_local": google_local.read,
@@ -31,19 +31,19 @@ def load_log(config: ConfigDict, workdir: str) -> Log:
     """
     data = config.data
     if data.name == "synthetic":
-        return synthetic.make(config.seed, **data.synthetic)[0]
+        return synthetic.make(config.seed, synthetic.World(**data.synthetic))[0]
     if data.name == "table":
-        read = functools.partial(
-            table.read,
+        layout = table.Layout(
             events=data.events,
             items=data["items"],  # `.items` is a method of every config section
             separator=data.separator,
             columns=dict(data.columns),
         )
-    elif data.name in _READERS:
-        read = _READERS[data.name]
+        read = functools.partial(table.read, layout=layout)
+    elif data.name in READERS:
+        read = READERS[data.name]
     else:
-        known = ", ".join(("synthetic", "table", *_READERS))
+        known = ", ".join(("synthetic", "table", *READERS))
         raise UserError(f"data.name is {data.name!r}; known are {known}")
     pseudo = ("data.pseudo_item_template", data.pseudo_item_template)
     columns = [data.category] * bool(data.category) + template_columns(*pseudo)
@@ -75,21 +75,9 @@ def load_examples(config: ConfigDict, log: Log, workdir: str) -> Examples:
     make = functools.partial(
         prepare,
         log,
+        Cutting(*(data[field] for field in Cutting._fields)),
         directory=os.path.join(workdir, "data"),
         seed=config.seed,
-        min_interactions=data.min_interactions,
-        max_interactions=data.max_interactions,
-        window_policy=data.window_policy,
-        window_s=data.window_s,
-        rolling_targets=data.rolling_targets,
-        embargo_items=data.embargo_items,
-        min_history=data.min_history,
-        max_train_targets=data.max_train_targets,
-        targets_per_example=data.targets_per_example,
-        ties=data.ties,
-        validation_users=data.validation_users,
-        test_users=data.test_users,
-        eval_negatives=data.eval_negatives,
         splits=splits,
     )
     prepared = distributed.after_first(make)

@@ -1,10 +1,10 @@
 """config + workdir -> the text encoder and the item table."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 import jax
@@ -17,11 +17,13 @@ from blue.data.log import Log
 from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference import foreign
-from blue.inference.embed import TextEncoder, make_embedder
+from blue.inference.embed import TextEncoder, make_embed_programs, make_embedder
+from blue.models.decoder import DecoderConfig
 from blue.models.encoder import architecture
-from blue.runtime import distributed
+from blue.runtime import distributed, files
+from blue.runtime.programs import Program
 from blue.runtime.progress import slices_with_progress
-from blue.sources.role import check_divides, load_role
+from blue.sources.role import check_divides, load_role, precision_of
 from blue.sources.run import Run
 from blue.sources.text import own_query_prompt, token_counter
 from blue.workdir.checkpoints import fingerprint
@@ -68,6 +70,19 @@ def load_text_encoder(
     return own_encoder(config, load_encoder(run, stage=stage), run.mesh)
 
 
+def own_encoder_programs(
+    config: ConfigDict, cfg: DecoderConfig, mesh: Mesh
+) -> dict[int, Program]:
+    """Our own encoder's programs, by the length of their rows."""
+    return make_embed_programs(
+        cfg,
+        mesh,
+        precision_of(config),
+        lengths=encoder_buckets(config),
+        batch_size=config.encoder.batch_size,
+    )
+
+
 def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
     """Our own encoder, compiled for the devices of `mesh`."""
     check_divides(config.encoder.batch_size, "encoder.batch_size", mesh)
@@ -76,11 +91,9 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         encoder.cfg,
         encoder.tokenizer,
         mesh,
-        lengths=encoder_buckets(config),
+        own_encoder_programs(config, encoder.cfg, mesh),
         max_tokens=max_tokens,
         batch_size=config.encoder.batch_size,
-        params_dtype=config.dtype.params,
-        dtype=config.dtype.compute,
     )
     weights, tokenizer = fingerprint(encoder.params), encoder.tokenizer.fingerprint
     return TextEncoder(
@@ -117,28 +130,32 @@ def load_item_table(
 def _embed_items(encoder: TextEncoder, log: Log, path: Path) -> None:
     """Writes the table to `path`, whole or not at all; all processes embed for it."""
     logger.info("embedding %d items", len(log.texts))
-    writes, partial = jax.process_index() == 0, path.with_suffix(".tmp")
-    shape = (len(log.texts), encoder.width)
+    count = len(log.texts)
     vectors = None
-    if writes:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        vectors = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-    begin = lambda first: encoder.start(log.texts[first : first + ITEMS_A_CALL])
-    ready = begin(0)
-    for part in slices_with_progress(shape[0], ITEMS_A_CALL, name="items", unit="item"):
-        following = begin(part.stop)  # on their way before these are waited for
-        found, ready = ready(), following
-        if not np.isfinite(found).all():
-            raise UserError(
-                f"encoder {encoder.name}: the vectors of items are not finite; its "
-                "weights are broken"
+    with contextlib.ExitStack() as file:
+        if jax.process_index() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.enter_context(files.whole_file(path))
+            vectors = np.lib.format.open_memmap(
+                draft, "w+", np.float32, (count, encoder.width)
             )
-        if vectors is not None:
-            vectors[part] = found
+        begin = lambda first: encoder.start(log.texts[first : first + ITEMS_A_CALL])
+        ready = begin(0)
+        parts = slices_with_progress(count, ITEMS_A_CALL, name="items", unit="item")
+        for part in parts:
+            following = begin(part.stop)  # on their way before these are waited for
+            found, ready = ready(), following
+            if not np.isfinite(found).all():
+                raise UserError(
+                    f"encoder {encoder.name}: the vectors of items are not finite; its "
+                    "weights are broken"
+                )
+            if vectors is not None:
+                vectors[part] = found
 
-    def finish() -> None:
-        assert vectors is not None
-        vectors.flush()
-        os.replace(partial, path)
+        def finish() -> None:
+            assert vectors is not None
+            vectors.flush()
+            file.close()  # the table is in its place before the others look for it
 
-    distributed.of_first(finish)
+        distributed.of_first(finish)

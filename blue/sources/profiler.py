@@ -9,10 +9,17 @@ from ml_collections import ConfigDict
 from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference.generate import Profile, make_generator
+from blue.runtime.shapes import Shapes
 from blue.runtime.sharding import put, to_host
 from blue.sources import adapters
 from blue.sources.encoder import load_encoder
-from blue.sources.role import check_divides, load_role, stage_checkpoints, stage_id
+from blue.sources.role import (
+    check_divides,
+    load_role,
+    precision_of,
+    stage_checkpoints,
+    stage_id,
+)
 from blue.sources.run import Run
 
 
@@ -79,14 +86,13 @@ def make_generate_with(
         profiler.cfg,
         profiler.tokenizer,
         mesh,
-        batch_size=config.evaluate.batch_size,
-        buckets=config.prompt_buckets,
-        max_tokens=config.max_completion_tokens,
+        shapes=[
+            Shapes(config.evaluate.batch_size, tokens, 1, config.max_completion_tokens)
+            for tokens in config.prompt_buckets
+        ],
+        precision=precision_of(config),
         temperature=temperature,
-        seed=config.seed,
-        stage_id=stage_id(stage),
-        params_dtype=config.dtype.params,
-        dtype=config.dtype.compute,
+        key=(config.seed, stage_id(stage)),
     )
 
 

@@ -23,6 +23,7 @@ from blue.hub.source import Source, fetch
 from blue.models import families
 from blue.models.decoder import DecoderConfig, Lora
 from blue.models.params import abstract_params, make_init
+from blue.runtime.shapes import Precision
 from blue.runtime.sharding import batch_shards, dividing_fsdp, put, replicated
 from blue.sources import adapters
 from blue.sources.run import Run
@@ -30,9 +31,14 @@ from blue.sources.text import load_role_tokenizer
 from blue.text.tokenizer import Tokenizer
 from blue.workdir import startup
 from blue.workdir.checkpoints import Checkpoints
+from blue.workdir.stages import trained_by
 
 logger = logging.getLogger("blue")
-TRAINED_BY = {"profiler": ("profiler", "warm_start"), "encoder": ("encoder",)}
+
+
+def precision_of(config: ConfigDict) -> Precision:
+    """The number types of all programs of a run."""
+    return Precision(config.dtype.params, config.dtype.compute, config.remat)
 
 
 def role_seed(seed: int, role: str) -> int:
@@ -70,7 +76,7 @@ def load_role(
     dtype = config.dtype.params
     if directory:
         cfg = read_config(directory)  # before anything large is read
-        _check_vocabulary(cfg, tokenizer, section.checkpoint)
+        check_vocabulary(cfg, tokenizer, section.checkpoint)
         _tell_of_fsdp(cfg, mesh, dtype)
         cfg, params = load_decoder(
             directory, mesh, dtype=dtype, head=role == "profiler"
@@ -79,7 +85,7 @@ def load_role(
     cfg = families.preset(section.preset)
     if not section.tokenizer:  # random weights: the head fits the trained tokenizer
         cfg = dataclasses.replace(cfg, vocab_size=-(-tokenizer.vocab_size // 8) * 8)
-    _check_vocabulary(cfg, tokenizer, section.preset)
+    check_vocabulary(cfg, tokenizer, section.preset)
     _tell_of_fsdp(cfg, mesh, dtype)
     for earlier in _earlier(config, role, stage):
         checkpoints = stage_checkpoints(config, run.workdir, earlier)
@@ -101,7 +107,7 @@ def load_role(
 
 def _tell_of_left_out(config: ConfigDict, role: str, workdir: str) -> None:
     """Warns where a stage that trained the role has finished and is left out."""
-    for stage in TRAINED_BY[role]:
+    for stage in trained_by(role):
         left_out = stage not in config.stages
         if left_out and stage_checkpoints(config, workdir, stage).finished():
             logger.warning(
@@ -142,7 +148,8 @@ def find_checkpoint(config: ConfigDict, role: str) -> tuple[Source, str]:
     return source, layout.transformer
 
 
-def _check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
+def check_vocabulary(cfg: DecoderConfig, tokenizer: Tokenizer, source: str) -> None:
+    """Raises `UserError` where the tokenizer has ids that the embedding lacks."""
     if tokenizer.vocab_size > cfg.vocab_size:
         raise UserError(
             f"{source}: its embedding has {cfg.vocab_size} rows and the tokenizer "
@@ -154,8 +161,7 @@ def _earlier(config: ConfigDict, role: str, stage: str) -> list[str]:
     """Stages that train the role and run before `stage`, the latest first."""
     order = list(config.stages)
     limit = order.index(stage) if stage in order else len(order)
-    trained = [s for s in order[:limit] if s in TRAINED_BY[role] and s != stage]
-    return trained[::-1]
+    return [s for s in order[:limit] if s in trained_by(role) and s != stage][::-1]
 
 
 def add_adapters(

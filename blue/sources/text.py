@@ -1,7 +1,6 @@
 """config -> templates, formats and tokenizers."""
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from blue.hub import sentence_layout
 from blue.hub.model import Model
 from blue.hub.source import fetch
 from blue.inference.embed import TextEncoder
-from blue.runtime import distributed
+from blue.runtime import distributed, files
 from blue.sources.run import Run
 from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile
@@ -27,11 +26,6 @@ OWN_PROMPT = "@encoder"  # prompts.instruction that takes the checkpoint's own
 
 def templates_of(config: ConfigDict) -> Templates:
     """The wording of all prompts."""
-    if config.prompts.style not in TEMPLATES:
-        raise UserError(
-            f"prompts.style is {config.prompts.style!r}; known are "
-            f"{', '.join(sorted(TEMPLATES))}"
-        )
     return TEMPLATES[config.prompts.style]
 
 
@@ -58,6 +52,7 @@ def own_query_format_of(config: ConfigDict, encoder: Model) -> queries.QueryForm
 
 
 def token_counter(encoder: Model) -> Callable[[str], int]:
+    """Text -> its tokens as the encoder reads it, the pooled one included."""
     return lambda text: len(encoder.tokenizer.pooled(text))
 
 
@@ -137,11 +132,9 @@ def load_role_tokenizer(run: Run, role: str, checkpoint: str) -> Tokenizer:
         ]
         corpus = [*log.titles, *log.texts, *spoken, *wordings(wording)]
         trained = train_tokenizer(corpus, vocab_size=config.tokenizer.vocab_size)
-        # Whole or not at all: the vocabulary of every later model rests on it.
-        draft = directory.with_name(".tokenizer.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        trained.save(draft)
-        draft.rename(directory)
+        # Half of one might load: the vocabulary of every later model rests on it.
+        with files.whole_directory(directory) as draft:
+            trained.save(draft)
 
     distributed.of_first(train)
     return load_tokenizer(directory)

@@ -1,0 +1,1 @@
+"""The stages of a run; `train_profiler` is the algorithm box."""

@@ -1,19 +1,17 @@
 """Evaluation: do the profiles help to find the next item of users never trained on?
 
-Stage `evaluate`. Every method turns a test user into one query; the encoder ranks the
-next item, among stored negatives (BLUE, https://arxiv.org/abs/2605.06981, section
-"Evaluation": 99 of them) and under the other protocols of `protocols`. Beside the
-trained profiles stand the untrained ones, raw history, rankers and profiles without a
-model, and other users' profiles, all with intervals over users.
-Training stages call `validation_ndcg`.
+Stage `evaluate`. Every method of `methods` turns a test user into a ranking, and every
+protocol of `protocols` says among which items the next one is ranked. The first is
+BLUE's, https://arxiv.org/abs/2605.06981, section "Evaluation": 99 stored negatives.
+Trained profiles stand beside untrained ones, raw history, rankers and profiles without
+a model, and other users' profiles. All numbers have intervals over users.
 """
 
 import functools
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,16 +20,18 @@ from ml_collections import ConfigDict
 
 from blue.data.examples import Split
 from blue.data.log import Log
-from blue.data.profiles import read_profiles
+from blue.data.profiles import profile_row, read_profiles
 from blue.errors import UserError
-from blue.evaluation import cold_start, comparison, panel, report, summary
+from blue.evaluation import cold_start, comparison, methods, panel, report, summary
 from blue.evaluation.baselines import template_pieces
-from blue.evaluation.cohort import Cohort, choose_users, write_profiles
+from blue.evaluation.cohort import Cohort, choose_cohort, write_profiles
 from blue.evaluation.comparison import Space
 from blue.evaluation.judge import judge_accuracy
 from blue.hub import export
+from blue.hub.model import Model
 from blue.inference.generate import Profile
 from blue.runtime import preemption, watchdog
+from blue.runtime.files import write_text
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.judge import make_choice_scorer
 from blue.sources.profiler import load_profiler, make_generate
@@ -44,56 +44,97 @@ from blue.workdir.writer import write_curves
 
 logger = logging.getLogger("blue")
 
-PROFILERS = {"base": "base", "blue": "trained"}  # method -> which profiler writes
-OWN_METHODS = (
-    *("random", "popular", "ease", "mean_items", "mean_recent"),
-    *("empty", "constant", "all_history", "10_history", "pseudo_item"),
-    *PROFILERS,
-)
 TRANSFERRED = ("1+99", "1+99-popularity")  # also ranked by the second encoder
 SHOWN_USERS = 3  # in evaluation.md
 AGAIN = "nothing of this evaluation is kept"  # of one that is preempted
 
 
-def open_space(run: Run, section: ConfigDict) -> Space:
-    """The encoder of `section`: config.encoder, or config.evaluate.transfer."""
-    encoder = load_text_encoder(run, section)
-    return Space(
-        name=encoder.name,
-        embed=encoder.embed,
-        query_format=query_format_of(run.config, encoder),
-        item_table=load_item_table(encoder, run.log, run.workdir),
-        weights=encoder.weights,
-    )
+class Subjects(NamedTuple):
+    """Whom the evaluation is about, and the profiles that others brought of them."""
+
+    cohort: Cohort
+    user_ids: list[str]  # of each row
+    short: dict[int, Cohort]  # length of a cut history -> the cohort with these
+    brought: dict[str, list[str]]  # method -> one profile a row
 
 
-def history_profiles(config: ConfigDict, cohort: Cohort) -> list[str]:
-    """The recent history in the reader's own kind of text, one a user.
+class WrittenBy(NamedTuple):
+    """What one profiler wrote."""
 
-    Readers that score by likelihood are tiny and have read template profiles only.
+    profiles: list[Profile]  # one a row of the cohort
+    short: dict[int, list[str]]  # length of a cut history -> the texts from these
+    step: int
+    model: str
+    weights: int  # `fingerprint` of the profiler's
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Evaluate the profilers of `workdir` on its test users and write what was found.
+
+    Leaves evaluation.json, evaluation.md, evaluation_profiles.jsonl and candidates/;
+    the same config and checkpoints give the same files.
     """
-    templates = templates_of(config)
-    profiles = []
-    for example_id, titles in zip(cohort.example_ids, cohort.histories, strict=True):
-        recent = titles[-config.prompts.recent_items :]
-        if config.rewards.choice.scoring == "likelihood":
-            rng = np.random.default_rng([config.seed, int(example_id)])
-            num_items = config.warm_start.profile_items
-            profile = template_profile(templates, recent, num_items=num_items, rng=rng)
-        else:
-            profile = prompts.history_view(templates, recent)
-        profiles.append(profile)
-    return profiles
+    run = open_run(config, workdir)
+    subjects = choose_subjects(run)
+    watchdog.beat("evaluate")
+    written, judge = write_with_profilers(run, subjects)
+    judged = judge_accuracy_of(run, judge, subjects.cohort)
+    del judge  # its memory is the encoder's now
+    preemption.leave_if_requested(AGAIN)
+    texts = {m: [p.text for p in by.profiles] for m, by in written.items()}
+    profiles = texts | subjects.brought
+    compared, space = compare(run, subjects.cohort, profiles)
+    statistics = profile_statistics(run, subjects.cohort, profiles, space, compared)
+    for method, by in written.items():
+        found = statistics[method]
+        found["finished"] = float(np.mean([p.finished for p in by.profiles]))
+        found["tokens"] = float(np.mean([p.num_tokens for p in by.profiles]))
+    result = {
+        "dataset": run.log.name,
+        "users": len({*subjects.user_ids}),
+        "targets": len(subjects.cohort.rows),
+        "seed": config.seed,
+        "resamples": config.evaluate.bootstrap,
+        "models": {method: by.model for method, by in written.items()},
+        **compared,
+        "profile_stats": statistics,
+        "reader": judged,  # the name that programs which read this file know
+    }
+    if subjects.short:
+        result["cold_start"] = cold_start_curve(run, subjects, written, space)
+    put_down(run, subjects, written, result, space)
 
 
-# --- the stage
+# --- whom
+
+
+def choose_subjects(run: Run) -> Subjects:
+    """Test users, and what a user of BLUE can get wrong, before a model is loaded."""
+    config, log, test = run.config, run.log, run.examples.test
+    section = config.evaluate
+    cohort = choose_cohort(test, log.titles, limit=section.test_users)
+    check(config, log, test, cohort)
+    user_ids = [log.user_ids[u] for u in cohort.users.tolist()]
+    brought = {
+        method: read_profiles(path, user_ids, field=f"evaluate.profiles.{method}")
+        for method, path in section.profiles.items()
+    }
+    some, limit = cohort, section.cold_start_users
+    if limit:
+        some = choose_cohort(test, log.titles, limit=limit)
+    short = cold_start.cohorts(some, log.titles, section.cold_start)
+    if brought and len({*user_ids}) < len(user_ids):
+        logger.warning(
+            "evaluate.profiles: the test users have several targets each, and a "
+            "profile written from a whole log has seen them: those rows may leak"
+        )
+    return Subjects(cohort, user_ids, short, brought)
 
 
 def check(config: ConfigDict, log: Log, split: Split, cohort: Cohort) -> None:
     """What a user can get wrong, told before a model is loaded."""
     for name in config.evaluate.profiles:
-        prefixed = name.startswith(("10h+", "shuffled_")) or name.endswith("_centred")
-        if name in OWN_METHODS or prefixed:
+        if methods.is_taken(name):
             raise UserError(
                 f"evaluate.profiles.{name}: this evaluation has a method of that name; "
                 "choose another, such as the other method's own"
@@ -118,14 +159,101 @@ def check(config: ConfigDict, log: Log, split: Split, cohort: Cohort) -> None:
     template_pieces("data.pseudo_item_template", template, log.columns)
 
 
-def write_file(path: epath.Path, text: str, *, private: bool = False) -> None:
-    """All of `path` or nothing; a private file on disk is for its owner only (0600)."""
-    part = path.with_name(path.name + ".part")
-    part.write_text("")
-    if private and "://" not in os.fspath(part):  # buckets have no file modes
-        os.chmod(part, 0o600)
-    part.write_text(text)
-    part.replace(path)
+# --- what profilers write, and how good the judge of the multiple choice is
+
+
+def write_with_profilers(
+    run: Run, subjects: Subjects
+) -> tuple[dict[str, WrittenBy], Model]:
+    """What each profiler of the table of methods writes; and the judge, one of them."""
+    config, titles = run.config, run.log.titles
+    written: dict[str, WrittenBy] = {}
+    judge = None
+    for method in methods.METHODS:
+        if not method.profiler:
+            continue
+        preemption.leave_if_requested(AGAIN)
+        profiler = load_profiler(run, method.profiler)
+        if profiler is None:
+            continue
+        temperature = config.evaluate.sampling_temperature
+        write = functools.partial(
+            write_profiles,
+            generate=make_generate(config, profiler, run.mesh, temperature=temperature),
+            titles=titles,
+            prompt_format=prompt_format_of(config, profiler),
+        )
+        written[method.name] = WrittenBy(
+            write(subjects.cohort),
+            {k: [p.text for p in write(cut)] for k, cut in subjects.short.items()},
+            profiler.step,
+            profiler.name,
+            fingerprint(profiler.params),
+        )
+        policy = method.name == methods.TRAINED
+        if judge is None or (policy and config.judge.model == "policy"):
+            judge = profiler
+    assert judge is not None, "there is always a base profiler"
+    return written, judge
+
+
+def judge_accuracy_of(run: Run, judge: Model, cohort: Cohort) -> dict[str, Any]:
+    """How often the judge finds the next item from what it knows of the user."""
+    config, titles = run.config, run.log.titles
+    options = cohort.candidates[:, : config.rewards.choice.num_options]
+    found = judge_accuracy(
+        make_choice_scorer(config, judge, run.mesh),
+        profiles=history_profiles(config, cohort),
+        options=[[titles[i] for i in row] for row in options.tolist()],
+    )
+    return {**found, "model": judge.name}
+
+
+def history_profiles(config: ConfigDict, cohort: Cohort) -> list[str]:
+    """The recent history in the judge's own kind of text, one a user.
+
+    Judges that score by likelihood are tiny and have read template profiles only.
+    """
+    templates = templates_of(config)
+    profiles = []
+    for example_id, titles in zip(cohort.example_ids, cohort.histories, strict=True):
+        recent = titles[-config.prompts.recent_items :]
+        if config.judge.scoring == "likelihood":
+            rng = np.random.default_rng([config.seed, int(example_id)])
+            num_items = config.warm_start.profile_items
+            profile = template_profile(templates, recent, num_items=num_items, rng=rng)
+        else:
+            profile = prompts.history_view(templates, recent)
+        profiles.append(profile)
+    return profiles
+
+
+# --- ranks, intervals
+
+
+def open_space(run: Run, section: ConfigDict) -> Space:
+    """The encoder of `section`: config.encoder, or config.evaluate.transfer."""
+    encoder = load_text_encoder(run, section)
+    return Space(
+        name=encoder.name,
+        embed=encoder.embed,
+        query_format=query_format_of(run.config, encoder),
+        item_table=load_item_table(encoder, run.log, run.workdir),
+        weights=encoder.weights,
+    )
+
+
+def settings_of(config: ConfigDict) -> methods.Settings:
+    """What the config asks of the comparison."""
+    return methods.Settings(
+        seed=config.seed,
+        negatives=config.data.eval_negatives,
+        recent_items=config.prompts.recent_items,
+        category=config.data.category,
+        pseudo_item_template=config.data.pseudo_item_template,
+        ease_l2=config.evaluate.ease_l2,
+        ease_max_items=config.evaluate.ease_max_items,
+    )
 
 
 def compare(
@@ -133,81 +261,58 @@ def compare(
 ) -> tuple[dict[str, Any], Space]:
     """Rank every method under every protocol; the numbers, and the encoder's space.
 
-    `profiles` has one text a row for each method that writes them.
+    `profiles` has one text a row for each method that brings them.
     """
-    config, log, examples = run.config, run.log, run.examples
-    section, num = config.evaluate, config.data.eval_negatives
-    settings = dict(resamples=section.bootstrap, seed=config.seed)
-    recent, others = config.prompts.recent_items, list(section.profiles)
-    template = config.data.pseudo_item_template
-    rules = comparison.rule_profiles(
-        log, examples, cohort, recent=recent, template=template
-    )
+    section = run.config.evaluate
+    resampling = dict(resamples=section.bootstrap, seed=run.config.seed)
+    given = methods.Given(run.log, run.examples, cohort, settings_of(run.config))
+    texts = comparison.rule_profiles(given) | dict(profiles)
     drawn = comparison.draw(
         epath.Path(run.workdir) / "candidates",
-        examples,
+        given,
         section.protocols,
-        category=log.columns.get(config.data.category),
-        seed=config.seed,
-        num=num,
         write=jax.process_index() == 0,
     )
-    without = comparison.rankers_without_encoder(
-        log,
-        examples,
-        cohort,
-        seed=config.seed,
-        ease_l2=section.ease_l2,
-        ease_max_items=section.ease_max_items,
-    )
-    rankers_of = lambda space: comparison.rankers_of_space(
-        examples, cohort, rules | dict(profiles), space, seed=config.seed, recent=recent
-    )
-    space = open_space(run, config.encoder)
+    without = comparison.rankers_without_encoder(given)
+    space = open_space(run, run.config.encoder)
+    rankers = [*without, *comparison.rankers_of_space(given, texts, space)]
     ranked, recommended = comparison.rank(
-        examples,
-        cohort,
-        drawn,
-        [*without, *rankers_of(space)],
-        section.protocols,
-        run.mesh,
-        num=num,
+        given, drawn, rankers, section.protocols, run.mesh
     )
     if not ranked:
         raise UserError(
             f"evaluate.protocols={section.protocols}: none of them can be ranked; "
             "1+99-category needs data.category and enough items of each"
         )
-    result = summary.summarise(ranked, others=others, **settings)
+    result = summary.summarise(ranked, **resampling)
     result["strata"] = summary.all_strata(
         ranked,
-        examples.item_counts,
+        run.examples.item_counts,
         cohort.split.next_item[cohort.rows],
         list(map(len, cohort.histories)),
-        **settings,
+        **resampling,
     )
     result["recommended"] = recommended
     if section.transfer.kind:
         second = open_space(run, section.transfer)
         names = [name for name in section.protocols if name in TRANSFERRED]
-        ranked, _ = comparison.rank(
-            examples, cohort, drawn, rankers_of(second), names, run.mesh, num=num
-        )
-        found = summary.summarise(ranked, others=others, **settings)
+        rankers = comparison.rankers_of_space(given, texts, second)
+        ranked, _ = comparison.rank(given, drawn, rankers, names, run.mesh)
+        found = summary.summarise(ranked, **resampling)
         result["transfer"] = {"encoder": second.name, **found}
     return result, space
 
 
 def profile_statistics(
+    run: Run,
     cohort: Cohort,
     profiles: Mapping[str, Sequence[str]],
-    titles: list[str],
     space: Space,
     compared: Mapping[str, Any],
 ) -> dict[str, dict[str, float]]:
     """The quality panel of each method's profiles, re-identification, shuffle drop."""
     next_items = cohort.candidates[:, 0]
-    next_titles = [titles[i] for i in next_items.tolist()]
+    next_titles = [run.log.titles[i] for i in next_items.tolist()]
     item_vectors = np.asarray(space.item_table[next_items], np.float32)
     found = {}
     for method, texts in profiles.items():
@@ -218,146 +323,95 @@ def profile_statistics(
         found[method] = stats
     protocol = next(iter(compared["protocols"]))
     for d in compared["differences"]:
-        shuffled = d["b"] == f"shuffled_{d['a']}"
+        shuffled = d["b"] == methods.SHUFFLED + d["a"]
         if shuffled and d["protocol"] == protocol and d["metric"] == "ndcg@10":
             if d["a"] in found:
                 found[d["a"]]["shuffle_drop"] = d["mean"]
     return found
 
 
-def run(config: ConfigDict, workdir: str) -> None:
-    """Evaluate the profilers of `workdir` on its test users and write what was found.
-
-    Leaves evaluation.json, evaluation.md, evaluation_profiles.jsonl and candidates/;
-    the same config and checkpoints give the same files.
-    """
-    # --- setup
-    run = open_run(config, workdir)
-    mesh, log, examples = run.mesh, run.log, run.examples
-    limit = config.evaluate.test_users
-    cohort = choose_users(examples.test, log.titles, limit=limit)
-    check(config, log, examples.test, cohort)
-    user_ids = [log.user_ids[u] for u in cohort.users.tolist()]
-    others = {
-        method: read_profiles(path, user_ids, field=f"evaluate.profiles.{method}")
-        for method, path in config.evaluate.profiles.items()
+def cold_start_curve(
+    run: Run, subjects: Subjects, written: Mapping[str, WrittenBy], space: Space
+) -> list[dict[str, Any]]:
+    """One point for each length of the cut histories; also a curve on TensorBoard."""
+    texts = {
+        events: {method: by.short[events] for method, by in written.items()}
+        for events in subjects.short
     }
-    lengths, limit = config.evaluate.cold_start, config.evaluate.cold_start_users
-    some = choose_users(examples.test, log.titles, limit=limit) if limit else cohort
-    short = cold_start.cohorts(some, log.titles, lengths)
-
-    if others and len({*user_ids}) < len(user_ids):
-        logger.warning(
-            "evaluate.profiles: the test users have several targets each, and a "
-            "profile written from a whole log has seen them: those rows may leak"
-        )
-
-    # --- profiles of the starting and of the trained profiler; then the reader
-    generated: dict[str, list[Profile]] = {}
-    short_profiles: dict[int, dict[str, list[str]]] = {events: {} for events in short}
-    written_by: dict[str, dict[str, Any]] = {}
-    evaluated: set[int] = set()  # weights
-    reader = None
-    watchdog.beat("evaluate")
-    for method, which in PROFILERS.items():
-        preemption.leave_if_requested(AGAIN)
-        profiler = load_profiler(run, which)
-        if profiler is None:
-            continue
-        temperature = config.evaluate.sampling_temperature
-        write = functools.partial(
-            write_profiles,
-            generate=make_generate(config, profiler, mesh, temperature=temperature),
-            titles=log.titles,
-            prompt_format=prompt_format_of(config, profiler),
-        )
-        generated[method] = write(cohort)
-        for events, cut in short.items():
-            short_profiles[events][method] = [p.text for p in write(cut)]
-        written_by[method] = {"step": profiler.step, "model": profiler.name}
-        evaluated.add(fingerprint(profiler.params))
-        if reader is None or config.rewards.choice.reader == "policy":
-            reader = profiler
-    assert reader is not None, "there is always a base profiler"
-    options = cohort.candidates[:, : config.rewards.choice.num_options]
-    reader_result = judge_accuracy(
-        make_choice_scorer(config, reader, mesh),
-        profiles=history_profiles(config, cohort),
-        options=[[log.titles[i] for i in row] for row in options.tolist()],
+    curve = cold_start.curve(
+        subjects.short,
+        texts,
+        embed=space.embed,
+        query_format=space.query_format,
+        item_table=space.item_table,
+        resamples=run.config.evaluate.bootstrap,
+        seed=run.config.seed,
     )
-    reader_result["model"] = reader.name
-    del profiler, reader, write  # their memory is the encoder's now
+    if run.config.log.tensorboard:
+        write_curves(run.workdir, "evaluate", cold_start.scalars(curve))
+    return curve
 
-    # --- ranks, intervals
-    preemption.leave_if_requested(AGAIN)
-    profiles = {m: [p.text for p in written] for m, written in generated.items()}
-    profiles |= others
-    compared, space = compare(run, cohort, profiles)
-    statistics = profile_statistics(cohort, profiles, log.titles, space, compared)
-    for method, written in generated.items():
-        statistics[method]["finished"] = float(np.mean([p.finished for p in written]))
-        statistics[method]["tokens"] = float(np.mean([p.num_tokens for p in written]))
-    result = {
-        "dataset": log.name,
-        "users": len({*user_ids}),
-        "targets": len(cohort.rows),
-        "seed": config.seed,
-        "resamples": config.evaluate.bootstrap,
-        "models": {method: facts["model"] for method, facts in written_by.items()},
-        **compared,
-        "profile_stats": statistics,
-        "reader": reader_result,
-    }
-    if short:
-        result["cold_start"] = cold_start.curve(
-            short,
-            short_profiles,
-            embed=space.embed,
-            query_format=space.query_format,
-            item_table=space.item_table,
-            resamples=config.evaluate.bootstrap,
-            seed=config.seed,
+
+# --- files
+
+
+def profile_lines(
+    run: Run, subjects: Subjects, written: Mapping[str, WrittenBy]
+) -> list[dict[str, Any]]:
+    """The rows of evaluation_profiles.jsonl: those of profiles.jsonl, and the method.
+
+    Where users have several targets, the user alone is ambiguous: then the target, too.
+    """
+    several = len({*subjects.user_ids}) < len(subjects.user_ids)
+    targets = [
+        {"target": run.log.item_ids[item]} if several else {}
+        for item in subjects.cohort.candidates[:, 0].tolist()
+    ]
+    return [
+        profile_row(user_id, *profile, step=by.step, model=by.model)
+        | {"method": method, **target}
+        for method, by in written.items()
+        for user_id, target, profile in zip(
+            subjects.user_ids, targets, by.profiles, strict=True
         )
+    ]
 
-        if config.log.tensorboard:
-            write_curves(workdir, "evaluate", cold_start.scalars(result["cold_start"]))
 
-    # --- files
-    shown = [
+def shown_users(
+    run: Run, subjects: Subjects, written: Mapping[str, WrittenBy]
+) -> list[report.User]:
+    """The few users whose texts evaluation.md shows."""
+    cohort, config = subjects.cohort, run.config
+    return [
         report.User(
             recent_titles=cohort.histories[i][-config.prompts.recent_items :],
-            next_title=log.titles[int(cohort.candidates[i, 0])],
-            profiles={method: profiles[method][i] for method in generated},
+            next_title=run.log.titles[int(cohort.candidates[i, 0])],
+            profiles={method: by.profiles[i].text for method, by in written.items()},
         )
-        for i in range(min(SHOWN_USERS, config.log.sample_users, len(user_ids)))
+        for i in range(min(SHOWN_USERS, config.log.sample_users, len(cohort.rows)))
     ]
-    several = len({*user_ids}) < len(user_ids)  # then the user alone is ambiguous
-    targets = [
-        {"target": log.item_ids[item]} if several else {}
-        for item in cohort.candidates[:, 0].tolist()
-    ]
-    lines = [
-        {
-            "user_id": user,
-            "profile": profile.text,
-            "num_tokens": profile.num_tokens,
-            "finished": profile.finished,
-            **written_by[method],
-            "method": method,
-            **target,
-        }
-        for method, written in generated.items()
-        for user, target, profile in zip(user_ids, targets, written, strict=True)
-    ]
+
+
+def put_down(
+    run: Run,
+    subjects: Subjects,
+    written: Mapping[str, WrittenBy],
+    result: Mapping[str, Any],
+    space: Space,
+) -> None:
+    """Writes the files and the cards of the exports; logs what a terminal shows."""
+    shown = shown_users(run, subjects, written)
     if jax.process_index() == 0:
-        folder = epath.Path(workdir)
-        records = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_file(folder / "evaluation_profiles.jsonl", records, private=True)
-        write_file(folder / "evaluation.md", report.markdown(result, shown))
+        folder = epath.Path(run.workdir)
+        rows = profile_lines(run, subjects, written)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(folder / "evaluation_profiles.jsonl", lines, private=True)
+        write_text(folder / "evaluation.md", report.markdown(result, shown))
         numbers = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-        write_file(folder / "evaluation.json", numbers + "\n")
+        write_text(folder / "evaluation.json", numbers + "\n")
+        evaluated = {by.weights for by in written.values()}
         if space.weights is not None:
             evaluated.add(space.weights)
-        export.add_evaluation(workdir, report.card_section(result), evaluated)
+        export.add_evaluation(run.workdir, report.card_section(result), evaluated)
     closing = report.closing(result, shown)
     logger.info("evaluation on %d test users\n\n%s\n", result["users"], closing)

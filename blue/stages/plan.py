@@ -1,22 +1,21 @@
 """Stage `plan`: what a run costs on a TPU topology, before anyone rents it.
 
 The TPU compiler works without a TPU. Every program of a training step is compiled at
-its real shapes, by the builders that the stages call; shapes come from presets and the
-config, so neither weights nor data nor tokenizers are read. Memory is the compiler's
-account; work is counted in the compiled program's text, loops as often as they run.
+its real shapes, as the stages describe it (plan_programs.py). Shapes come from presets
+and the config, so neither weights nor data nor tokenizers are read. Memory is the
+compiler's account; work is counted in the compiled program's text, loops as often as
+they run.
 """
 
-import dataclasses
 import importlib.util
 import json
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 from etils import epath
 from jax.experimental import topologies
@@ -24,26 +23,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from blue.errors import UserError
-from blue.evaluation import ranking
 from blue.hub.directory import read_config as read_model_config
-from blue.inference import packing, sampling, scoring
-from blue.models import families, flops, lora, splash
+from blue.models import families, flops
 from blue.models.decoder import DecoderConfig
 from blue.models.params import abstract_params
-from blue.runtime import chips, hlo, programs
-from blue.runtime.programs import Program
+from blue.runtime import chips, programs
+from blue.runtime.hlo.collectives import network_bytes
 from blue.runtime.sharding import batch_shards, dividing_fsdp, make_mesh
-from blue.sources.encoder import encoder_buckets
-from blue.sources.role import about_fsdp, fresh_adapters
-from blue.stages import plan_report, train_profiler
+from blue.sources.role import about_fsdp
+from blue.stages import plan_report, step_programs
 from blue.stages.plan_compile import GIB, Compiled, Part, compile_all
-from blue.training import optimizers, session
-from blue.training.contrastive import make_encoder_update, row_counts
-from blue.training.policy import make_update
+from blue.stages.plan_programs import make_parts, make_resident
+from blue.stages.step_programs import profiler_shapes
 
 logger = logging.getLogger("blue")
-OWN_ITEMS = 256  # of a user, which the ranking leaves out
-END, PAD = (1,), 0  # stand in for a tokenizer's ids: no shape depends on them
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -52,7 +45,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     mesh = make_mesh(
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=devices
     )
-    train_profiler.check(config, mesh)
+    step_programs.check_profiler(config, mesh)
     set_up(config)
     profiler, encoder = (read_config(config, role) for role in ("profiler", "encoder"))
     with programs.described():
@@ -155,206 +148,6 @@ def finite(tree: Any) -> Any:
     return None if bad else tree
 
 
-# --- the programs of a run
-
-
-def make_parts(
-    config: ConfigDict, mesh: Mesh, profiler: DecoderConfig, encoder: DecoderConfig
-) -> dict[str, Part]:
-    """Every program of a GRPO step, of the encoder's stage and of an evaluation."""
-    B, G = config.batch_size, config.group_size
-    P, C = max(config.prompt_buckets), config.max_completion_tokens
-    dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
-    policy = dataclasses.replace(profiler, lora=fresh_adapters(config.profiler))
-    trained = dataclasses.replace(encoder, lora=fresh_adapters(config.encoder))
-    prompts = {"batch_size": B, "prompt_tokens": P}
-    group = prompts | {
-        "group_size": G,
-        "max_tokens": C,
-        "temperature": config.sampling_temperature,
-    }
-    micro = config.microbatch_size or B
-    schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
-    chunk = scoring.head_chunk(profiler, micro * G, mesh)
-    count = {"tiles": has_tiles(mesh)}
-
-    def relayout() -> Program:
-        return sampling.make_relayout(policy, mesh, **dtypes)
-
-    def prefill() -> Program:
-        return sampling.make_prefill(
-            profiler, mesh, dtype=config.dtype.compute, **prompts
-        )
-
-    def decode() -> Program:
-        return sampling.make_decode(
-            profiler, mesh, top_k=config.top_k, top_p=config.top_p, end_ids=END,
-            pad_id=PAD, dtype=config.dtype.compute, **group,
-        )  # fmt: skip
-
-    def reference() -> Program:
-        return scoring.make_completion_logprobs(
-            profiler, mesh, microbatch_size=config.microbatch_size, **dtypes, **group
-        )
-
-    def update() -> Program:
-        return make_update(
-            policy, mesh, optimizer, schedule, microbatch_size=config.microbatch_size,
-            clip_eps=config.clip_eps, kl_coef=config.kl_coef, remat=config.remat,
-            **dtypes, **group,
-        )  # fmt: skip
-
-    parts = {
-        "relayout": Part(
-            relayout, flops.relayout(), ("profiler",), "rollout", 1
-        ),
-        "prefill": Part(
-            prefill, flops.prefill(profiler, B, P, **count),
-            ("decode_copy",), "rollout", 1,
-        ),
-        "decode_step": Part(
-            decode, flops.decode_step(profiler, B, G, P, C),
-            ("decode_copy",), "rollout", C, True,
-        ),
-        "reference": Part(
-            reference, flops.reference(profiler, B, G, P, C, chunk=chunk, **count),
-            ("reference",), "reference", 1,
-        ),
-        "update": Part(
-            update,
-            flops.update(
-                policy, B, G, P, C, remat=config.remat, chunk=chunk, **count
-            ),
-            ("profiler", "optimizer"), "update", 1,
-        ),
-    }  # fmt: skip
-    if config.rewards.choice.scoring == "letters":
-        parts["choice"] = make_choice_part(config, mesh, profiler)
-    if config.encoder.kind == "own":
-        parts |= _encoder_parts(config, mesh, encoder, trained)
-    parts["ranking"] = _ranking_part(config, mesh, encoder.width)
-    return parts
-
-
-def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
-    """The reader's multiple choice, asked about all profiles of a step and none."""
-    choice = config.rewards.choice
-    users = config.microbatch_size or config.batch_size  # at a time
-    rows = users * (config.group_size + 1)
-
-    def build() -> Program:
-        return scoring.make_letter_logits(
-            cfg, mesh, batch_size=rows, prompt_tokens=choice.max_prompt_tokens,
-            letter_ids=tuple(range(choice.num_options)),
-            params_dtype=config.dtype.params, dtype=config.dtype.compute,
-        )  # fmt: skip
-
-    work = flops.choice(
-        cfg, rows, choice.max_prompt_tokens, choice.num_options, tiles=has_tiles(mesh)
-    )
-    reads = "profiler" if choice.reader == "policy" else "reference"
-    return Part(build, work, (reads,), "choice", config.batch_size // users)
-
-
-def _encoder_parts(
-    config: ConfigDict, mesh: Mesh, cfg: DecoderConfig, trained: DecoderConfig
-) -> dict[str, Part]:
-    size, buckets = config.encoder.batch_size, encoder_buckets(config)
-    stage = config.train_encoder
-    profiles = 2 * config.batch_size * config.group_size  # both views
-    # as if all were as long as may be, and none began like another
-    rows = math.ceil(profiles / (buckets[-1] // config.encoder.max_tokens))
-    length = max(stage.query_tokens, stage.item_tokens)
-    shards = batch_shards(mesh)
-    most = row_counts(stage.batch_size, length, stage.item_tokens, shards)[-1]
-    schedule, optimizer = session.optimizer_of(config, stage, b2=config.adam_b2)
-    dtypes = {"params_dtype": config.dtype.params, "dtype": config.dtype.compute}
-
-    def embed(tokens: int) -> Callable[[], Program]:
-        return lambda: scoring.make_embed(
-            cfg, mesh, batch_size=size, tokens=tokens,
-            texts=packing.texts_a_row(tokens), **dtypes,
-        )  # fmt: skip
-
-    def update() -> Program:
-        return make_encoder_update(
-            trained, mesh, optimizer, schedule, batch_size=stage.batch_size,
-            num_rows=most, tokens=length, texts=packing.texts_a_row(length),
-            similarity_temperature=stage.similarity_temperature, remat=config.remat,
-            **dtypes,
-        )  # fmt: skip
-
-    def count(tokens: int) -> dict[str, bool]:
-        return {"tiles": has_tiles(mesh) and splash.numbers(tokens)}
-
-    longest = buckets[-1]
-    short = min(b for b in buckets if b >= min(stage.item_tokens, longest))
-    return {
-        "encode": Part(
-            embed(longest), flops.encode(cfg, size, longest, **count(longest)),
-            ("encoder",), "encode", math.ceil(rows / size),
-        ),
-        "encode_items": Part(
-            embed(short), flops.encode(cfg, size, short, **count(short)),
-            ("encoder",), "items", 0,
-        ),
-        "encoder_update": Part(
-            update,
-            flops.encoder_update(
-                trained, stage.batch_size, most, length, remat=config.remat,
-                **count(length),
-            ),
-            (), "", 0,
-        ),
-    }  # fmt: skip
-
-
-def _ranking_part(config: ConfigDict, mesh: Mesh, width: int) -> Part:
-    """A slab of the catalogue ranked for some of an evaluation's queries."""
-    columns = 2  # of weights: drawn uniformly, and by popularity
-    sizes = ranking.slab_sizes(mesh, config.plan.num_items, width, columns)
-    sizes = sizes._replace(own=OWN_ITEMS)
-    work = flops.ranking(sizes.queries, sizes.slab, width + columns)
-    return Part(lambda: ranking.make_rank_slab(mesh, sizes), work, (), "", 0)
-
-
-def has_tiles(mesh: Mesh) -> bool:
-    """Whether long blocks are for the kernel of models/splash.py."""
-    return mesh.devices.flat[0].platform == "tpu"
-
-
-def make_resident(
-    config: ConfigDict, mesh: Mesh, profiler: DecoderConfig, encoder: DecoderConfig
-) -> dict[str, float]:
-    """GiB a chip of what lies there through the whole stage.
-
-    With adapters the profiler shares its matrices with the reference. The item table is
-    counted as if it were spread over the chips; today it stays in host memory.
-    """
-    params = abstract_params(profiler, mesh, config.dtype.params)
-    policy = dataclasses.replace(profiler, lora=fresh_adapters(config.profiler))
-    trained = lora.split(abstract_params(policy, mesh, config.dtype.params))[1]
-    _, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
-    state = optimizers.abstract_state(trained, optimizer, mesh)
-    copy = sampling.abstract_decode_params(params, mesh, config.dtype.compute)
-    texts = abstract_params(encoder, mesh, config.dtype.params)
-    own = config.encoder.kind == "own"
-    return {
-        "profiler": gib(trained),
-        "optimizer": gib(state) - gib(trained),
-        "reference": gib(params),
-        "decode_copy": gib(copy),
-        "encoder": gib(texts) if own else 0.0,
-        "item_table": config.plan.num_items * encoder.width * 4 / mesh.size / GIB,
-    }
-
-
-def gib(tree: Any) -> float:
-    """GiB that abstract arrays take on one chip."""
-    part = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    return sum(part(leaf) for leaf in jax.tree.leaves(tree)) / GIB
-
-
 # --- what it means
 
 
@@ -375,7 +168,7 @@ def describe(
         kind: {field: value * calls for field, value in row.items()}
         for kind, row in compiled.collectives.items()
     }
-    work = (compiled.flops * calls, compiled.bytes * calls, hlo.network_bytes(moved))
+    work = (compiled.flops * calls, compiled.bytes * calls, network_bytes(moved))
     roof = chips.roofline(*work, chip)
     entry: dict[str, Any] = {
         "flops_per_chip": work[0],
@@ -404,12 +197,10 @@ def describe(
 def least_bytes(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> float:
     """A chip's part of weights and caches, each read once: what a decode step cannot do
     without."""
-    users = config.batch_size // batch_shards(mesh)
-    sizes = (config.group_size, max(config.prompt_buckets))
+    shapes = profiler_shapes(config, max(config.prompt_buckets))
+    shapes = shapes._replace(batch=shapes.batch // batch_shards(mesh))
     itemsize = jnp.dtype(config.dtype.compute).itemsize
-    whole = flops.decode_bytes(
-        cfg, users, *sizes, config.max_completion_tokens, itemsize=itemsize
-    )
+    whole = flops.decode_bytes(cfg, shapes, itemsize=itemsize)
     return whole / mesh.shape["tensor"]
 
 
@@ -465,8 +256,8 @@ def advice(
     if {"encode", "encode_items"} & set(bad):
         lines.append(f"encoder.batch_size below {config.encoder.batch_size}")
     if "choice" in bad:
-        now = config.rewards.choice.max_prompt_tokens
-        lines.append(f"rewards.choice.max_prompt_tokens below {now}")
+        now = config.judge.max_prompt_tokens
+        lines.append(f"judge.max_prompt_tokens below {now}")
     if "encoder_update" in bad:
         lines.append(
             f"train_encoder.batch_size below {config.train_encoder.batch_size}"

@@ -6,13 +6,16 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.extend
 
-from blue.runtime import hlo, watchdog
+from blue.runtime import watchdog
+from blue.runtime.hlo.collectives import collective_totals
+from blue.runtime.hlo.flops import product_flops
+from blue.runtime.hlo.memory import biggest_buffers, memory_bytes
 from blue.runtime.programs import Program
 
 logger = logging.getLogger("blue")
@@ -22,7 +25,7 @@ GIB = 2**30
 class Part(NamedTuple):
     """One program of a plan."""
 
-    build: Callable[[], Program]
+    program: Program  # described, not compiled
     formula: float  # FLOPs of one call, the whole machine's
     uses: tuple[str, ...]  # resident arrays among its arguments
     phase: str  # of the profiler's stage; empty: of another
@@ -61,7 +64,7 @@ def compile_all(parts: Mapping[str, Part]) -> dict[str, Compiled]:
 def compile_part(part: Part) -> Compiled:
     """FLOPs, bytes and collectives are read from the compiled program's text: the
     compiler's own counts take the body of a loop once."""
-    program = part.build()
+    program = part.program
     try:
         compiled = program.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -72,15 +75,15 @@ def compile_part(part: Part) -> Compiled:
     text = compiled.as_text()
     largest = [
         {"name": f"{b.name} {b.shape}".strip(), "gib": b.bytes / GIB}
-        for b in hlo.biggest_buffers(text, 5)
+        for b in biggest_buffers(text, 5)
     ]
     return Compiled(
         compiled.memory_analysis(),
         "",
         largest,
-        hlo.product_flops(text),
-        hlo.memory_bytes(text, a_turn=part.a_turn),
-        hlo.repeated(text),
+        product_flops(text),
+        memory_bytes(text, a_turn=part.a_turn),
+        collective_totals(text),
     )
 
 

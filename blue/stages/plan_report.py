@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blue.runtime import hlo
+from blue.runtime.hlo.collectives import network_bytes
 
 MISSING = "-"
 
@@ -111,7 +111,7 @@ def _work(plan: Mapping[str, Any]) -> str:
     for name, program in _by_program(plan):
         times = program.get("roofline_s", {})
         moved = program.get("collectives")
-        total = None if moved is None else hlo.network_bytes(moved)
+        total = None if moved is None else network_bytes(moved)
         rows.append(
             [
                 name,

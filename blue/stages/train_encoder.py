@@ -19,12 +19,10 @@ from blue.data.batches import batch_indices
 from blue.data.examples import Split, history
 from blue.data.log import Log
 from blue.data.profiles import read_profiles
-from blue.errors import UserError
 from blue.inference import packing
 from blue.inference.pad import bucket_for
 from blue.runtime import programs, watchdog
 from blue.runtime.sharding import (
-    batch_shards,
     by_batch,
     no_hidden_transfers,
     put,
@@ -33,15 +31,14 @@ from blue.sources.encoder import load_encoder
 from blue.sources.role import add_adapters, check_divides, stage_id
 from blue.sources.run import open_run
 from blue.sources.text import own_query_format_of
+from blue.stages.step_programs import encoder_programs, encoder_row_tokens
 from blue.text import queries
 from blue.text.rule_profiles import template_profile
 from blue.training import session
-from blue.training.contrastive import make_encoder_update, row_counts
 from blue.training.loop import Loop, is_finished
 
 logger = logging.getLogger("blue")
 STAGE = "encoder"
-VIEWS = ("history_profile", "history", "profile", "items")
 FEW_ITEMS = 4  # titles, at most, in a query of view `items`
 PROFILE_HISTORY = 20  # newest items a template profile is written from
 
@@ -136,9 +133,6 @@ def run(config: ConfigDict, workdir: str) -> None:
     if is_finished(config, workdir, STAGE):
         return
     section = config.train_encoder
-    unknown = [v for v in section.queries if v not in VIEWS]
-    if unknown or not section.queries:
-        raise UserError(f"train_encoder.queries = {section.queries}: known are {VIEWS}")
     run = open_run(config, workdir)
     mesh, log = run.mesh, run.log
     check_divides(section.batch_size, "train_encoder.batch_size", mesh)
@@ -149,28 +143,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     query_format = own_query_format_of(config, model)
     profiles = load_profiles(config, log, examples.train)
 
-    schedule, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
-    length = max(section.query_tokens, section.item_tokens)
-    counts = row_counts(
-        section.batch_size, length, section.item_tokens, batch_shards(mesh)
-    )
-    steps = {
-        count: make_encoder_update(
-            model.cfg,
-            mesh,
-            optimizer,
-            schedule,
-            batch_size=section.batch_size,
-            num_rows=count,
-            tokens=length,
-            texts=packing.texts_a_row(length),
-            similarity_temperature=section.similarity_temperature,
-            params_dtype=config.dtype.params,
-            dtype=config.dtype.compute,
-            remat=config.remat,
-        )
-        for count in counts
-    }
+    _, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
+    length = encoder_row_tokens(config)
+    steps = encoder_programs(config, model.cfg, mesh)
     pooled = model.tokenizer.pooled
 
     def fit(text: str, limit: int) -> list[int]:
@@ -199,7 +174,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             [fit(text, section.query_tokens) for text in texts],
             [fit(log.texts[i], section.item_tokens) for i in targets],
             length=length,
-            counts=counts,
+            counts=tuple(steps),
             pad_id=model.tokenizer.pad_id,
         )
         batch = (*rows[:5], places, targets)

@@ -2,58 +2,57 @@
 
 BLUE, https://arxiv.org/abs/2605.06981. Start at `run`: its loop is the algorithm box.
 A step reads B users, writes G profiles each, embeds them with the frozen encoder, asks
-the reader for the next item, and moves the profiler towards the better of the G.
+the judge for the next item, and moves the profiler towards the better of the G.
 """
 
-import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from blue.data.batches import batch_indices
-from blue.data.examples import Examples
-from blue.data.log import Log
-from blue.errors import UserError
+from blue.data.examples import Split
 from blue.evaluation import cohort
 from blue.evaluation.validation import validation_ndcg
 from blue.hub.model import Model
-from blue.inference import sampling, scoring
-from blue.inference.embed import Embed
-from blue.inference.rollout import Rollout
 from blue.models.decoder import Params
-from blue.rewards import program
-from blue.rewards.experience import Experience, make_batch, read, score, write
-from blue.rewards.functions import RewardInputs
-from blue.runtime import programs, watchdog
+from blue.rewards.batch import BatchSource, make_batch
+from blue.rewards.experience import (
+    Experience,
+    Sampled,
+    Sampler,
+    Scorer,
+    read,
+    score,
+    write,
+)
+from blue.runtime import watchdog
 from blue.runtime.sharding import no_hidden_transfers
 from blue.sources.encoder import load_item_table, load_text_encoder
-from blue.sources.judge import make_choice
+from blue.sources.judge import make_judge, questions_at_a_time
 from blue.sources.profiler import load_profiler_base, make_generate_with
-from blue.sources.role import add_adapters, check_divides, stage_id
-from blue.sources.run import open_run
+from blue.sources.role import add_adapters, stage_id
+from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, query_format_of
+from blue.stages.step_programs import (
+    StepPrograms,
+    check_profiler,
+    make_rewards,
+    profiler_programs,
+)
 from blue.text import queries
 from blue.training import session, watch
 from blue.training.loop import Loop, is_finished
-from blue.training.policy import UpdateBatch, make_update
+from blue.training.policy import UpdateBatch
 
 logger = logging.getLogger("blue")
 STAGE = "profiler"
 PROGRESS = ("reward/total", "policy/kl", "policy/entropy", "rollout/truncated")
-
-
-class StepPrograms(NamedTuple):
-    """The compiled programs of a step, by prompt bucket."""
-
-    sample: dict[int, Callable[..., Rollout]]
-    reference: dict[int, programs.Program]
-    update: dict[int, programs.Program]
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -62,128 +61,77 @@ def run(config: ConfigDict, workdir: str) -> None:
         return
     # --- data, models
     run = open_run(config, workdir)
-    check(config, run.mesh)
-    mesh, log, examples = run.mesh, run.log, run.examples
+    check_profiler(config, run.mesh)
+    mesh, train, log = run.mesh, run.examples.train, run.log
     base = load_profiler_base(run, stage=STAGE)
     # the base itself, or its very arrays with adapters beside them (profiler.lora)
     policy = add_adapters(config, "profiler", base, mesh, stage=STAGE)
     encoder = load_text_encoder(run, config.encoder, stage=STAGE)
     items = load_item_table(encoder, log, workdir)
-    prompt_format = prompt_format_of(config, base)
     query_format = query_format_of(config, encoder)
     logger.info("profiler: %s; encoder: %s", base.name, encoder.name)
 
     # --- programs: all of them are compiled before the first step
-    schedule, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
-    run_on = build_programs(config, base, policy, mesh, optimizer, schedule)
-    views = config.rewards.embedding
-    write_profiles = functools.partial(
-        write,
-        relayout=sampling.make_relayout(
-            policy.cfg,
-            mesh,
-            params_dtype=config.dtype.params,
-            dtype=config.dtype.compute,
-        ),
+    _, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
+    ends = {"end_ids": base.tokenizer.end_ids, "pad_id": base.tokenizer.pad_id}
+    run_on = profiler_programs(config, policy.cfg, mesh, config.prompt_buckets, **ends)
+    source = batch_source(run, base)
+    sampler = Sampler(
+        relayout=run_on.relayout,
         sample=run_on.sample,
         pad_id=base.tokenizer.pad_id,
         seed=config.seed,
         stage_id=stage_id(STAGE),
         mesh=mesh,
     )
-    read_profiles = functools.partial(
-        read,
+    frozen_judge = config.judge.model == "reference"
+    judge_model, rows = base if frozen_judge else policy, questions_at_a_time(config)
+    scorer = Scorer(
+        tokenizer=base.tokenizer,
         encoder=encoder,
         query_format=query_format,
-        view_weights=(views.history_profile, views.profile),
-        tokenizer=base.tokenizer,
-    )
-    frozen_reader = config.rewards.choice.reader == "reference"
-    score_profiles = functools.partial(
-        score,
-        rewards=make_rewards(config, mesh, items.shape[1]),
-        choose=make_choice(
-            config,
-            base if frozen_reader else policy,
-            mesh,
-            batch_size=(config.microbatch_size or config.batch_size)
-            * (config.group_size + 1),
-        ),
-        items=items,
         titles=log.titles,
+        items=items,
+        ask=make_judge(config, judge_model, mesh, batch_size=rows),
+        rewards=make_rewards(config, mesh, items.shape[1]),
         mesh=mesh,
     )
-    validate = make_validation(
-        config, examples, log, policy, mesh, items, encoder.embed, query_format,
-        prompt_format,
-    )  # fmt: skip
-    batch_of = functools.partial(
-        make_batch,
-        examples=examples,
-        log=log,
-        prompt_format=prompt_format,
-        num_negatives=config.num_negatives,
-        num_options=config.rewards.choice.num_options,
-        seed=config.seed,
-    )
-    held_out = np.arange(config.batch_size) % len(examples.validation.user)
-    watched = batch_of(examples.validation, held_out, step=0)
-    num_train = len(examples.train.user)
-    facts = {"data/rows_bad": sum(log.rows_bad.values())}
+    validate = make_validation(run, policy, scorer, source.prompt_format)
+    watched = watch.choose_watched(run, source, base.tokenizer)
 
     # --- the algorithm
     loop = Loop(run, STAGE, policy, optimizer, num_steps=config.num_steps)
-    reader_of = lambda: base.params if frozen_reader else loop.params
+    judge_of = lambda: base.params if frozen_judge else loop.params
     for step in loop:
         show = loop.last or step % config.log.samples_every == 0
-        indices = batch_indices(
-            num_train, batch_size=config.batch_size, seed=config.seed, step=step
-        )
-        batch = batch_of(examples.train, indices, step=step)
+        rows = step_indices(run, step)
+        batch = make_batch(train, rows, step, source)
         data_s = time.monotonic() - loop.started
         with no_hidden_transfers():
-            reader = reader_of() if show or config.rewards.choice.weight else None
+            judge = judge_of() if show or scorer.rewards.need_judge() else None
             watchdog.beat("rollout")
-            written = write_profiles(loop.params, batch, step)
-            bucket = written.prompt.shape[1]
+            sampled = write(loop.params, batch, step, sampler)
             # asked for before the host reads: the devices are not idle meanwhile
-            ref_logprobs = run_on.reference[bucket](
-                base.params, written.prompt, written.prompt_mask, written.rollout.tokens
-            )
-            texts = read_profiles(written, batch)
+            ref_logprobs = reference_logprobs(run_on, base.params, sampled)
+            texts = read(sampled, batch, scorer)
             watchdog.beat("reward")
-            experience = score_profiles(reader, batch, texts)
+            experience = score(judge, batch, texts, scorer)
             watchdog.beat("update")
             update_started = time.monotonic()
-            update_batch = UpdateBatch(
-                prompt=written.prompt,
-                prompt_mask=written.prompt_mask,
-                tokens=written.rollout.tokens,
-                mask=written.rollout.mask,
-                sampler_logprobs=written.rollout.logprobs,
-                ref_logprobs=ref_logprobs,
-                advantages=experience.device_advantages,
-                teaching=experience.device_teaching,
-            )
-            loop.state, info = run_on.update[bucket](
-                loop.state, loop.frozen, update_batch
-            )
-            learned = loop.check(
-                info,
-                update_batch._asdict()
-                | facts_of_batch(examples.train.user, indices, experience),
-            )
+            update_batch = make_update_batch(sampled, ref_logprobs, experience)
+            bucket = sampled.prompt.shape[1]
+            update = run_on.update[bucket]
+            loop.state, info = update(loop.state, loop.frozen, update_batch)
+            kept = update_batch._asdict() | facts_of_batch(train, rows, experience)
+            metrics = loop.check(info, kept)
         if step == loop.first_step:
-            session.check_first_step(config, learned, step)
+            session.check_first_step(config, metrics, step)
         now = time.monotonic()
-        metrics = facts | learned
-        metrics |= watch.step_metrics(
-            config, policy, experience, prompt_tokens=bucket, step_s=now - loop.started
-        )
+        step_s = now - loop.started
+        metrics |= watch.step_metrics(run, policy.cfg, experience, bucket, step_s)
+        metrics |= watch.data_metrics(run, step)
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
         metrics["time/checkpoint_s"] = loop.save_s
-        metrics["data/prompts"] = (step + 1) * config.batch_size
-        metrics["data/epoch"] = metrics["data/prompts"] / num_train
 
         watchdog.beat("evaluate")
         if loop.due(config.eval_every):
@@ -191,187 +139,100 @@ def run(config: ConfigDict, workdir: str) -> None:
             loop.keep_best(metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
             # the same few held-out users every time, through the same programs
-            texts = read_profiles(write_profiles(loop.params, watched, step), watched)
-            watch.show_samples(
-                loop.writer,
-                step,
-                watched,
-                score_profiles(reader_of(), watched, texts),
-                log.titles,
-                prompts=[base.tokenizer.decode(p) for p in watched.prompts],
-                count=min(config.log.sample_users, config.batch_size),
-                seed=config.seed,
-            )
-            loop.writer.histogram(step, "reward/total", experience.total)
-            loop.writer.histogram(step, "advantage", experience.advantages)
-            loop.writer.histogram(step, "rollout/length", experience.mask.sum(-1))
+            sampled = write(loop.params, watched.batch, step, sampler)
+            texts = read(sampled, watched.batch, scorer)
+            shown = score(judge_of(), watched.batch, texts, scorer)
+            watch.show_samples(loop.writer, step, watched, shown)
+            watch.show_histograms(loop.writer, step, experience)
         if loop.writer.due(step):
             metrics |= watch.profile_metrics(batch, experience, log.titles)
         loop.report(metrics, shown=PROGRESS)
 
     # --- the result
     watchdog.beat("save")
-    known = (examples, log, items, encoder.embed, query_format)
-    watch.show_projector(loop.writer, config.num_steps, *known, seed=config.seed)
+    watch.show_projector(loop.writer, run, items, encoder.embed, query_format)
     loop.finish(session.about(run, STAGE, validated=config.eval_every > 0), "profiler")
-    logger.info(
-        "GRPO, %d steps\n\n%s\n", config.num_steps, watch.summary(workdir, STAGE)
+    table = watch.summary(workdir, STAGE)
+    logger.info("GRPO, %d steps\n\n%s\n", config.num_steps, table)
+
+
+def batch_source(run: Run, base: Model) -> BatchSource:
+    """What batches are made from; the prompts are for the starting profiler."""
+    return BatchSource(
+        examples=run.examples,
+        log=run.log,
+        prompt_format=prompt_format_of(run.config, base),
+        num_negatives=run.config.num_negatives,
+        num_options=run.config.rewards.choice.num_options,
+        seed=run.config.seed,
+    )
+
+
+def step_indices(run: Run, step: int) -> Int[np.ndarray, " B"]:
+    """The training examples of a step."""
+    return batch_indices(
+        len(run.examples.train.user),
+        batch_size=run.config.batch_size,
+        seed=run.config.seed,
+        step=step,
+    )
+
+
+def reference_logprobs(
+    run_on: StepPrograms, params: Params, sampled: Sampled
+) -> jax.Array:
+    """Log-probabilities [B G C] of the sampled tokens under the starting profiler."""
+    prompt, mask = sampled.prompt, sampled.prompt_mask
+    program = run_on.reference[prompt.shape[1]]
+    return program(params, prompt, mask, sampled.rollout.tokens)
+
+
+def make_update_batch(
+    sampled: Sampled, ref_logprobs: jax.Array, experience: Experience
+) -> UpdateBatch:
+    """The rollout of a step as the update sees it; all of it lies on the devices."""
+    return UpdateBatch(
+        prompt=sampled.prompt,
+        prompt_mask=sampled.prompt_mask,
+        tokens=sampled.rollout.tokens,
+        mask=sampled.rollout.mask,
+        sampler_logprobs=sampled.rollout.logprobs,
+        ref_logprobs=ref_logprobs,
+        advantages=experience.device_advantages,
+        teaching=experience.device_teaching,
     )
 
 
 def facts_of_batch(
-    user_of: Int[np.ndarray, " n"],
-    indices: Int[np.ndarray, " B"],
-    experience: Experience,
+    split: Split, indices: Int[np.ndarray, " B"], experience: Experience
 ) -> dict[str, Any]:
     """What a kept batch says of itself: which training examples and users (numbers, no
     names) it is made of, and their rewards."""
-    about = {"example": indices, "user": user_of[indices]}
+    about = {"example": indices, "user": split.user[indices]}
     about["reward_total"] = experience.total
     return about | {f"reward_{name}": r for name, r in experience.parts.items()}
 
 
-def check(config: ConfigDict, mesh: Mesh) -> None:
-    """What the user can get wrong, before anything is compiled."""
-    check_divides(config.batch_size, "batch_size", mesh)
-    micro = config.microbatch_size
-    if micro:
-        check_divides(micro, "microbatch_size", mesh)
-        if config.batch_size % micro:
-            raise UserError(
-                f"batch_size = {config.batch_size} must be a multiple of "
-                f"microbatch_size = {micro}"
-            )
-    if config.group_size < 2:
-        raise UserError(
-            f"group_size = {config.group_size} must be at least 2: advantages are "
-            "relative to the group"
-        )
-    options = config.rewards.choice.num_options
-    if not 2 <= options <= config.num_negatives + 1:
-        raise UserError(
-            f"rewards.choice.num_options = {options} must be between 2 and "
-            f"num_negatives + 1 = {config.num_negatives + 1}"
-        )
-    if config.rewards.choice.reader not in ("policy", "reference"):
-        raise UserError(
-            f"rewards.choice.reader is {config.rewards.choice.reader!r}; known are "
-            "'policy' and 'reference'"
-        )
-    if config.max_prompt_tokens > max(config.prompt_buckets):
-        raise UserError(
-            f"max_prompt_tokens = {config.max_prompt_tokens} is more than the largest "
-            f"of prompt_buckets = {config.prompt_buckets}"
-        )
-
-
-def build_programs(
-    config: ConfigDict,
-    base: Model,
-    policy: Model,
-    mesh: Mesh,
-    optimizer: Any,
-    schedule: Any,
-) -> StepPrograms:
-    """Compiles sampling, reference pass and update for every prompt bucket.
-
-    Adapters are the update's alone: what samples has them merged.
-    """
-    tokenizer, out = base.tokenizer, StepPrograms({}, {}, {})
-    for bucket in config.prompt_buckets:
-        sizes = {
-            "batch_size": config.batch_size,
-            "prompt_tokens": bucket,
-            "group_size": config.group_size,
-            "max_tokens": config.max_completion_tokens,
-            "temperature": config.sampling_temperature,
-            "dtype": config.dtype.compute,
-        }
-        out.sample[bucket] = sampling.make_sample(
-            base.cfg,
-            mesh,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            end_ids=tuple(tokenizer.end_ids),
-            pad_id=tokenizer.pad_id,
-            **sizes,
-        )
-        out.reference[bucket] = scoring.make_completion_logprobs(
-            base.cfg,
-            mesh,
-            params_dtype=config.dtype.params,
-            microbatch_size=config.microbatch_size,
-            **sizes,
-        )
-        out.update[bucket] = make_update(
-            policy.cfg,
-            mesh,
-            optimizer,
-            schedule,
-            microbatch_size=config.microbatch_size,
-            clip_eps=config.clip_eps,
-            kl_coef=config.kl_coef,
-            params_dtype=config.dtype.params,
-            remat=config.remat,
-            **sizes,
-        )
-    return out
-
-
-def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> programs.Program:
-    """Compiles rewards and advantages with the weights of the config."""
-    B, G, M = config.batch_size, config.group_size, config.num_negatives
-    O, K = config.rewards.choice.num_options, config.data.targets_per_example
-    row = lambda *shape: programs.rows(mesh, shape, np.float32)
-    flags = lambda *shape: programs.rows(mesh, shape, np.bool_)
-    inputs = RewardInputs(
-        history_profile_emb=row(B, G, width),
-        profile_emb=row(B, G, width),
-        next_item_emb=row(B, K, width),
-        next_item_mask=flags(B, K),
-        negative_emb=row(B, M, width),
-        negative_mask=flags(B, M),
-        in_batch_mask=flags(B, K, B),
-        choice_scores=row(B, G, O),
-        choice_answer=row(B, O),
-        finished=flags(B, G),
-        repeated_words=row(B, G),
-    )
-    weights, options = {}, {}
-    for name, fields in config.rewards.items():
-        weights[name] = fields.weight
-        arguments = dict(fields) if name == "embedding" else {}
-        options[name] = {k: v for k, v in arguments.items() if k != "weight"}
-    return program.make_rewards(mesh, inputs, weights=weights, options=options)
-
-
 def make_validation(
-    config: ConfigDict,
-    examples: Examples,
-    log: Log,
-    policy: Model,
-    mesh: Mesh,
-    items: Float[np.ndarray, "items E"],
-    embed: Embed,
-    query_format: queries.QueryFormat,
-    prompt_format: queries.PromptFormat,
+    run: Run, policy: Model, scorer: Scorer, prompt_format: queries.PromptFormat
 ) -> Callable[[Params], dict[str, float]]:
     """params -> `eval/*` on validation users, with one sample each."""
-    users = cohort.choose_users(
-        examples.validation, log.titles, limit=config.evaluate.validation_users
+    section, titles = run.config.evaluate, run.log.titles
+    users = cohort.choose_cohort(
+        run.examples.validation, titles, limit=section.validation_users
     )
     generate = make_generate_with(
-        config, policy, mesh, temperature=config.evaluate.sampling_temperature
+        run.config, policy, run.mesh, temperature=section.sampling_temperature
     )
 
     def validate(params: Params) -> dict[str, float]:
         return validation_ndcg(
             users,
-            titles=log.titles,
-            item_table=items,
+            titles=titles,
+            item_table=scorer.items,
             generate=lambda rows, ids: generate(params, rows, ids),
-            embed=embed,
-            query_format=query_format,
+            embed=scorer.encoder.embed,
+            query_format=scorer.query_format,
             prompt_format=prompt_format,
         )
 

@@ -2,8 +2,9 @@
 
 Real models write profiles when asked; a tiny one from random weights must be shown.
 Task `profile`: the prompt -> plain template profiles of its history. Task `choice`:
-such a profile -> the title the user took next, which makes it a likelihood reader. Both
-are taken from training users' observed interactions only (DESIGN 6).
+such a profile -> the title the user took next, which makes it a likelihood judge. Both
+are taken from training users' observed interactions only: no user of validation or test
+is ever shown.
 """
 
 import logging
@@ -17,26 +18,25 @@ from ml_collections import ConfigDict
 from blue.data.batches import batch_indices
 from blue.data.examples import Split, history
 from blue.data.log import Log
-from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference.pad import pad_left, pad_right
 from blue.rewards import judges
 from blue.runtime import programs, watchdog
+from blue.runtime.shapes import Shapes
 from blue.runtime.sharding import by_batch, no_hidden_transfers, put
 from blue.sources.profiler import load_profiler_base
 from blue.sources.role import add_adapters, check_divides, stage_id
 from blue.sources.run import open_run
 from blue.sources.text import prompt_format_of
+from blue.stages.step_programs import warm_start_programs, warm_start_shapes
 from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile
 from blue.text.templates import Templates
 from blue.training import session
 from blue.training.loop import Loop, is_finished
-from blue.training.supervised import make_sft_update
 
 logger = logging.getLogger("blue")
 STAGE = "warm_start"
-TASKS = ("profile", "choice")
 PROFILE_HISTORY = 20  # newest items a template profile of task choice is written from
 
 
@@ -74,13 +74,12 @@ def profile_batch(
     log: Log,
     model: Model,
     prompt_format: queries.PromptFormat,
+    shapes: Shapes,
     *,
-    targets: int,
     num_items: int,
-    max_tokens: int,
     rng: np.random.Generator,
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Prompts [B] and `targets` template profiles of each, B * targets."""
+    """Prompts [B] and G template profiles of each, B * G."""
     rows, goals = [], []
     for row in indices:
         items, ratings, _ = random_prefix(
@@ -96,14 +95,14 @@ def profile_batch(
             max_tokens=prompt_format.max_tokens,
         )
         rows.append(ids)
-        for _ in range(targets):
+        for _ in range(shapes.group):
             goals.append(
                 short_profile(
                     prompt_format.templates,
                     titles,
                     model,
                     num_items=num_items,
-                    max_tokens=max_tokens,
+                    max_tokens=shapes.completion,
                     rng=rng,
                 )
             )
@@ -116,10 +115,9 @@ def choice_batch(
     log: Log,
     model: Model,
     templates: Templates,
+    shapes: Shapes,
     *,
     num_items: int,
-    prompt_tokens: int,
-    title_tokens: int,
     rng: np.random.Generator,
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Title questions [B] about template profiles, and the titles taken next [B].
@@ -133,9 +131,9 @@ def choice_batch(
         profile = template_profile(templates, titles, num_items=num_items, rng=rng)
         profile = "" if rng.random() < 1 / 8 else profile
         make = lambda p: prompts.title_message(templates, p)
-        rows.append(judges.fit_message(model.tokenizer, make, profile, prompt_tokens))
+        rows.append(judges.fit_message(model.tokenizer, make, profile, shapes.prompt))
         title = log.titles[next_item]
-        goals.append(judges.title_target(model.tokenizer, title, title_tokens))
+        goals.append(judges.title_target(model.tokenizer, title, shapes.completion))
     return rows, goals
 
 
@@ -144,9 +142,6 @@ def run(config: ConfigDict, workdir: str) -> None:
     if is_finished(config, workdir, STAGE):
         return
     section = config.warm_start
-    unknown = [t for t in section.tasks if t not in TASKS]
-    if unknown or not section.tasks:
-        raise UserError(f"warm_start.tasks = {section.tasks}: known are {TASKS}")
     run = open_run(config, workdir)
     mesh, log = run.mesh, run.log
     check_divides(section.batch_size, "warm_start.batch_size", mesh)
@@ -157,46 +152,19 @@ def run(config: ConfigDict, workdir: str) -> None:
     model = add_adapters(config, "profiler", model, mesh, stage=STAGE)
     logger.info("profiler: %s", model.name)
 
-    schedule, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
+    _, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
     prompt_format = prompt_format_of(config, model)
-    choice = config.rewards.choice
-    shapes = {  # of a task's batch: rows, prompt tokens, targets a row, target tokens
-        "profile": (
-            section.batch_size,
-            config.max_prompt_tokens,
-            section.targets,
-            config.max_completion_tokens,
-        ),
-        "choice": (
-            section.choice_batch_size,
-            choice.max_prompt_tokens,
-            1,
-            choice.max_option_tokens,
-        ),
-    }
-    steps = {
-        task: make_sft_update(
-            model.cfg,
-            mesh,
-            optimizer,
-            schedule,
-            batch_size=shapes[task][0],
-            prompt_tokens=shapes[task][1],
-            targets=shapes[task][2],
-            target_tokens=shapes[task][3],
-            params_dtype=config.dtype.params,
-            dtype=config.dtype.compute,
-            remat=config.remat,
-        )
-        for task in dict.fromkeys(section.tasks)
-    }
+    shapes = warm_start_shapes(config)
+    steps = warm_start_programs(config, model.cfg, mesh)
 
     def next_step(step: int) -> tuple[programs.Program, tuple]:
         task = section.tasks[step % len(section.tasks)]
-        B, P, G, C = shapes[task]
         rng = np.random.default_rng([config.seed, stage_id(STAGE), step])
         indices = batch_indices(
-            len(examples.train.user), batch_size=B, seed=config.seed, step=step
+            len(examples.train.user),
+            batch_size=shapes[task].batch,
+            seed=config.seed,
+            step=step,
         )
         if task == "profile":
             rows, goals = profile_batch(
@@ -205,9 +173,8 @@ def run(config: ConfigDict, workdir: str) -> None:
                 log,
                 model,
                 prompt_format,
-                targets=G,
+                shapes[task],
                 num_items=section.profile_items,
-                max_tokens=C,
                 rng=rng,
             )
         else:
@@ -217,9 +184,8 @@ def run(config: ConfigDict, workdir: str) -> None:
                 log,
                 model,
                 prompt_format.templates,
+                shapes[task],
                 num_items=section.profile_items,
-                prompt_tokens=P,
-                title_tokens=C,
                 rng=rng,
             )
         batch = to_batch(rows, goals, shapes[task], model.tokenizer.pad_id, mesh)
@@ -243,7 +209,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 def to_batch(
     rows: list[list[int]],
     goals: list[list[int]],
-    shape: tuple[int, int, int, int],
+    shape: Shapes,
     pad_id: int,
     mesh: Mesh,
 ) -> tuple:

@@ -20,6 +20,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from blue.data.log import Log
+from blue.data.profiles import profile_row
 from blue.errors import UserError
 from blue.hub.model import Model
 from blue.inference.continuous import (
@@ -29,11 +30,12 @@ from blue.inference.continuous import (
     prompt_lengths,
 )
 from blue.inference.generate import Profile
-from blue.runtime import distributed, preemption, programs, watchdog
+from blue.runtime import distributed, files, preemption, programs, watchdog
 from blue.runtime.progress import Progress
+from blue.runtime.shapes import Shapes
 from blue.runtime.sharding import batch_shards
 from blue.sources.profiler import load_profiler
-from blue.sources.role import check_divides, stage_id
+from blue.sources.role import check_divides, precision_of, stage_id
 from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, templates_of
 from blue.text import queries
@@ -47,7 +49,7 @@ WINDOW = 2048  # users whose prompts are made, and ordered by length, at a time
 # --- users
 
 
-def choose_users(log: Log, path: str) -> tuple[Int[np.ndarray, " U"], list[str]]:
+def users_to_write(log: Log, path: str) -> tuple[Int[np.ndarray, " U"], list[str]]:
     """Users to write, as ascending indices of the log, and ids that it does not know.
 
     path: a file with one user id a line (a repeated one counts once); empty: all users
@@ -121,19 +123,12 @@ def describe(
 
 def to_line(user_id: str, profile: Profile, profiler: Model) -> bytes:
     """A user's line of profiles.jsonl."""
-    row = {
-        "user_id": user_id,
-        "profile": profile.text,
-        "num_tokens": profile.num_tokens,
-        "finished": profile.finished,
-        "step": profiler.step,
-        "model": profiler.name,
-    }
+    row = profile_row(user_id, *profile, step=profiler.step, model=profiler.name)
     # ASCII: no separator that some reader takes for a line end, no lone surrogate.
     return json.dumps(row).encode() + b"\n"
 
 
-def append(path: Path, lines: Iterable[bytes]) -> None:
+def append(path: str | os.PathLike[str], lines: Iterable[bytes]) -> None:
     """Whole lines at the end of a file for its owner's eyes only, safe on the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as file:
@@ -144,10 +139,8 @@ def append(path: Path, lines: Iterable[bytes]) -> None:
 
 def replace(path: Path, lines: Iterable[bytes]) -> None:
     """All of `path` or nothing."""
-    draft = path.with_name(path.name + ".draft")
-    draft.unlink(missing_ok=True)
-    append(draft, lines)
-    draft.replace(path)
+    with files.whole_file(path, private=True) as draft:
+        append(draft, lines)
 
 
 def read_part(path: Path, facts: dict[str, Any]) -> dict[str, int] | None:
@@ -201,19 +194,17 @@ def make_write(
     few = max(num_users // 4 // shards, 1) * shards
     size = min(config.write_profiles.batch_size, few)
     least = len(queries.profile_prompt(prompt_format, [], [], []))
+    refill_size = max(size // 8 // shards, 1) * shards
+    lengths = prompt_lengths(least, config.max_prompt_tokens)
     return make_profile_writer(
         profiler.cfg,
         profiler.tokenizer,
         mesh,
-        batch_size=size,
-        refill_size=max(size // 8 // shards, 1) * shards,
-        lengths=prompt_lengths(least, config.max_prompt_tokens),
-        max_tokens=config.max_completion_tokens,
+        Shapes(size, max(lengths), 1, config.max_completion_tokens),
+        precision_of(config),
+        refills=[Shapes(refill_size, length) for length in lengths],
         temperature=config.evaluate.sampling_temperature,
-        seed=config.seed,
-        stage_id=stage_id(STAGE),
-        params_dtype=config.dtype.params,
-        dtype=config.dtype.compute,
+        key=(config.seed, stage_id(STAGE)),
     )
 
 
@@ -289,7 +280,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     log = run.log
     size = config.write_profiles.batch_size
     check_divides(size, "write_profiles.batch_size", run.mesh)
-    users, strangers = choose_users(log, config.write_profiles.users)
+    users, strangers = users_to_write(log, config.write_profiles.users)
     profiler = load_profiler(run, "trained") or load_profiler(run, "base")
     assert profiler is not None
     user_ids = [log.user_ids[user] for user in users]

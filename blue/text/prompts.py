@@ -1,10 +1,10 @@
 """Every text that a model reads: prompts of the profiler and queries of the encoder.
 
-The templates stand in two wordings: "full" for pretrained language models, and "short",
-with hardly a word of instruction, for tiny models trained from scratch (each token of a
-prompt costs them time). All wording is ours; the paper's own is not published. Its case
-studies show the history as `[title | rating], [title | rating], ...`, oldest first, and
-a limit of 200 words (BLUE, https://arxiv.org/abs/2605.06981, appendix D).
+There are two wordings: "full" for pretrained language models, and "short", almost
+without instructions, for tiny models trained from scratch. Each token of a prompt costs
+these time. All wording is ours; the paper's own is not published. Its case studies show
+the history as `[title | rating], [title | rating], ...`, oldest first, and a limit of
+200 words (BLUE, https://arxiv.org/abs/2605.06981, appendix D).
 
 Titles come from strangers and profiles from a policy that may learn to cheat, so both
 pass `make_safe`. Structure is made of what safe text cannot hold: line breaks, square
@@ -34,26 +34,12 @@ def make_safe(text: str) -> str:
 
     Cleaned as titles are (`clean_line`: NFKC, no hidden characters, no line breaks) but
     not shortened; square brackets become round, vertical bars become slashes. Applying
-    it twice changes nothing. Control tokens are the tokenizer's business.
+    it twice changes nothing. Control tokens are made safe by the tokenizer.
     """
     return clean_line(text, max_chars=sys.maxsize).translate(_STRUCTURE)
 
 
 # --- the profiler's prompt
-
-
-def profile_message(
-    templates: Templates,
-    titles: Sequence[str],
-    ratings: Sequence[float] | np.ndarray,
-) -> str:
-    """The user message that asks for a profile.
-
-    Args:
-        titles: the history, oldest first; may be empty.
-        ratings: as many, on any scale; NaN where there is none.
-    """
-    return _profile_message(templates, _item_texts(templates, titles, ratings))
 
 
 def fit_profile_prompt(
@@ -174,7 +160,7 @@ def query_prefix(instruction: str) -> str:
     return f"Instruct: {instruction}\nQuery:" if instruction else ""
 
 
-# --- the reader's questions
+# --- the judge's questions
 
 
 def choice_message(templates: Templates, profile: str, options: Sequence[str]) -> str:

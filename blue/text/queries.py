@@ -18,10 +18,7 @@ from blue.text import prompts
 from blue.text.templates import Templates
 from blue.text.tokenizer import Tokenizer
 
-TEXTS_A_CALL = 1024  # of the encoder: between two words about progress
-SHUFFLED = ("base", "blue", "pseudo_item")  # also with other users' profiles
-# controls that are not evaluated with recent history
-ALONE = ("constant", "shuffled_base", "shuffled_pseudo_item")
+TEXTS_A_CALL = 1024  # of the encoder: between two lines of progress
 
 
 class QueryFormat(NamedTuple):
@@ -108,7 +105,7 @@ def profile_prompts(
     return [profile_prompt(f, *history(split, int(row)), titles) for row in rows]
 
 
-# --- the methods of the evaluation that are texts
+# --- the queries of several methods
 
 
 def other_users(num_users: int, *, seed: int) -> Int[np.ndarray, " U"]:
@@ -117,37 +114,6 @@ def other_users(num_users: int, *, seed: int) -> Int[np.ndarray, " U"]:
     partners = np.empty_like(order)
     partners[order] = np.roll(order, 1)
     return partners
-
-
-def query_texts(
-    f: QueryFormat,
-    histories: Sequence[list[str]],
-    profiles: Mapping[str, Sequence[str]],
-    partners: Int[np.ndarray, " U"],
-) -> dict[str, list[str]]:
-    """The queries of every method that is a text: method -> one query a user.
-
-    `profiles` has one text a user for each method that writes them; `partners` is the
-    row whose profile the shuffled methods read instead.
-    """
-    texts = {
-        "empty": [profile_query(f, "")] * len(histories),
-        "all_history": [history_query(f, h) for h in histories],
-        "10_history": [recent_query(f, h) for h in histories],
-    }
-    written: dict[str, Sequence[str]] = {}
-    for name, own in profiles.items():
-        written[name] = own
-        if name in SHUFFLED:
-            written[f"shuffled_{name}"] = [own[int(w)] for w in partners]
-    for name, own in written.items():
-        texts[name] = [profile_query(f, p) for p in own]
-        if name not in ALONE:
-            texts[f"10h+{name}"] = [
-                history_profile_query(f, h, p)
-                for h, p in zip(histories, own, strict=True)
-            ]
-    return texts
 
 
 def embed_texts(

@@ -1,4 +1,4 @@
-"""Profiles made by rule from titles: what tiny models are warmed up with."""
+"""Profiles made by rule from titles: the targets of a tiny model's warm start."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,9 @@ def template_profile(
 ) -> str:
     """The plain profile that a sensible person would write from a history.
 
-    "The user likes a, b and c.": at most `num_items` distinct words of the titles, each
-    drawn with a chance that grows with how often it occurs. Where most titles hold
-    ", " or " | ", the parts between these are drawn instead of words.
+    "The user likes a, b and c.": at most `num_items` distinct words of the titles. The
+    more often a word occurs, the likelier it is drawn. Where most titles hold ", " or
+    " | ", the parts between these are drawn instead of words.
     """
     things = _things(titles)
     drawn: dict[str, str] = {}
@@ -39,9 +39,9 @@ def profile_word_stats(profile: str, titles: Sequence[str]) -> dict[str, float]:
     """How a profile's content words relate to the history it was written from.
 
     Returns:
-        `words`: their number; `in_history`: share of them that the titles hold, in
-        [0, 1]; `distinct`: share of them left when repeats go, in [0, 1]. Both shares
-        are 0 for a profile without content words.
+        `words`: their number. `in_history`: share of them that the titles hold, in
+        [0, 1]. `distinct`: share of them that is left without repeats, in [0, 1]. Both
+        shares are 0 for a profile without content words.
     """
     words = [word.casefold() for word in content_words(make_safe(profile))]
     known = frozenset[str]().union(*map(word_set, titles))

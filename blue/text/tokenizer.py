@@ -2,10 +2,11 @@
 
 One class serves the tokenizers of Gemma 3 and Qwen3 (read from a Hugging Face
 directory) and the small ones trained here. Control ids are those with a meaning of
-their own: every token flagged special, and the added tokens written `<...>` or `[...]`
-that are not HTML tags (Gemma's `<mask>`, `[multimodal]`, `<unused7>`; Qwen's `<think>`,
-`<tool_call>`). No text given to this class can produce one: `encode` matches none, and
-`chat` takes them only from the model's own template.
+their own. These are every token flagged special, and the added tokens written `<...>`
+or `[...]` that are not HTML tags. Examples are Gemma's `<mask>`, `[multimodal]`,
+`<unused7>`, and Qwen's `<think>`, `<tool_call>`. No text given to this class can
+produce one: `encode` matches none, and `chat` takes them only from the model's own
+template.
 """
 
 import gzip
@@ -202,7 +203,7 @@ class Tokenizer:
         fields = dict(self._config)
         if pooled:
             fields["padding_side"] = "left"
-            if "add_eos_token" in fields:  # before transformers 5 it was what counted
+            if "add_eos_token" in fields:  # transformers before 5 reads this field
                 fields["add_eos_token"] = self.pool_id == self._named_id("eos_token")
         text = self._pooled_json() if pooled else self._json
         (directory / "tokenizer.json").write_text(text)

@@ -1,9 +1,9 @@
 """Training a small tokenizer: a SentencePiece unigram model, run by `tokenizers`.
 
-Frequent words are one piece, punctuation is always its own, and bytes stand in for
-characters never seen, so every line without double spaces decodes to itself. Control
-tokens are Gemma's, letters and underscores inside angle brackets: since punctuation is
-split off first, no text can hold one.
+Frequent words are one piece, and punctuation is always a piece of its own. Bytes stand
+for characters never seen, so every line without double spaces decodes to itself.
+Control tokens are Gemma's, letters and underscores inside angle brackets. Punctuation
+is split off first, so no text can hold one.
 """
 
 import string

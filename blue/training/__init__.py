@@ -1,0 +1,1 @@
+"""Losses, updates and what training stages share around their loop."""

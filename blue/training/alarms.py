@@ -1,8 +1,8 @@
 """Alarms: what the metrics of a step say is wrong with a run.
 
-Pure functions of lines of metrics.jsonl. What an alarm remembers is in the lines before
-it (their values and their own `alarm/<name>`, 0 or 1), so a resumed run, which reads
-those lines again, raises the same alarms at the same steps as one that never stopped.
+Pure functions of lines of metrics.jsonl. An alarm depends on nothing but the lines
+before it: their values and their own `alarm/<name>`, 0 or 1. A resumed run reads those
+lines again. So it raises the same alarms at the same steps as one that never stopped.
 """
 
 import math
@@ -58,7 +58,7 @@ RULES = {
         "reward/invalid",
         "invalid",
         "these profiles could not be scored and are left out: see the encoder's and "
-        "the reader's numbers",
+        "the judge's numbers",
         lasting=True,
     ),
     "truncated": Rule(
@@ -188,9 +188,9 @@ def _finite(lines: Sequence[Metrics], key: str) -> list[float]:
 def first_step_faults(now: Metrics, limits: Limits, *, resumed: bool) -> list[str]:
     """What the first step after a start shows to be wrong; empty if nothing is.
 
-    One update a batch makes the ratio 1, so nothing is clipped; before the first update
-    the profiler is its reference, so KL is 0; sampler and trainer score the same tokens
-    alike. Values that are not finite are for others to judge.
+    One update a batch makes the ratio 1, so nothing is clipped. Before the first update
+    the profiler is its reference, so KL is 0. Sampler and trainer score the same tokens
+    alike. Values that are not finite are skipped: another check stops the run for them.
     """
     checks = [
         (

@@ -9,9 +9,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from blue.inference import packing
+from blue.inference.packing import RowShapes
 from blue.models import decoder, encoder, lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.runtime.programs import Program, rows
+from blue.runtime.shapes import Precision
 from blue.training import losses
 from blue.training.optimizers import TrainState
 from blue.training.update import compile_update, finish_supervised
@@ -26,28 +28,16 @@ def row_counts(batch: int, length: int, item_tokens: int, shards: int) -> list[i
 
 
 def contrastive_gradients(
-    cfg: DecoderConfig, *, similarity_temperature: float, dtype: str, remat: str
+    cfg: DecoderConfig, precision: Precision, *, similarity_temperature: float
 ) -> Any:
     """(trained, frozen, first five of `packing.Rows`, places, item ids) -> (loss,
     gradients)."""
 
-    def loss(
-        trained: Params,
-        frozen: Params,
-        tokens: Array,
-        segment: Array,
-        parent: Array,
-        position: Array,
-        ends: Array,
-        places: Array,
-        ids: Array,
-    ) -> Array:
+    def loss(trained: Params, frozen: Params, *batch: Array) -> Array:
+        *packed, places, ids = batch
         params = lora.join(frozen, trained)
-        params = decoder.gather_tables(params, jnp.dtype(dtype))
-        vectors = encoder.embed_packed(
-            params, cfg, tokens, segment, parent, position, ends,
-            dtype=jnp.dtype(dtype), remat=remat,
-        )  # fmt: skip
+        params = decoder.gather_tables(params, jnp.dtype(precision.compute))
+        vectors = encoder.embed_packed(params, cfg, *packed, precision=precision)
         vectors = vectors.reshape(-1, vectors.shape[-1])[places]
         users, items = jnp.split(vectors, 2)
         return losses.supervised_contrastive(
@@ -62,26 +52,21 @@ def make_encoder_update(
     mesh: Mesh,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
+    shapes: RowShapes,
+    precision: Precision,
     *,
-    batch_size: int,
-    num_rows: int,
-    tokens: int,
-    texts: int,
+    pairs: int,
     similarity_temperature: float,
-    params_dtype: str,
-    dtype: str,
-    remat: str,
 ) -> Program:
     """(TrainState, frozen, first five of `packing.Rows`, places [2B], item ids [B]) ->
-    (TrainState, metrics), state donated.
+    (TrainState, metrics), state donated, for B = `pairs`.
 
     The batch's other items are the negatives, over the whole mesh: the product of all
-    queries with all items is one global matrix. The rows are R = `num_rows` by T =
-    `tokens` with S = `texts`; places: of the queries, then of the items, among the R S
-    vectors. Equal texts may share a place.
+    queries with all items is one global matrix. places: of the queries, then of the
+    items, among the R S vectors of the rows. Equal texts may share a place.
     """
     gradients = contrastive_gradients(
-        cfg, similarity_temperature=similarity_temperature, dtype=dtype, remat=remat
+        cfg, precision, similarity_temperature=similarity_temperature
     )
 
     def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
@@ -89,9 +74,9 @@ def make_encoder_update(
         return finish_supervised(state, grads, value, optimizer, schedule)
 
     batch = (
-        *(rows(mesh, (num_rows, tokens), jnp.int32) for _ in range(4)),
-        rows(mesh, (num_rows, texts), jnp.int32),
-        rows(mesh, (2 * batch_size,), jnp.int32),
-        rows(mesh, (batch_size,), jnp.int32),
+        *(rows(mesh, (shapes.rows, shapes.tokens), jnp.int32) for _ in range(4)),
+        rows(mesh, (shapes.rows, shapes.texts), jnp.int32),
+        rows(mesh, (2 * pairs,), jnp.int32),
+        rows(mesh, (pairs,), jnp.int32),
     )
-    return compile_update(update, cfg, mesh, optimizer, params_dtype, batch)
+    return compile_update(update, cfg, mesh, optimizer, precision.params, batch)

@@ -29,7 +29,7 @@ from blue.runtime.sharding import to_host
 from blue.sources.role import stage_checkpoints
 from blue.sources.run import Run
 from blue.training import session
-from blue.workdir.writer import Scalar, Writer
+from blue.workdir.writer import Writer
 
 logger = logging.getLogger("blue")
 
@@ -130,15 +130,16 @@ class Loop:
         if best is None or value > best["value"] or best["step"] >= done:
             self._checkpoints.save_best(done, self.state.params, self._note, value)
 
-    def report(self, metrics: Mapping[str, Scalar], *, shown: Sequence[str]) -> None:
+    def report(
+        self, metrics: Mapping[str, float | int], *, shown: Sequence[str]
+    ) -> None:
         """Ends a step: logs its metrics, those `shown` also on the console, and saves.
 
         Raises `Preempted` once the checkpoint of a preempted run is saved.
         """
         step, done = self.step, self.step + 1
         if self.writer.due(step):
-            found = dict(metrics)
-            self.writer.scalars(step, found | self._alarms_at(step, found))
+            self.writer.scalars(step, {**metrics, **self._alarms_at(step, metrics)})
         self.writer.progress(step, {key: metrics[key] for key in shown})
         stop = preemption.requested()
         if stop or self.due(self._run.config.checkpoint_every):

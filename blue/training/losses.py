@@ -48,9 +48,9 @@ def grpo_loss(
 
     GRPO, https://arxiv.org/abs/2402.03300, equation 3, with the token mean over the
     whole batch taken by the caller. There is one update a rollout batch, so the ratio's
-    denominator is the stop-gradient of the current log-probabilities (DESIGN 4.6); the
-    sampler's are compared with it as an alarm. Masked tokens add nothing, neither to a
-    sum nor to a gradient, whatever numbers they carry.
+    denominator is the stop-gradient of the current log-probabilities. The sampler's are
+    compared with it as an alarm. Masked tokens add nothing, neither to a sum nor to a
+    gradient, whatever numbers they carry.
     """
     # Masked at both ends: a NaN between would pass a zero in the backward pass.
     logprobs = jnp.where(mask, logprobs, 0.0)
@@ -88,8 +88,9 @@ def supervised_contrastive(
     """Symmetric InfoNCE over the batch; rows with the same item are all positives.
 
     The mean of user -> item and item -> user; log(B) for identical embeddings. SupCon,
-    https://arxiv.org/abs/2004.11362, equation 2 (L_out), as METHODS 1.8 applies it. A
-    batch of one item has no negatives: at equal embeddings its gradient is 0.
+    https://arxiv.org/abs/2004.11362, equation 2 (L_out), in both directions, as BLUE,
+    https://arxiv.org/abs/2605.06981, section 2.3, trains the encoder. A batch of one
+    item has no negatives: at equal embeddings its gradient is 0.
     """
     scores = users @ items.T / similarity_temperature
     positive = item_ids[:, None] == item_ids[None, :]

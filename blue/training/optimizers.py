@@ -8,7 +8,6 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from blue.errors import UserError
 from blue.models.decoder import Params
 from blue.runtime.programs import Program, compile_program, shardings_of
 from blue.runtime.sharding import abstract, param_shardings
@@ -30,10 +29,9 @@ def make_schedule(
     """Linear from 0 over `warmup_steps`, then "constant" or "cosine" to zero."""
     if kind == "constant":
         after = optax.constant_schedule(lr)
-    elif kind == "cosine":
-        after = optax.cosine_decay_schedule(lr, max(1, num_steps - warmup_steps))
     else:
-        raise UserError(f"lr_schedule is {kind!r}; known are 'constant' and 'cosine'")
+        assert kind == "cosine", kind
+        after = optax.cosine_decay_schedule(lr, max(1, num_steps - warmup_steps))
     warmup = optax.linear_schedule(0.0, lr, max(1, warmup_steps))
     return optax.join_schedules([warmup, after], [warmup_steps])
 
@@ -63,9 +61,9 @@ def apply_gradients(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step; returns the new state and the gradient's norm before clipping.
 
-    A non-finite loss or gradient, or a step that would make a parameter or a moment
-    non-finite, leaves parameters and optimizer bit-unchanged and is counted: a finite
-    state stays finite. (`optax.apply_if_finite` would in the end apply it.)
+    A step is skipped and counted if the loss or a gradient is not finite, or if it
+    would make a parameter or a moment so. Then parameters and optimizer stay the same
+    to the bit. `optax.apply_if_finite` would in the end apply such a step.
     """
     norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -1,8 +1,4 @@
-"""Programs that learn: GRPO, supervised fine-tuning and the encoder's contrastive step.
-
-Each is a pure function from a state and a batch to gradients (`*_gradients`, not
-jitted) and a program around it that applies them and donates the state.
-"""
+"""GRPO: gradients, not jitted, and the program that applies them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +13,7 @@ from blue.inference.scoring import completion_scores, split_rows
 from blue.models import lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.runtime.programs import Program, rows
+from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import keep_rows
 from blue.training import losses
 from blue.training.optimizers import TrainState, apply_gradients
@@ -36,27 +33,33 @@ class UpdateBatch(NamedTuple):
     teaching: Bool[Array, "B G"]  # the others' tokens are in no sum and no count
 
 
+class Objective(NamedTuple):
+    """The numbers of GRPO's objective."""
+
+    temperature: float  # of the distribution whose log-probabilities it is about
+    clip_eps: float  # the ratio is clipped to 1 - clip_eps .. 1 + clip_eps
+    kl_coef: float  # of KL(policy || reference)
+
+
 def grpo_gradients(
     cfg: DecoderConfig,
     mesh: Mesh,
+    precision: Precision,
+    objective: Objective,
     *,
-    batch_size: int,
-    microbatch_size: int,
-    temperature: float,
-    clip_eps: float,
-    kl_coef: float,
-    dtype: str,
-    remat: str,
+    batch: int,
+    microbatch: int = 0,
 ) -> Callable[[Params, Params, UpdateBatch], tuple[Any, losses.GRPOSums, Array]]:
     """(trained, frozen, UpdateBatch) -> (gradients, sums over tokens, their count); not
     jitted. `trained` and `frozen` are the two parts of `lora.split`.
 
-    Micro-batches of `microbatch_size` users add up gradients of sums; the count of
-    tokens divides once, so that they equal the whole batch. A batch in which no
-    completion teaches (no two rewards of a group are finite) has the loss NaN.
+    Micro-batches of `microbatch` of the `batch` users (0: all) add up gradients of
+    sums. The count of tokens divides once, so that they equal the whole batch. A batch
+    in which no completion teaches (no two rewards of a group are finite) has the loss
+    NaN.
     """
-    micro = microbatch_size or batch_size
-    count = batch_size // micro
+    micro = microbatch or batch
+    count = batch // micro
 
     def loss(
         trained: Params, frozen: Params, b: UpdateBatch, tokens: Array
@@ -64,22 +67,23 @@ def grpo_gradients(
         params = lora.join(frozen, trained)
         scores = completion_scores(
             params, cfg, b.prompt, b.prompt_mask, b.tokens,
-            mesh=mesh, temperature=temperature, dtype=dtype, remat=remat,
+            mesh=mesh, temperature=objective.temperature, precision=precision,
         )  # fmt: skip
         sums = losses.grpo_loss(
             scores.logprobs, scores.entropy, b.sampler_logprobs, b.ref_logprobs,
-            b.mask, b.advantages, clip_eps=clip_eps, kl_coef=kl_coef,
+            b.mask, b.advantages,
+            clip_eps=objective.clip_eps, kl_coef=objective.kl_coef,
         )  # fmt: skip
         return sums.loss / tokens, sums
 
     def gradients(
-        trained: Params, frozen: Params, batch: UpdateBatch
+        trained: Params, frozen: Params, whole: UpdateBatch
     ) -> tuple[Any, Any, Array]:
-        batch = batch._replace(mask=batch.mask & batch.teaching[:, :, None])
-        tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
+        whole = whole._replace(mask=whole.mask & whole.teaching[:, :, None])
+        tokens = jnp.maximum(whole.mask.sum(), 1).astype(jnp.float32)
         grad_of = jax.grad(loss, has_aux=True)
         if count == 1:
-            grads, sums = grad_of(trained, frozen, batch, tokens)
+            grads, sums = grad_of(trained, frozen, whole, tokens)
         else:
 
             def add(carry: Any, b: UpdateBatch) -> tuple[Any, Any]:
@@ -87,11 +91,11 @@ def grpo_gradients(
                 return jax.tree.map(jnp.add, carry, grads), sums
 
             zeros = jax.tree.map(jnp.zeros_like, trained)
-            batches = jax.tree.map(lambda a: split_rows(a, micro), batch)
+            batches = jax.tree.map(lambda a: split_rows(a, micro), whole)
             grads, sums = jax.lax.scan(add, zeros, batches)
             gap_max = sums.gap_max.max()
             sums = jax.tree.map(lambda a: a.sum(axis=0), sums)._replace(gap_max=gap_max)
-        taught = jnp.where(batch.teaching.any(), sums.loss, jnp.nan)
+        taught = jnp.where(whole.teaching.any(), sums.loss, jnp.nan)
         return grads, sums._replace(loss=taught), tokens
 
     return gradients
@@ -102,28 +106,19 @@ def make_update(
     mesh: Mesh,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    *,
-    batch_size: int,
-    microbatch_size: int,
-    prompt_tokens: int,
-    group_size: int,
-    max_tokens: int,
-    temperature: float,
-    clip_eps: float,
-    kl_coef: float,
-    params_dtype: str,
-    dtype: str,
-    remat: str,
+    shapes: Shapes,
+    precision: Precision,
+    objective: Objective,
+    microbatch: int = 0,
 ) -> Program:
     """(TrainState, frozen, UpdateBatch), state donated -> (TrainState, metrics).
 
     `frozen` and what the state trains are the two parts of `lora.split`.
     """
+    B, P, G, C = shapes
     gradients = grpo_gradients(
-        cfg, mesh, batch_size=batch_size, microbatch_size=microbatch_size,
-        temperature=temperature, clip_eps=clip_eps, kl_coef=kl_coef, dtype=dtype,
-        remat=remat,
-    )  # fmt: skip
+        cfg, mesh, precision, objective, batch=B, microbatch=microbatch
+    )
 
     def update(
         state: TrainState, frozen: Params, batch: UpdateBatch
@@ -143,7 +138,6 @@ def make_update(
             "skipped_in_row": new.skipped_in_row,
         }
 
-    B, G, P, C = batch_size, group_size, prompt_tokens, max_tokens
     batch = UpdateBatch(
         prompt=rows(mesh, (B, P), jnp.int32),
         prompt_mask=rows(mesh, (B, P), jnp.bool_),
@@ -154,4 +148,4 @@ def make_update(
         advantages=rows(mesh, (B, G), jnp.float32),
         teaching=rows(mesh, (B, G), jnp.bool_),
     )
-    return compile_update(update, cfg, mesh, optimizer, params_dtype, (batch,))
+    return compile_update(update, cfg, mesh, optimizer, precision.params, (batch,))

@@ -31,6 +31,7 @@ from blue.training.optimizers import (
 )
 from blue.workdir import bad_batches, record, resume
 from blue.workdir.checkpoints import Checkpoints
+from blue.workdir.stages import STAGES
 from blue.workdir.writer import Writer, has_lines, last_lines
 
 logger = logging.getLogger("blue")
@@ -57,16 +58,6 @@ def optimizer_of(
     return schedule, optimizer
 
 
-SIZES = {  # of each training stage: what may not change between its steps
-    "profiler": ("batch_size", "microbatch_size", "group_size"),
-    "encoder": ("train_encoder.batch_size", "train_encoder.queries"),
-    "warm_start": (
-        *("warm_start.batch_size", "warm_start.targets", "warm_start.tasks"),
-        "warm_start.choice_batch_size",
-    ),
-}
-
-
 def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str, Any]:
     """What every checkpoint of the stage keeps beside its state.
 
@@ -78,7 +69,7 @@ def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str
         model=shape,
         tokenizer=model.tokenizer.fingerprint,
         data=data,
-        fields=SIZES[stage],
+        fields=STAGES[stage].sizes,
         devices=jax.device_count(),
     )
     return {**kept, **adapters.note(model)}
@@ -131,7 +122,7 @@ def _refuse_non_finite(tree: Any, name: str, advice: str) -> None:
 
 
 def keep_batch(workdir: str, stage: str, step: int, arrays: Mapping[str, Any]) -> None:
-    """Writes the batch of a skipped update for `tools/replay_batch.py`."""
+    """Writes the batch of a skipped update for `blue.training.replay`."""
     host = {k: to_host(x) if isinstance(x, jax.Array) else x for k, x in arrays.items()}
     if jax.process_index() == 0:
         path = bad_batches.save(workdir, stage, step, host)
@@ -157,8 +148,8 @@ def stop_if_not_finite(
         raise NonFinite(
             f"step {step}: {int(skipped)} updates in a row had a non-finite loss, "
             "gradient or parameter, or no valid reward, and were skipped; nothing of "
-            "them was saved. tools/replay_batch.py tells more of the batches in "
-            "bad_batches/"
+            "them was saved. python -m blue.training.replay tells more of the batches "
+            "in bad_batches/"
         )
 
 

@@ -1,7 +1,7 @@
 """What one step tells about the run: rewards, rollouts, speed, as metric keys.
 
 The reward curve alone catches no degenerate policy; length, finished share, repeated
-words, entropy and KL do (METHODS 5.2).
+words, entropy and KL do.
 """
 
 import math

@@ -12,12 +12,13 @@ from blue.inference.scoring import completion_scores
 from blue.models import lora
 from blue.models.decoder import DecoderConfig, Params
 from blue.runtime.programs import Program, rows
+from blue.runtime.shapes import Precision, Shapes
 from blue.training import losses
 from blue.training.optimizers import TrainState
 from blue.training.update import compile_update, finish_supervised
 
 
-def sft_gradients(cfg: DecoderConfig, mesh: Mesh, *, dtype: str, remat: str) -> Any:
+def sft_gradients(cfg: DecoderConfig, mesh: Mesh, precision: Precision) -> Any:
     """(trained, frozen, prompt, mask, targets [B G C], mask) -> (loss, gradients)."""
 
     def loss(
@@ -31,7 +32,7 @@ def sft_gradients(cfg: DecoderConfig, mesh: Mesh, *, dtype: str, remat: str) -> 
         params = lora.join(frozen, trained)
         scores = completion_scores(
             params, cfg, prompt, mask, tokens,
-            mesh=mesh, temperature=1.0, dtype=dtype, remat=remat,
+            mesh=mesh, temperature=1.0, precision=precision,
         )  # fmt: skip
         return losses.sft_loss(scores.logprobs, keep) / jnp.maximum(keep.sum(), 1)
 
@@ -43,28 +44,22 @@ def make_sft_update(
     mesh: Mesh,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    *,
-    batch_size: int,
-    prompt_tokens: int,
-    targets: int,
-    target_tokens: int,
-    params_dtype: str,
-    dtype: str,
-    remat: str,
+    shapes: Shapes,
+    precision: Precision,
 ) -> Program:
     """(TrainState, frozen, prompt, mask, targets [B G C], mask) -> (TrainState,
     metrics), state donated."""
-    gradients = sft_gradients(cfg, mesh, dtype=dtype, remat=remat)
+    gradients = sft_gradients(cfg, mesh, precision)
 
     def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
         value, grads = gradients(state.params, *inputs)
         return finish_supervised(state, grads, value, optimizer, schedule)
 
-    B, G, P, C = batch_size, targets, prompt_tokens, target_tokens
+    B, P, G, C = shapes
     batch = (
         rows(mesh, (B, P), jnp.int32),
         rows(mesh, (B, P), jnp.bool_),
         rows(mesh, (B, G, C), jnp.int32),
         rows(mesh, (B, G, C), jnp.bool_),
     )
-    return compile_update(update, cfg, mesh, optimizer, params_dtype, batch)
+    return compile_update(update, cfg, mesh, optimizer, precision.params, batch)

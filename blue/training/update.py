@@ -22,6 +22,10 @@ def compile_update(
     params_dtype: str,
     batch: tuple,
 ) -> Program:
+    """`update` as a program: (state, frozen parameters, *batch), state donated.
+
+    What it returns is (state, metrics).
+    """
     frozen, trained = lora.split(abstract_params(cfg, mesh, params_dtype))
     state = abstract_state(trained, optimizer, mesh)
     out, args = (shardings_of(state), replicated(mesh)), (state, frozen, *batch)
@@ -31,6 +35,7 @@ def compile_update(
 def finish_supervised(
     state: TrainState, grads: Any, loss: Array, optimizer: Any, schedule: Any
 ) -> tuple[TrainState, dict]:
+    """The state after one step, and the metrics of a supervised stage."""
     new, norm = apply_gradients(state, grads, loss, optimizer)
     return new, {
         "policy/loss": loss,

@@ -7,26 +7,27 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from blue.data.examples import Examples
-from blue.data.log import Log
 from blue.evaluation import cohort, panel
-from blue.hub.model import Model
 from blue.inference.embed import Embed
 from blue.models import flops
 from blue.models.attention import platform_here
 from blue.models.decoder import DecoderConfig
 from blue.rewards.advantages import ZERO_STD
-from blue.rewards.experience import Batch, Experience
+from blue.rewards.batch import Batch, BatchSource, make_batch
+from blue.rewards.experience import Experience
 from blue.runtime import programs
+from blue.runtime.shapes import Shapes
+from blue.sources.run import Run
 from blue.text import queries
 from blue.text.markdown import summary_table
+from blue.text.tokenizer import Tokenizer
 from blue.training.step_metrics import reward_metrics, rollout_metrics, speed_metrics
 from blue.workdir.writer import Writer
 
@@ -53,10 +54,9 @@ SUMMARY = (
 
 
 def step_metrics(
-    config: ConfigDict,
-    profiler: Model,
+    run: Run,
+    cfg: DecoderConfig,
     experience: Experience,
-    *,
     prompt_tokens: int,
     step_s: float,
 ) -> dict[str, float]:
@@ -69,8 +69,8 @@ def step_metrics(
         tokens=int(experience.mask.sum()),
         step_s=step_s,
         step_flops=flops_per_step(
-            config,
-            profiler.cfg,
+            run.config,
+            cfg,
             prompt_tokens=prompt_tokens,
             decode_steps=int(experience.mask.sum(axis=-1).max()),
         ),
@@ -79,13 +79,43 @@ def step_metrics(
     return metrics | experience.metrics | {"time/step_s": step_s}
 
 
+def data_metrics(run: Run, step: int) -> dict[str, float | int]:
+    """`data/*`: rows left out of the log; prompts and epochs up to this step."""
+    prompts = (step + 1) * run.config.batch_size
+    return {
+        "data/rows_bad": sum(run.log.rows_bad.values()),
+        "data/prompts": prompts,
+        "data/epoch": prompts / len(run.examples.train.user),
+    }
+
+
+class Watched(NamedTuple):
+    """The held-out users whose profiles people see, the same at every look."""
+
+    batch: Batch
+    prompts: list[str]  # as the profiler reads them
+    titles: Sequence[str]  # of the catalogue
+    count: int  # of the batch, shown
+    seed: int  # keys the hashes of users
+
+
+def choose_watched(run: Run, source: BatchSource, tokenizer: Tokenizer) -> Watched:
+    """The first users of the validation split; its few users again, if need be."""
+    config, validation = run.config, run.examples.validation
+    held_out = np.arange(config.batch_size) % len(validation.user)
+    batch = make_batch(validation, held_out, 0, source)
+    prompts = [tokenizer.decode(ids) for ids in batch.prompts]
+    count = min(config.log.sample_users, config.batch_size)
+    return Watched(batch, prompts, run.log.titles, count, config.seed)
+
+
 def profile_metrics(
     batch: Batch, experience: Experience, titles: Sequence[str]
 ) -> dict[str, float]:
     """`profile/*`: the panel of the first profile of every user of the batch.
 
-    The G profiles of a user are alike in distribution, so one says enough about a
-    step; some 20 ms of one core for 128 of twelve words.
+    The G profiles of a user have the same distribution, so one of them says enough
+    about a step. 128 profiles of twelve words take some 20 ms of one core.
     """
     first = [group[0].text for group in experience.profiles]
     targets = [titles[int(i)] for i in batch.next_items[:, 0]]
@@ -98,18 +128,18 @@ def flops_per_step(
 ) -> float:
     """What the profiler's programs compute in one step: sampling as far as the longest
     completion, reference pass and update, padding and recomputed layers included. The
-    encoder and the reader are left out."""
-    sizes = {
-        "B": config.batch_size,
-        "G": config.group_size,
-        "P": prompt_tokens,
-        "C": config.max_completion_tokens,
-        "tiles": platform_here() == "tpu",
-    }
+    encoder and the judge are left out."""
+    shapes = Shapes(
+        config.batch_size,
+        prompt_tokens,
+        config.group_size,
+        config.max_completion_tokens,
+    )
+    tiles = platform_here() == "tpu"
     return (
-        flops.rollout(cfg, **sizes, steps=decode_steps)
-        + flops.reference(cfg, **sizes)
-        + flops.update(cfg, **sizes, remat=config.remat)
+        flops.rollout(cfg, shapes, steps=decode_steps, tiles=tiles)
+        + flops.reference(cfg, shapes, tiles=tiles)
+        + flops.update(cfg, shapes, remat=config.remat, tiles=tiles)
     )
 
 
@@ -172,45 +202,46 @@ def sample_markdown(row: dict[str, Any], prompt: str) -> str:
 
 
 def show_samples(
-    writer: Writer,
-    step: int,
-    batch: Batch,
-    experience: Experience,
-    titles: Sequence[str],
-    *,
-    prompts: Sequence[str],
-    count: int,
-    seed: int,
+    writer: Writer, step: int, watched: Watched, experience: Experience
 ) -> None:
     """Writes the watched users' first profiles to samples.jsonl and TensorBoard."""
+    batch, titles, count, seed = (
+        watched.batch, watched.titles, watched.count, watched.seed
+    )  # fmt: skip
     rows = sample_rows(batch, experience, titles, count, seed)
     writer.samples(step, rows)
     for n, row in enumerate(rows):
-        writer.text(step, f"samples/{n}", sample_markdown(row, prompts[n]))
+        writer.text(step, f"samples/{n}", sample_markdown(row, watched.prompts[n]))
+
+
+def show_histograms(writer: Writer, step: int, experience: Experience) -> None:
+    """Rewards, advantages and lengths of a step's profiles, for TensorBoard."""
+    writer.histogram(step, "reward/total", experience.total)
+    writer.histogram(step, "advantage", experience.advantages)
+    writer.histogram(step, "rollout/length", experience.mask.sum(-1))
 
 
 def show_projector(
     writer: Writer,
-    step: int,
-    examples: Examples,
-    log: Log,
+    run: Run,
     items: Float[np.ndarray, "items E"],
     embed: Embed,
     query_format: queries.QueryFormat,
-    *,
-    seed: int,
 ) -> None:
     """Items and validation users (recent history) as points of one space.
 
     Coloured by kind; a user is a hash and the newest titles.
     """
-    users = cohort.choose_users(examples.validation, log.titles, limit=500)
+    log, config = run.log, run.config
+    users = cohort.choose_cohort(run.examples.validation, log.titles, limit=500)
     texts = [queries.recent_query(query_format, h) for h in users.histories]
     points = np.concatenate([items[:5000], embed(texts)])
-    names = [hashed(log.user_ids[user], seed) for user in users.split.user[users.rows]]
+    names = [
+        hashed(log.user_ids[user], config.seed) for user in users.split.user[users.rows]
+    ]
     labels = [("item", title) for title in log.titles[:5000]]
     labels += [
         ("user", f"{name}: {'; '.join(titles[-3:])}")
         for name, titles in zip(names, users.histories, strict=True)
     ]
-    writer.projector(step, "users_and_items", points, labels)
+    writer.projector(config.num_steps, "users_and_items", points, labels)

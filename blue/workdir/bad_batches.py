@@ -1,4 +1,4 @@
-"""Batches whose update was skipped, kept for `tools/replay_batch.py`.
+"""Batches whose update was skipped, kept for `python -m blue.training.replay`.
 
     <workdir>/bad_batches/<stage>-<step>.npz
 
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from blue.runtime import files
 
 KEPT = 6  # of a stage; the first that failed says most, so the newest go
 NAME = re.compile(r"(\w+)-(\d+)\.npz")
@@ -32,12 +34,8 @@ def save(
     steps = sorted(int(name[2]) for name in names if name and name[1] == stage)
     for extra in steps[KEPT - 1 :]:
         (directory / f"{stage}-{extra}.npz").unlink()
-    part = path.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with files.whole_file(path, private=True) as draft, draft.open("wb") as file:
         np.savez(file, allow_pickle=False, bad_rows=bad_rows(arrays), **arrays)
-    os.replace(part, path)
     return path
 
 

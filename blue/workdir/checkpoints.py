@@ -5,12 +5,13 @@
     <directory>/finished.json  the stage is done
 
 A directory without its commit file was never finished and does not count. Orbax does
-not notice changed bits, so an integer fingerprint of the state is kept with it and
-compared after reading; what fails is passed over, loudly, for the next older step.
+not notice changed bits. So an integer fingerprint of the state is kept with it and
+compared after reading. A step that fails is skipped, with a warning, for the next older
+one.
 
 This is the only file that knows Orbax. It uses the free functions of v1 and keeps its
-own list of steps: in commit-file mode `training.Checkpointer` deletes every directory
-beside the steps that has no commit file.
+own list of steps. `training.Checkpointer` does not serve: in commit-file mode it
+deletes every directory beside the steps that has no commit file.
 """
 
 import json
@@ -18,7 +19,6 @@ import logging
 import os
 import re
 import shutil
-import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +33,7 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint import v1 as ocp
 
 from blue.errors import UserError
+from blue.runtime import files
 
 log = logging.getLogger("blue")
 
@@ -119,8 +120,8 @@ class Checkpoints:
 
         Warns of unfinished ones. Raises `UserError` where saves were lost: none is
         committed, and there is more than the very first, which may have been broken
-        off. Starting afresh in silence would bury them. A directory that is not there
-        at all was moved away, to start again.
+        off. Starting from scratch silently would hide the loss. A directory that does
+        not exist was moved away, to start again.
 
         traces: signs of training elsewhere in the workdir, in words.
         """
@@ -247,9 +248,8 @@ class Checkpoints:
         """Mark the stage as done; `meta` (JSON) is what `finished` gives back."""
         if jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
-            part = self._directory / f"{FINISHED_FILE}.{uuid.uuid4().hex[:8]}"
-            part.write_text(json.dumps({**meta, "finished": True}, indent=2))
-            part.replace(self._directory / FINISHED_FILE)
+            text = json.dumps({**meta, "finished": True}, indent=2)
+            files.write_text(self._directory / FINISHED_FILE, text)
         _barrier("finish")
 
     def finished(self) -> dict[str, Any] | None:
@@ -262,7 +262,7 @@ class Checkpoints:
             return None
 
     def close(self) -> None:
-        """Nothing is left open; here so that stages need not know that."""
+        """Does nothing today: no file stays open. Stages call it at their end."""
 
 
 # --- directories
@@ -302,7 +302,7 @@ def _barrier(name: str) -> None:
 
 
 def _everywhere(fact: bool) -> bool:
-    """Whether it holds in all processes: they go on with the same step, or none."""
+    """Whether it holds in all processes: they resume from the same step, or none."""
     if jax.process_count() == 1:
         return fact
     return bool(np.all(multihost_utils.process_allgather(np.array(fact))))
@@ -332,7 +332,7 @@ def _write(path: epath.Path, step: int, state: Any, meta: Mapping[str, Any]) -> 
     try:
         with _context():
             ocp.save_checkpointables(path, {"state": state, "meta": record})
-    except Exception as error:  # a full disk comes out of many libraries as anything
+    except Exception as error:  # a full disk shows as any kind of error
         raise UserError(
             f"{path}: cannot be saved: {_cause(error)}; the checkpoints before it are "
             "as they were: make room or mend the disk, and start again"
@@ -394,7 +394,7 @@ def _first_good(
             state, record = _read(path, abstract, wants)
         except (UserError, jax.errors.JaxRuntimeError):  # would meet every step alike
             raise
-        except Exception as error:  # broken files make many libraries raise anything
+        except Exception as error:  # broken files show as any kind of error
             wrong = _cause(error)
         if _everywhere(not wrong):
             found, saved = fingerprint(state), record["fingerprint"]

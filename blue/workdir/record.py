@@ -1,6 +1,6 @@
 """config.json: what was run, with which versions, on what.
 
-No secret gets there, nor into the log.
+Secrets are written neither there nor to the log.
 """
 
 import importlib.metadata
@@ -17,6 +17,8 @@ import jax
 from ml_collections import ConfigDict
 
 from blue.errors import UserError
+from blue.runtime import files
+from blue.workdir import renamed
 
 ROOT = Path(__file__).resolve().parents[2]  # of the clone
 PACKAGES = (
@@ -70,13 +72,18 @@ def save(config: ConfigDict, workdir: str) -> None:
         path = Path(workdir) / "config.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name("config.json.part")
-            part.write_text(json.dumps(record, indent=2) + "\n")
-            os.replace(part, path)
+            files.write_text(path, json.dumps(record, indent=2) + "\n")
         except OSError as error:
             raise UserError(
-                f"--workdir={workdir}: cannot write config.json there: {error.strerror}"
+                f"--workdir={workdir}: cannot write config.json there: "
+                f"{error.strerror or error}"
             ) from error
+
+
+def load(workdir: str | os.PathLike[str]) -> ConfigDict:
+    """The config that the run in `workdir` wrote down, under the names of today."""
+    record = json.loads((Path(workdir) / "config.json").read_text("utf-8"))
+    return ConfigDict(renamed.with_new_names(record["config"]))
 
 
 def code() -> dict[str, str | None]:

@@ -1,8 +1,8 @@
-"""How a run goes on: what must be as it was at its start, and whether it may go on.
+"""How a run resumes: what must be unchanged since its start, and whether it may resume.
 
-A checkpoint keeps a note of what its stage was begun with. A stage goes on from it only
-with the same model, tokenizer, data, seed and batches: with others the result would be
-that of no run one could name. Other settings may change, and are told.
+A checkpoint keeps a note of what its stage was begun with. A stage resumes from it only
+with the same model, tokenizer, data, seed and batches. With others the result would be
+that of no config. Other settings may change; each change is logged.
 """
 
 import json
@@ -15,7 +15,9 @@ from etils import epath
 
 from blue.errors import UserError
 from blue.models import families
+from blue.workdir import renamed
 from blue.workdir.checkpoints import Checkpoints
+from blue.workdir.stages import STAGES
 
 logger = logging.getLogger("blue")
 
@@ -26,7 +28,6 @@ QUIET = (
     *("platform", "num_devices", "num_processes", "distributed."),
 )
 MESH = "mesh."
-TRAINING = ("encoder", "warm_start", "profiler")  # stages with checkpoints
 
 
 # --- what must be the same
@@ -58,7 +59,7 @@ def note(
 
 def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) -> None:
     """Raises `UserError` unless a checkpoint's note allows a run with the note `wanted`
-    to go on; warns of what else has changed."""
+    to resume; warns of every other change."""
     found = meta.get("same")
     if found is None:
         logger.warning("%s: made before settings were noted: not compared", directory)
@@ -69,7 +70,8 @@ def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) ->
             f"{directory}: begun with other settings: {'; '.join(changed)}; put them "
             "back to go on, or take another --workdir"
         )
-    old, new = dict(_leaves(meta["config"])), dict(_leaves(wanted["config"]))
+    begun = renamed.with_new_names(meta["config"])
+    old, new = dict(_leaves(begun)), dict(_leaves(wanted["config"]))
     compared = set(wanted["same"])
     loud = lambda k: not k.startswith((*QUIET, MESH)) and k not in compared
     changed = _changes(*({k: v for k, v in c.items() if loud(k)} for c in (old, new)))
@@ -122,7 +124,7 @@ def _plain(tree: Any) -> Any:
     return json.loads(json.dumps(tree))
 
 
-# --- whether to go on: config.resume
+# --- whether to resume: config.resume
 
 
 def step_of(mode: str) -> int | None:
@@ -138,11 +140,11 @@ def step_of(mode: str) -> int | None:
 def open_stages(mode: str, workdir: str, stages: Sequence[str]) -> None:
     """Refuses a run that `mode` forbids; opens a finished stage that is to go back.
 
-    auto goes on where there is something to go on from; must refuses to start afresh;
-    never refuses a workdir in which one of the stages has begun; step:<n> goes back to
-    that step of the one stage of the run. Raises `UserError`.
+    auto: resumes where there is something to resume. must: refuses to start from
+    scratch. never: refuses a workdir in which one of the stages has begun. step:<n>:
+    goes back to that step of the one stage of the run. Raises `UserError`.
     """
-    training = [stage for stage in stages if stage in TRAINING]
+    training = [stage for stage in stages if STAGES[stage].trains]
     folders = {stage: epath.Path(workdir) / "checkpoints" / stage for stage in training}
     begun = {s: f for s, f in folders.items() if f.exists() and any(f.iterdir())}
     if mode == "never" and begun:

@@ -21,7 +21,7 @@ import jax
 from etils import epath
 
 from blue.errors import UserError
-from blue.runtime import distributed
+from blue.runtime import distributed, files
 
 logger = logging.getLogger("blue")
 
@@ -85,8 +85,8 @@ def _first_take(workdir: str, path: epath.Path, own: dict[str, Any]) -> str:
 def _wait_for_a_sign(path: epath.Path) -> None:
     """Until a holder on another host touches the lock, or is gone.
 
-    A run of several hosts that lost its first one is started again on others, soon, and
-    must not be refused because of a lock that nobody holds any more.
+    A run of several hosts that lost its first one is soon restarted on others. It must
+    not be refused because of a lock that nobody holds any more.
     """
     holder = _holder(path)
     if holder.get("host") == socket.gethostname() or not _lives(holder):
@@ -138,9 +138,10 @@ def _alone(folder: epath.Path) -> Iterator[None]:
 
 
 def _write(path: epath.Path, own: dict[str, Any]) -> None:
-    part = path.parent / f".{NAME}.{own['run']}"
-    part.write_text(json.dumps({**own, "touched": time.time()}) + "\n")
-    part.replace(path)
+    text = json.dumps({**own, "touched": time.time()}) + "\n"
+    # in a bucket another run may be at it, too
+    with files.whole_file(path, durable=False, mark=own["run"]) as draft:
+        draft.write_text(text)
 
 
 def _touch(path: epath.Path, own: dict[str, Any], done: threading.Event) -> None:

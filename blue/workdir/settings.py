@@ -4,12 +4,14 @@
 on data, models or devices is checked by the stages.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import math
 import re
+import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,102 +20,11 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from blue.errors import UserError
+from blue.workdir import allowed, renamed
+from blue.workdir.stages import STAGES
+from blue.workdir.usage import CONFIGS
 
-# --- what a field may be, by name; every number is finite, and not negative
-
-AT_LEAST = {
-    1: (
-        "batch_size",
-        "max_prompt_tokens",
-        "max_completion_tokens",
-        "num_steps",
-        "num_negatives",
-        "max_nonfinite",
-        "checkpoint_every",
-        "checkpoint_keep",
-        "data.min_interactions",
-        "data.rolling_targets",
-        "data.max_train_targets",
-        "data.validation_users",
-        "data.test_users",
-        "data.eval_negatives",
-        "encoder.max_tokens",
-        "encoder.batch_size",
-        "rewards.choice.max_prompt_tokens",
-        "rewards.choice.max_option_tokens",
-        "train_encoder.num_steps",
-        "train_encoder.query_tokens",
-        "train_encoder.item_tokens",
-        "warm_start.num_steps",
-        "warm_start.batch_size",
-        "warm_start.choice_batch_size",
-        "warm_start.targets",
-        "warm_start.profile_items",
-        "evaluate.bootstrap",
-        "evaluate.batch_size",
-        "write_profiles.batch_size",
-        "plan.num_items",
-        "log.every",
-        "log.samples_every",
-        "alarms.window",
-        "alarms.patience",
-        "alarms.coarse",
-        "distributed.heartbeat_s",
-        "distributed.start_timeout_s",
-    ),
-    2: (  # one alone has nothing to be compared with
-        "group_size",
-        "rewards.choice.num_options",
-        "train_encoder.batch_size",
-    ),
-}
-ABOVE_ZERO = (
-    "adam_eps",
-    "profiler.lora.alpha",
-    "encoder.lora.alpha",
-    "evaluate.ease_l2",
-    "grad_clip",
-    "sampling_temperature",
-    "top_p",
-    "evaluate.sampling_temperature",
-    "rewards.embedding.similarity_temperature",
-    "train_encoder.similarity_temperature",
-)
-AT_MOST = {
-    1: ("top_p", "data.max_bad_fraction"),
-    26: ("rewards.choice.num_options",),  # one letter each
-    2**32 - 1: ("seed",),
-}
-BELOW_ONE = ("adam_b1", "adam_b2", "warm_start.adam_b2")
-DTYPES, SCHEDULES = ("float32", "bfloat16"), ("constant", "cosine")
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-ONE_OF = {
-    "platform": ("", "tpu", "gpu", "cpu"),
-    "data.window_policy": ("exclude_window", "include_window", "rolling"),
-    "data.ties": ("hash", "file"),
-    "prompts.style": ("full", "short"),
-    "encoder.kind": ("own", "sentence_transformers", "function"),
-    "profiler.lora.targets": MATRICES,
-    "encoder.lora.targets": MATRICES,
-    "evaluate.transfer.kind": ("", "own", "sentence_transformers", "function"),
-    "evaluate.protocols": (
-        *("1+99", "1+99-popularity", "1+99-category"),
-        *("full", "expected-1+99", "expected-1+99-popularity"),
-    ),
-    "dtype.params": DTYPES,
-    "dtype.compute": DTYPES,
-    "lr_schedule": SCHEDULES,
-    "train_encoder.lr_schedule": SCHEDULES,
-    "warm_start.lr_schedule": SCHEDULES,
-    "remat": ("", "attention", "layers"),
-    "rewards.choice.scoring": ("letters", "likelihood"),
-    "rewards.choice.reader": ("policy", "reference"),
-    # Tuples: every element.
-    "train_encoder.queries": ("history_profile", "history", "profile", "items"),
-    "warm_start.tasks": ("profile", "choice"),
-}
-AXES = ("data", "fsdp", "tensor")  # of the mesh
-MAY_BE_MINUS_1 = (*(f"mesh.{axis}" for axis in AXES), "distributed.process_id")
+ROLES = ("profiler", "encoder")  # of models
 BUCKETS = {  # padded lengths -> the longest text they have to hold
     "prompt_buckets": "max_prompt_tokens",
     "encoder.buckets": "encoder.max_tokens",
@@ -161,13 +72,39 @@ def _load_file(argument: str) -> ConfigDict:
         raise UserError(f"--config={argument}: {path} is no .py file")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*[choice] if colon else [])
+        with _configs_importable(path):
+            spec.loader.exec_module(module)
+            config = module.get_config(*[choice] if colon else [])
     except Exception as error:  # a config is a program: anything may come out of it
-        raise UserError(f"--config={argument}: {_where(error, path)}") from error
+        told = f"--config={argument}: {_where(error, path)}"
+        name = error.name if isinstance(error, ImportError) else None
+        if (name or "").partition(".")[0] == "configs" and not CONFIGS.is_dir():
+            told += (
+                "; pip installs blue without its configs: put "
+                f"{Path(path).name} into the folder configs/ of a clone"
+            )
+        raise UserError(told) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={argument}: get_config() gave no ConfigDict")
+    renamed.refuse((name for name, _ in leaves(config)), f"--config={argument}")
     return config.lock()
+
+
+@contextlib.contextmanager
+def _configs_importable(path: str) -> Iterator[None]:
+    """Lets a config say `from configs import base`, wherever the command runs.
+
+    `configs` is the folder of that name that the config lies in, else the clone's.
+    """
+    before, folder = list(sys.path), Path(path).absolute().parent
+    if folder.name == CONFIGS.name:
+        sys.path.insert(0, str(folder.parent))
+    else:
+        sys.path.append(str(CONFIGS.parent))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _where(error: Exception, path: str) -> str:
@@ -191,6 +128,7 @@ def _override(config: ConfigDict, argv: list[str]) -> None:
             with config.unlocked():
                 config.update({"evaluate": {"profiles": {added[1]: value}}})
             continue
+        renamed.refuse([name], argument)
         if name and name not in known:
             raise UserError(f"{argument}: no such field{_did_you_mean(name, known)}")
         if name and hasattr(ConfigDict, name.rpartition(".")[2]):
@@ -225,56 +163,26 @@ def _set_shadowed(
     config.update(tree)
 
 
-def _did_you_mean(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
     same_end = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
     inside = [k for k in known if k.startswith(f"{name}.")]
-    close = inside or same_end or difflib.get_close_matches(name, known, n=1)
+    close = inside or same_end or difflib.get_close_matches(name, [*known], n=1)
     return f'. Did you mean "{close[0]}"?' if close else "; see --help"
 
 
 # --- checks
 
 
-def check(config: ConfigDict, stages: Sequence[str]) -> list[str]:
+def check(config: ConfigDict) -> list[str]:
     """The stages to run, in order. Raises `UserError` at the first impossible value."""
     values = dict(leaves(config))
-    for name, value in values.items():
-        if isinstance(value, int | float) and name not in MAY_BE_MINUS_1:
-            if not math.isfinite(value):
-                raise UserError(f"{name} is {value}, must be finite")
-            if value < 0:
-                raise UserError(f"{name} is {value}, must be at least 0")
-    for low, names in AT_LEAST.items():
-        for name in names:
-            if _get(values, name) < low:
-                raise UserError(f"{name} is {values[name]}, must be at least {low}")
-    for high, names in AT_MOST.items():
-        for name in names:
-            if _get(values, name) > high:
-                raise UserError(f"{name} is {values[name]}, must be at most {high}")
-    for name in ABOVE_ZERO:
-        if not _get(values, name) > 0:
-            raise UserError(f"{name} is {values[name]}, must be above 0")
-    for name in BELOW_ONE:
-        if not 0 <= _get(values, name) < 1:
-            raise UserError(f"{name} is {values[name]}, must be in [0, 1)")
-    for name, allowed in ONE_OF.items():
-        value = _get(values, name)
-        for element in value if isinstance(value, tuple) else (value,):
-            if element not in allowed:
-                raise UserError(
-                    f"{name} is {value!r}, must be one of {', '.join(allowed)}"
-                )
-    for role in ("profiler", "encoder"):
-        if _get(values, f"{role}.lora.rank") and not values[f"{role}.lora.targets"]:
-            raise UserError(
-                f"{role}.lora.targets is empty, must name some of {', '.join(MATRICES)}"
-            )
+    _check_numbers(values)
+    _check_words(values)
     _check_buckets(values)
     _check_profile_steps(values)
     _check_evaluation(values)
     _check_mesh(values)
-    chosen = _check_stages(values, stages)
+    chosen = _check_stages(values)
     _check_encoders(values, chosen)
     return chosen
 
@@ -285,6 +193,44 @@ def _get(values: dict[str, Any], name: str) -> Any:
             f"the config has no field {name}; let it start from configs/base.py"
         )
     return values[name]
+
+
+def _check_numbers(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, int | float) and name not in allowed.MAY_BE_MINUS_1:
+            if not math.isfinite(value):
+                raise UserError(f"{name} is {value}, must be finite")
+            if value < 0:
+                raise UserError(f"{name} is {value}, must be at least 0")
+    for low, names in allowed.AT_LEAST.items():
+        for name in names:
+            if _get(values, name) < low:
+                raise UserError(f"{name} is {values[name]}, must be at least {low}")
+    for high, names in allowed.AT_MOST.items():
+        for name in names:
+            if _get(values, name) > high:
+                raise UserError(f"{name} is {values[name]}, must be at most {high}")
+    for name in allowed.ABOVE_ZERO:
+        if not _get(values, name) > 0:
+            raise UserError(f"{name} is {values[name]}, must be above 0")
+    for name in allowed.BELOW_ONE:
+        if not 0 <= _get(values, name) < 1:
+            raise UserError(f"{name} is {values[name]}, must be in [0, 1)")
+
+
+def _check_words(values: dict[str, Any]) -> None:
+    for name, known in allowed.ONE_OF.items():
+        value = _get(values, name)
+        for element in value if isinstance(value, tuple) else (value,):
+            if element not in known:
+                raise UserError(
+                    f"{name} is {value!r}, must be one of {', '.join(known)}"
+                )
+    adapted = [role for role in ROLES if _get(values, f"{role}.lora.rank")]
+    for name in (*allowed.NOT_EMPTY, *(f"{role}.lora.targets" for role in adapted)):
+        if not _get(values, name):
+            known = ", ".join(allowed.ONE_OF[name])
+            raise UserError(f"{name} is empty, must name some of {known}")
 
 
 def _check_buckets(values: dict[str, Any]) -> None:
@@ -312,23 +258,16 @@ def _check_profile_steps(values: dict[str, Any]) -> None:
 
 
 def _check_evaluation(values: dict[str, Any]) -> None:
-    if not _get(values, "evaluate.protocols"):
-        raise UserError("evaluate.protocols is empty, must name one or more")
     lengths = _get(values, "evaluate.cold_start")
     if any(not isinstance(n, int) or n < 0 for n in lengths):
         raise UserError(
             f"evaluate.cold_start is {lengths}, must be history lengths of 0 or more"
         )
-    kind = _get(values, "evaluate.transfer.kind")
-    if kind and not _get(values, "evaluate.transfer.checkpoint"):
-        raise UserError(
-            f"evaluate.transfer.checkpoint is empty, must name the {kind} encoder that "
-            "evaluate.transfer.kind asks for"
-        )
 
 
 def _check_mesh(values: dict[str, Any]) -> None:
-    sizes = {f"mesh.{axis}": _get(values, f"mesh.{axis}") for axis in AXES}
+    names = [name for name in allowed.MAY_BE_MINUS_1 if name.startswith("mesh.")]
+    sizes = {name: _get(values, name) for name in names}
     for name, size in sizes.items():
         if size != -1 and size < 1:
             raise UserError(f"{name} is {size}, must be at least 1, or -1 for the rest")
@@ -336,20 +275,23 @@ def _check_mesh(values: dict[str, Any]) -> None:
         raise UserError(f"{sizes}: at most one of them can be -1")
 
 
-def _check_stages(values: dict[str, Any], stages: Sequence[str]) -> list[str]:
+def _check_stages(values: dict[str, Any]) -> list[str]:
     alone = _get(values, "stage")
     chosen = [alone] if alone else list(_get(values, "stages"))
+    known = ", ".join(STAGES)
     for name in chosen:
-        if name not in stages:
+        if name not in STAGES:
             field = "stage" if alone else "stages"
             raise UserError(
-                f"{field} has {name!r}, must be of {', '.join(stages)}"
-                + _did_you_mean(name, stages).replace("; see --help", "")
+                f"{field} has {name!r}, must be of {known}"
+                + _did_you_mean(name, STAGES).replace("; see --help", "")
             )
-    if "plan" in chosen and len(chosen) > 1:
-        raise UserError("stages has 'plan' among others: it runs alone, stage=plan")
+        if STAGES[name].only_compiles and len(chosen) > 1:
+            raise UserError(
+                f"stages has {name!r} among others: it runs alone, stage={name}"
+            )
     if not chosen:
-        raise UserError(f"stages is empty, must name some of {', '.join(stages)}")
+        raise UserError(f"stages is empty, must name some of {known}")
     return chosen
 
 
@@ -366,10 +308,11 @@ def _check_encoders(values: dict[str, Any], chosen: list[str]) -> None:
             )
     if kind == "own":
         return
-    if "encoder" in chosen:
-        rest = ",".join(stage for stage in chosen if stage != "encoder")
+    training = [stage for stage in chosen if STAGES[stage].trains == "encoder"]
+    if training:
+        rest = ",".join(stage for stage in chosen if stage not in training)
         raise UserError(
-            f"stage encoder trains our own encoder and encoder.kind is {kind!r}: "
+            f"stage {training[0]} trains our own encoder and encoder.kind is {kind!r}: "
             f"leave it out with --config.stages={rest}"
         )
     if "warm_start" in chosen and _get(values, "warm_start.tie_to_encoder"):

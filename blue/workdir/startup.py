@@ -1,7 +1,7 @@
 """Before anything is loaded: the devices are those that were meant, on every host.
 
-Nothing is worse than a run of a week on a CPU that nobody noticed, but for hosts that
-compute different things: each would wait for the others, or worse, not.
+A run that falls back to the CPU wastes days before anybody notices. Hosts that compute
+different things wait for each other, or go on with wrong results.
 """
 
 import hashlib

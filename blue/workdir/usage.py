@@ -3,13 +3,19 @@
 import ast
 import io
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from blue.workdir.stages import STAGES
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # of a clone; pip has none
 COMMAND = (
     "python -m blue.main --config=configs/NAME.py[:tiny] --workdir=DIR "
     "[--config.FIELD=VALUE ...]"
+)
+NO_CONFIGS = (
+    "  not installed by pip: take a clone's folder configs/, whose base.py has all "
+    "fields"
 )
 EXIT_CODES = (
     "0 done; 2 a mistake in config, data or checkpoint;\n"
@@ -18,22 +24,28 @@ EXIT_CODES = (
 )
 
 
-def text(stages: Mapping[str, str]) -> str:
-    """Usage, stages (name -> clause), configs, and all fields with their defaults."""
+def text() -> str:
+    """Usage, stages, configs, and all fields with their defaults."""
+    stages = ((name, stage.does) for name, stage in STAGES.items())
+    shipped = CONFIGS.is_dir()
     parts = [
         f"usage: {COMMAND}",
         "Trains and evaluates language models that write user profiles. The same "
         "command goes on\nwhere a stopped run left off. :tiny is two steps of tiny "
         "models on made-up data.",
-        "stages, run in the order of --config.stages:\n" + _rows(stages.items()),
-        "configs:\n" + _rows(_configs()),
+        "stages, run in the order of --config.stages:\n" + _rows(stages),
+        "configs:\n" + (_rows(_configs()) if shipped else NO_CONFIGS),
         f"exit codes: {EXIT_CODES}",
-        "fields of configs/base.py with their defaults; [P]: a value of the paper:",
     ]
-    return "\n\n".join(parts) + "\n" + "\n".join(_fields()) + "\n"
+    if shipped:
+        heading = (
+            "fields of configs/base.py with their defaults; [P]: a value of the paper:"
+        )
+        parts.append("\n".join([heading, *_fields()]))
+    return "\n\n".join(parts) + "\n"
 
 
-def _rows(pairs) -> str:
+def _rows(pairs: Iterable[tuple[str, str]]) -> str:
     pairs = list(pairs)
     width = max(len(name) for name, _ in pairs)
     return "\n".join(f"  {name:{width}}  {clause}" for name, clause in pairs)

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, samples.jsonl, TensorBoard and the console.
+"""What a run logs: metrics.jsonl, samples.jsonl, TensorBoard and the console.
 
 Only process 0 writes; on the others every method does nothing. Files of a resumed run
 are first cut back to the restored step, so each step is told once.
@@ -13,12 +13,16 @@ import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from blue.runtime import files
 from blue.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from blue.workdir.tensorboard import TensorBoard
 
 log = logging.getLogger("blue")
 MAX_POINTS = 10_000  # of a projector: what a browser bears
@@ -46,19 +50,20 @@ class Writer:
     ):
         self._stage, self._num_steps, self._every = stage, num_steps, every
         self._writes = jax.process_index() == 0
-        self._tensorboard: Any = None
+        self._tensorboard: TensorBoard | None = None
         self._progress = Progress(stage, first=first_step, total=num_steps, unit="step")
         if not self._writes:
             return
         root = Path(workdir)
         root.mkdir(parents=True, exist_ok=True)
-        self._metrics = _open_lines(root / "metrics.jsonl", stage, first_step, 0o644)
+        self._metrics = _open_lines(root / "metrics.jsonl", stage, first_step)
         # Profiles are personal data: for the owner's eyes only.
-        self._samples = _open_lines(root / "samples.jsonl", stage, first_step, 0o600)
+        samples = root / "samples.jsonl"
+        self._samples = _open_lines(samples, stage, first_step, private=True)
         if tensorboard:
-            self._tensorboard = _open_tensorboard(
-                root / "tensorboard" / stage, first_step, hparams
-            )
+            self._tensorboard = _open_tensorboard(root, stage, first_step)
+            if first_step == 0:
+                self._tensorboard.hparams(hparams)
 
     def due(self, step: int) -> bool:
         """True where metrics are logged: every `every` steps and at the last one."""
@@ -77,7 +82,7 @@ class Writer:
         if self._tensorboard is not None:
             for key, number in numbers.items():
                 if number is not None:
-                    self._tensorboard.add_scalar(key, number, step)
+                    self._tensorboard.scalar(step, key, number)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Lines of samples.jsonl: each row after its step and stage."""
@@ -92,12 +97,12 @@ class Writer:
             flat = np.asarray(values, np.float32).ravel()
             flat = flat[np.isfinite(flat)]
             if flat.size:
-                self._tensorboard.add_histogram(key, flat, step)
+                self._tensorboard.histogram(step, key, flat)
 
     def text(self, step: int, key: str, markdown: str) -> None:
         """A text panel; TensorBoard escapes HTML itself."""
         if self._tensorboard is not None:
-            self._tensorboard.add_text(key, markdown, step)
+            self._tensorboard.text(step, key, markdown)
 
     def projector(
         self,
@@ -114,13 +119,9 @@ class Writer:
         if self._tensorboard is not None:
             points = np.asarray(embeddings[:MAX_POINTS], np.float32)
             clean = [[_label(kind), _label(name)] for kind, name in labels[:MAX_POINTS]]
-            root, place = Path(self._tensorboard.logdir), f"{step:05d}/{name}"
-            known = root / "projector_config.pbtxt"  # where it is listed last
-            if not known.exists() or f'"{place}/' not in known.read_text():
-                shutil.rmtree(root / place, ignore_errors=True)  # torn by a kill
-                self._tensorboard.add_embedding(
-                    points, clean, None, step, name, metadata_header=["kind", "name"]
-                )
+            self._tensorboard.projector(
+                step, name, points, clean, header=["kind", "name"]
+            )
 
     def progress(self, step: int, values: Mapping[str, Scalar]) -> None:
         """Tell that `step` is done, with the rate, the time left and `values`.
@@ -176,48 +177,50 @@ def write_curves(
     """
     if jax.process_index():
         return
-    from tensorboardX import SummaryWriter
-
-    directory = Path(workdir) / "tensorboard" / stage
-    shutil.rmtree(directory, ignore_errors=True)
-    writer = SummaryWriter(str(directory))
-    for tag, points in curves.items():
+    shutil.rmtree(Path(workdir) / "tensorboard" / stage, ignore_errors=True)
+    writer = _open_tensorboard(Path(workdir), stage, 0)
+    for key, points in curves.items():
         for x, value in sorted(points.items()):
-            writer.add_scalar(tag, value, x)
+            writer.scalar(x, key, value)
     writer.close()
+
+
+def _open_tensorboard(workdir: Path, stage: str, first_step: int) -> "TensorBoard":
+    # imported here: half a second that a run without it need not wait
+    from blue.workdir.tensorboard import TensorBoard
+
+    return TensorBoard(workdir / "tensorboard" / stage, first_step=first_step)
 
 
 # --- lines of JSON
 
 
-def _open_lines(path: Path, stage: str, first_step: int, mode: int) -> IO[str]:
+def _open_lines(
+    path: Path, stage: str, first_step: int, *, private: bool = False
+) -> IO[str]:
     """Open for appending, cut back to what a run from `first_step` has not redone."""
-    _cut_back(path, stage, first_step, mode)
+    _cut_back(path, stage, first_step, private=private)
+    mode = 0o600 if private else 0o666
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
     return os.fdopen(descriptor, "a", encoding="utf-8", newline="\n")
 
 
-def _cut_back(path: Path, stage: str, first_step: int, mode: int) -> None:
+def _cut_back(path: Path, stage: str, first_step: int, *, private: bool) -> None:
     """Drop this stage's lines from `first_step` on, and lines torn by a crash."""
     if not path.exists():
         return
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    # Line by line and as bytes: the file may be large, its torn end not be UTF-8.
-    with path.open("rb") as old, os.fdopen(descriptor, "wb") as new:
-        for line in old:
-            try:
-                row = json.loads(line)
-                keep = row["stage"] != stage or row["step"] < first_step
-            except (ValueError, KeyError, TypeError):
-                log.warning("%s: dropped an unreadable line", path)
-                continue
-            if keep:
-                new.write(line if line.endswith(b"\n") else line + b"\n")
-        new.flush()
-        os.fsync(new.fileno())
-    os.replace(part, path)
+    with files.whole_file(path, private=private) as draft:
+        # Line by line and as bytes: the file may be large, its torn end not be UTF-8.
+        with path.open("rb") as old, draft.open("wb") as new:
+            for line in old:
+                try:
+                    row = json.loads(line)
+                    keep = row["stage"] != stage or row["step"] < first_step
+                except (ValueError, KeyError, TypeError):
+                    log.warning("%s: dropped an unreadable line", path)
+                    continue
+                if keep:
+                    new.write(line if line.endswith(b"\n") else line + b"\n")
 
 
 def _write_line(file: IO[str], row: Mapping[str, Any]) -> None:
@@ -247,73 +250,6 @@ def _finite(value: Any) -> Any:
             return [_finite(x) for x in np.asarray(value)]
         case _:
             return _number(value)
-
-
-# --- TensorBoard
-
-
-def _open_tensorboard(
-    directory: Path, first_step: int, hparams: Mapping[str, Any]
-) -> Any:
-    from tensorboardX import SummaryWriter
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.summary import hparams as hparam_summaries
-
-    # purge_step hides what a crashed run wrote after the restored step. The suffix
-    # keeps a run that starts within the same second from overwriting the file.
-    suffix = f".from_{first_step:08d}"
-    writer = SummaryWriter(
-        str(directory), purge_step=first_step, filename_suffix=suffix
-    )
-    files: Any = writer.file_writer
-    files.event_writer.close()
-    file = EventsWriter(str(directory / "events"), f"{suffix}.now")
-    files.event_writer = _Events(str(directory), file)
-    if first_step == 0:
-        for summary in hparam_summaries(_flat(hparams), {}):
-            files.add_summary(summary)
-    return writer
-
-
-class _Events:
-    """Writes events at once, for tensorboardX's `FileWriter`.
-
-    Its own writer has them wait up to two minutes in a queue that nothing can drain:
-    a kill would take steps away that the checkpoint does not do again.
-    """
-
-    def __init__(self, directory: str, file: Any):
-        self._directory, self._file = directory, file
-        self._new = self._closed = False
-
-    def get_logdir(self) -> str:
-        return self._directory
-
-    def add_event(self, event: Any) -> None:
-        self._file.write_event(event)
-        self._new = True
-
-    def flush(self) -> None:
-        if self._new:
-            self._file.flush()
-            self._new = False
-
-    def close(self) -> None:  # again at exit
-        if not self._closed:
-            self._file.close()
-            self._new, self._closed = False, True
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; what is no number or text becomes text."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            plain = isinstance(value, bool | int | float | str)
-            flat[f"{prefix}{key}"] = value if plain else str(value)
-    return flat
 
 
 def _label(label: str) -> str:

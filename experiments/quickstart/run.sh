@@ -5,4 +5,4 @@ set -euo pipefail
 python -m blue.main --config=configs/quickstart.py --workdir="$1"
 cp "$1/evaluation.json" experiments/quickstart/results.json
 cp "$1/evaluation.md" experiments/quickstart/evaluation.md
-python tools/records/thin_metrics.py "$1/metrics.jsonl" experiments/quickstart/curves.csv
+python -m tools.records curves "$1/metrics.jsonl" experiments/quickstart/curves.csv

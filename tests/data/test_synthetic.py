@@ -21,7 +21,7 @@ WORLD = dict(
 
 @pytest.fixture(scope="module")
 def world():
-    return synthetic.make(3, **WORLD)
+    return synthetic.make(3, synthetic.World(**WORLD))
 
 
 def ends(log):
@@ -156,25 +156,25 @@ def test_another_users_topics_are_worth_chance(world):
 
 def test_a_world_is_a_function_of_its_seed(world):
     log, truth = world
-    again, truth_again = synthetic.make(3, **WORLD)
+    again, truth_again = synthetic.make(3, synthetic.World(**WORLD))
     for one, two in ((log, again), (truth, truth_again)):
         for a, b in zip(one, two, strict=True):
             np.testing.assert_array_equal(a, b)
-    other, _ = synthetic.make(4, **(WORLD | dict(users=2)))
+    other, _ = synthetic.make(4, synthetic.World(**(WORLD | dict(users=2))))
     assert other.titles != log.titles
 
 
 @pytest.mark.parametrize("arg", [None, "tiny"])
 def test_the_worlds_of_the_configs(arg):
     world = dict(base.get_config(arg).data.synthetic)
-    log, truth = synthetic.make(0, **world)
+    log, truth = synthetic.make(0, synthetic.World(**world))
     assert len(log.user_ids) == world["users"] and len(log.titles) == world["items"]
     assert truth.item_topics.max() == world["topics"] - 1
 
 
 def test_tiny_topics_may_be_used_up():
     small = dict(users=30, items=40, topics=3, min_history=18, max_history=19)
-    log, truth = synthetic.make(0, **(WORLD | small | dict(noise=0.0)))
+    log, truth = synthetic.make(0, synthetic.World(**(WORLD | small | dict(noise=0.0))))
     _, last = ends(log)
     topics = truth.item_topics[log.item[last - 1]]
     assert (truth.final_topic_weights[np.arange(30), topics] > 0).all()
@@ -196,4 +196,4 @@ def test_tiny_topics_may_be_used_up():
 )
 def test_settings_out_of_range(wrong, field):
     with pytest.raises(ValueError, match=f"data.synthetic.{field}"):
-        synthetic.make(0, **(WORLD | wrong))
+        synthetic.make(0, synthetic.World(**(WORLD | wrong)))

@@ -21,24 +21,27 @@ def histories(*rows):
 
 def test_chance_is_the_same_for_a_block_and_for_candidates_and_is_uniform():
     counts = np.arange(5000)
-    ranker = baselines.trivial(np.array([3, 7, 8]), counts, seed=0)
-    assert ranker.names == ("random", "popular")
+    chance = baselines.chance(np.array([3, 7, 8]), seed=0)
+    popularity = baselines.popularity(counts)
     rows = np.array([0, 2])
-    block = ranker.score(rows, slice(1000, 5000))
     picked = np.array([[1000, 1007], [4999, 1500]])
-    gathered = ranker.score(rows, picked)
-    for at in range(2):
-        np.testing.assert_array_equal(gathered[:, at], block[:, at, picked[at] - 1000])
-    assert (block[1] == counts[1000:]).all()
-    random = block[0]
+    for ranker in (chance, popularity):
+        block = ranker.score(rows, slice(1000, 5000))
+        gathered = ranker.score(rows, picked)
+        assert block.shape == (1, 2, 4000) and gathered.shape == (1, 2, 2)
+        for at in range(2):
+            there = picked[at] - 1000
+            np.testing.assert_array_equal(gathered[:, at], block[:, at, there])
+    assert (popularity.score(rows, slice(1000, 5000)) == counts[1000:]).all()
+    (random,) = chance.score(rows, slice(1000, 5000))
     assert (0 <= random).all() and (random < 1).all()
     assert abs(random.mean() - 0.5) < 0.01 and abs(random.std() - 12**-0.5) < 0.01
     assert abs(np.corrcoef(random)[0, 1]) < 0.05  # rows know nothing of each other
-    alone = baselines.trivial(np.array([8]), counts, seed=0)
+    alone = baselines.chance(np.array([8]), seed=0)
     np.testing.assert_array_equal(
         alone.score(np.array([0]), slice(1000, 5000))[0, 0], random[1]
     )
-    other = baselines.trivial(np.array([8]), counts, seed=1)
+    other = baselines.chance(np.array([8]), seed=1)
     assert (other.score(np.array([0]), slice(1000, 5000))[0, 0] != random[1]).all()
 
 
@@ -141,13 +144,16 @@ def test_rankers_score_in_the_whole_catalogue_as_among_candidates():
     split = make_split([[0, 1], [2]], [5, 6], [0, 1], [[], []])
     counts = np.array([3, 1, 4, 1, 5, 9, 2, 6])
     examples = make_examples(split, counts)
-    ranker = baselines.trivial(np.array([1, 2]), counts, seed=0)
     targets = protocols.make_targets(split, np.arange(2), examples.title_group)
-    found = protocols.rank_all(ranker, targets, np.ones((8, 1)), block=3)
-    for row in range(2):
-        owned = set(targets.own[row].tolist()) - {int(targets.items[row])}
-        others = [i for i in range(8) if i not in owned and i != targets.items[row]]
-        candidates = np.array([[targets.items[row], *others]])
-        ranks, _ = protocols.rank_candidates(ranker, np.array([row]), candidates)
-        np.testing.assert_array_equal(ranks[:, 0], found.ranks[:, row])
-    assert found.top[1, 0].tolist()[:3] == [7, 4, 2]  # 5 is the user's own
+    for ranker in (
+        baselines.chance(np.array([1, 2]), seed=0),
+        baselines.popularity(counts),
+    ):
+        found = protocols.rank_all(ranker, targets, np.ones((8, 1)), block=3)
+        for row in range(2):
+            owned = set(targets.own[row].tolist()) - {int(targets.items[row])}
+            others = [i for i in range(8) if i not in owned and i != targets.items[row]]
+            candidates = np.array([[targets.items[row], *others]])
+            ranks, _ = protocols.rank_candidates(ranker, np.array([row]), candidates)
+            np.testing.assert_array_equal(ranks[:, 0], found.ranks[:, row])
+    assert found.top[0, 0].tolist()[:3] == [7, 4, 2]  # 5 is the user's own

@@ -8,6 +8,7 @@ import pytest
 from blue.data import synthetic
 from blue.evaluation import panel
 from blue.text.rule_profiles import profile_word_stats
+from blue.text.words import folded_words
 
 TITLES = ["Star Wars: Episode IV (1977)", "The Lord of the Rings", "fine coffee mug"]
 HOSTILE = {
@@ -20,28 +21,7 @@ HOSTILE = {
 
 
 def mention_words(text):
-    return [panel.words(span) for span in panel.mentions(text)]
-
-
-# --- words and sentences
-
-
-def test_words_of_scripts_with_and_without_spaces():
-    assert panel.words("Crème-brûlée, CAFÉ’s 2nd") == [
-        *("crème", "brûlée", "café", "s", "2nd")
-    ]
-    assert panel.words("Ｔｅｎｔ ﬁne") == ["tent", "fine"]  # NFKC, as titles are
-    assert panel.words("我喜欢 red咖啡") == ["我", "喜", "欢", "red", "咖", "啡"]
-    assert panel.words("君の名は") == list("君の名は")
-    assert panel.words("좋은 커피") == ["좋은", "커피"]  # Korean has spaces
-
-
-def test_sentences_end_at_stops_and_lines_but_not_after_initials():
-    text = "Likes J. Smith, Dr. No and 2.5 stars. Dislikes it!  Why?\nA line\n \n..."
-    assert panel.sentences(text) == [
-        *("Likes J. Smith, Dr. No and 2.5 stars.", "Dislikes it!", "Why?", "A line")
-    ]
-    assert panel.sentences("他喜欢茶。她不喜欢！") == ["他喜欢茶。", "她不喜欢!"]
+    return [folded_words(span) for span in panel.mentions(text)]
 
 
 # --- mentions
@@ -87,8 +67,8 @@ def test_mentions_are_named_quoted_or_listed(text, expected):
 def test_a_title_supports_a_mention_that_shares_most_words(span, supported):
     missing, total = panel.unsupported_mentions(f'He took "{span}" home.', TITLES)
     assert (missing, total) == (int(not supported), 1)
-    words = panel._telling(panel.words(span))
-    by_set = max(len(words & set(panel.words(t))) / len(words) for t in TITLES)
+    words = panel._telling(folded_words(span))
+    by_set = max(len(words & set(folded_words(t))) / len(words) for t in TITLES)
     assert supported == (by_set >= 0.6)
 
 
@@ -313,10 +293,11 @@ class World:
     """200 users of the synthetic world: histories, targets, and what Truth says."""
 
     def __init__(self):
-        log, truth = synthetic.make(
-            5, users=200, items=720, topics=24, noise=0.3, loyalty=0.7, drift=0.0,
+        world = synthetic.World(
+            users=200, items=720, topics=24, noise=0.3, loyalty=0.7, drift=0.0,
             burst=0.2, min_history=20, max_history=30,
         )  # fmt: skip
+        log, truth = synthetic.make(5, world)
         events = [log.item[log.user == user].tolist() for user in range(200)]
         self.histories = [[log.titles[i] for i in own[:-1]] for own in events]
         self.targets = [log.titles[own[-1]] for own in events]

@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from blue.evaluation import panel, report, summary
-from blue.text import markdown
-from blue.text.markdown import escape
+from blue.evaluation import methods, panel, report, summary
 from tests.evaluation.test_summary import find, make_ranked, make_scores, summarise
 
 HOSTILE = (
@@ -63,16 +61,6 @@ def test_verdict_needs_an_interval_clear_of_zero():
     )
 
 
-def test_escape_leaves_nothing_that_markdown_or_html_reads():
-    shown = escape(HOSTILE)
-    assert not set(shown.replace("&#", "").replace(";", "")) & set("|`*[]<>!$\\\n\x07")
-    assert "\u202e" not in shown and shown.count("#") == shown.count("&#")
-    assert escape("plain text, 7 words; it's (all) fine.") == (
-        "plain text, 7 words; it's (all) fine."
-    )
-    assert escape("a" * 5000) == "a" * markdown.MAX_CHARS + "..."
-
-
 def test_page_holds_tables_sentences_and_users():
     result = make_result()
     users = [
@@ -83,7 +71,7 @@ def test_page_holds_tables_sentences_and_users():
     rows += report.method_rows(result, "full")
     for line in rows:
         assert f"| {' | '.join(line)} |" in page
-    key = report.difference_rows(result, "full", report.key_pairs(result))
+    key = report.difference_rows(result, "full", methods.key_pairs(result["methods"]))
     rest = [row for row in report.difference_rows(result, "full") if row not in key]
     assert len(key) >= 6 and rest
     assert all(f"| {' | '.join(line)} |" in page for line in key)
@@ -102,7 +90,7 @@ def test_page_holds_tables_sentences_and_users():
     assert "Next item: blue tent" in page
 
 
-def test_page_says_when_the_reader_is_at_chance_and_shows_no_users_unasked():
+def test_page_says_when_the_judge_is_at_chance_and_shows_no_users_unasked():
     note = "reader at chance: not a result"
     result = make_result()
     result["reader"] |= {"note": note}
@@ -111,7 +99,7 @@ def test_page_says_when_the_reader_is_at_chance_and_shows_no_users_unasked():
     assert "test users\n" not in page and "### User" not in page
 
 
-def test_terminal_shows_tables_verdict_reader_and_users_on_one_line_each():
+def test_terminal_shows_tables_verdict_judge_and_users_on_one_line_each():
     result = make_result()
     users = [report.User(["red tent"], "blue tent", {"base": "a\nb", "blue": "c"})]
     text = report.closing(result, users)
@@ -133,10 +121,10 @@ def test_more_of_the_result_is_told_where_it_is_there():
     lengths = [5] * 100 + [30] * 100
     strata = summary.all_strata({"1+19": ranked}, counts, targets, lengths, **settings)
     facts = {"log_popularity": 1.25, "gini": 0.5, "coverage": 0.125}
-    methods, differences = summary.intervals_of(
+    by_method, differences = summary.intervals_of(
         ranked, [("blue", "base")], metric_names=["ndcg@10"], **settings
     )
-    point = {"events": 3, "users": 7, "targets": 9, "methods": methods}
+    point = {"events": 3, "users": 7, "targets": 9, "methods": by_method}
     result |= {
         "strata": strata,
         "recommended": {"blue": facts},

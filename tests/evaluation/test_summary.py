@@ -35,7 +35,7 @@ def make_ranked(scores, users=None, **fields):
 
 
 def summarise(ranked, **changes):
-    settings = dict(others=["rlpf"], resamples=500, seed=0)
+    settings = dict(resamples=500, seed=0)
     return summary.summarise(ranked, **(settings | changes))
 
 
@@ -89,28 +89,6 @@ def test_several_targets_of_a_user_are_one_observation():
     assert d["mdd"] == pytest.approx(2.8 * paired.std(ddof=1) / 20**0.5)
     facts = found["protocols"]["1+19"]
     assert (facts["users"], facts["targets"]) == (20, 80)
-
-
-def test_differences_where_both_methods_exist():
-    pairs = summary.difference_pairs(list(make_scores()), ["rlpf"])
-    assert set(pairs) == {
-        *(("blue", "base"), ("blue", "shuffled_blue"), ("base", "shuffled_base")),
-        *(("base", "empty"), ("10h+blue", "10h+base"), ("10h+blue", "10_history")),
-        *(("blue", raw) for raw in ("all_history", "10_history", "popular")),
-        *(("10h+blue", raw) for raw in ("all_history", "popular")),
-        *(("rlpf", "base"), ("blue", "rlpf")),
-    }
-    untrained = summary.difference_pairs(["base", "empty", "10h+base", "popular"], [])
-    assert untrained == [
-        ("base", "empty"),
-        ("base", "popular"),
-        ("10h+base", "popular"),
-    ]
-    controls = ["blue", "constant", "pseudo_item", "ease", "shuffled_pseudo_item"]
-    assert set(summary.difference_pairs(controls, [])) == {
-        *(("blue", "constant"), ("blue", "pseudo_item"), ("blue", "ease")),
-        ("pseudo_item", "shuffled_pseudo_item"),
-    }
 
 
 def test_ties_are_reported():

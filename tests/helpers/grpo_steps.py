@@ -14,16 +14,17 @@ import jax
 import numpy as np
 
 from blue.inference import sampling, scoring
+from blue.inference.packing import RowShapes
 from blue.inference.pad import pad_left, pad_right
 from blue.models import gemma3, qwen3
 from blue.models.params import abstract_params, make_init
-from blue.rewards.functions import RewardInputs
 from blue.runtime import distributed
+from blue.runtime.shapes import Precision, Sampling, Shapes
 from blue.runtime.sharding import by_batch, make_mesh, put, replicated, to_host
-from blue.stages import train_profiler
+from blue.stages import step_programs
 from blue.training import optimizers
 from blue.training.optimizers import make_optimizer, make_schedule
-from blue.training.policy import UpdateBatch, make_update
+from blue.training.policy import Objective, UpdateBatch, make_update
 from configs import base
 from tests.helpers.small_model import one_a_row
 
@@ -45,28 +46,21 @@ def run():
     encoder = make_init(encoder_cfg, mesh, "float32")(seed)
     schedule = make_schedule(LR, kind="constant", warmup_steps=0, num_steps=STEPS)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
-    sizes = dict(
-        batch_size=B, prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0,
-        dtype="float32",
-    )  # fmt: skip
-    relayout = sampling.make_relayout(
-        cfg, mesh, params_dtype="float32", dtype="float32"
+    shapes, precision = Shapes(B, P, G, C), Precision("float32", "float32")
+    relayout = sampling.make_relayout(cfg, mesh, precision)
+    draws = Sampling(1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0)
+    sample = sampling.make_sample(cfg, mesh, shapes, draws, "float32")
+    score = scoring.make_completion_logprobs(
+        cfg, mesh, shapes, precision, temperature=1.0
     )
-    sample = sampling.make_sample(
-        cfg, mesh, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, **sizes
+    embed = scoring.make_embed(encoder_cfg, mesh, RowShapes(B * G, C, 1), precision)
+    rewards = step_programs.make_rewards(c, mesh, encoder_cfg.width)
+    objective = Objective(1.0, c.clip_eps, c.kl_coef)
+    update = make_update(cfg, mesh, optimizer, schedule, shapes, precision, objective)
+    init = optimizers.make_init_state(
+        abstract_params(cfg, mesh, "float32"), optimizer, mesh
     )
-    score = scoring.make_completion_logprobs(cfg, mesh, params_dtype="float32", **sizes)
-    embed = scoring.make_embed(
-        encoder_cfg, mesh, batch_size=B * G, tokens=C, texts=1, params_dtype="float32",
-        dtype="float32",
-    )  # fmt: skip
-    rewards = train_profiler.make_rewards(c, mesh, encoder_cfg.width)
-    update = make_update(
-        cfg, mesh, optimizer, schedule, microbatch_size=0, clip_eps=c.clip_eps,
-        kl_coef=c.kl_coef, params_dtype="float32", remat="", **sizes,
-    )  # fmt: skip
-    shapes = abstract_params(cfg, mesh, "float32")
-    state = optimizers.make_init_state(shapes, optimizer, mesh)(params)
+    state = init(params)
 
     out = {}
     for step in range(STEPS):
@@ -93,7 +87,7 @@ def run():
         )
         vectors = to_host(embed(encoder, *put(one_a_row(*left), by_batch(mesh))))
         inputs = reward_inputs(c, rng, vectors.reshape(B, G, -1))
-        advantages, teaching, total, _ = rewards(put(inputs, by_batch(mesh)))
+        advantages, teaching, total, _ = rewards.program(put(inputs, by_batch(mesh)))
         batch = UpdateBatch(
             prompt, prompt_mask, tokens, mask, logprobs, reference, advantages, teaching
         )
@@ -122,7 +116,7 @@ def reward_inputs(c, rng, vectors):
     other = lambda *shape: unit(rng.normal(size=shape))
     answer = np.zeros((B, O), np.float32)
     answer[:, 0] = 1
-    return RewardInputs(
+    return dict(
         history_profile_emb=vectors,
         profile_emb=vectors,
         next_item_emb=other(B, K, E),

@@ -57,8 +57,7 @@ def _xwines(path: str) -> tuple[Log, float]:
 
 def _timed_read(path: str) -> tuple[Log, float]:
     start = time.monotonic()
-    log = table.read(
-        path,
+    layout = table.Layout(
         events="XWines_Slim_ratings.csv.gz",
         items="XWines_Slim_1K_wines.csv.gz",
         separator="",
@@ -69,6 +68,10 @@ def _timed_read(path: str) -> tuple[Log, float]:
             rating="Rating",
             items_item_id="WineID",
         ),
+    )
+    log = table.read(
+        path,
+        layout=layout,
         title_template="{WineName}, {WineryName}. {Type} wine from {RegionName}",
         item_template="{WineName}. With {Harmonize}. {Website}",
         max_bad_fraction=0.0,

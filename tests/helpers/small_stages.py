@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from blue.models import families
-from blue.stages import train_encoder, train_profiler, warm_start
+from blue.stages import step_programs
 from blue.training import session
 from configs import quickstart
 
@@ -37,9 +37,9 @@ def same_updates():
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (session, "optimizer_of"),
-            (train_encoder, "make_encoder_update"),
-            (warm_start, "make_sft_update"),
-            (train_profiler, "make_update"),
+            (step_programs, "make_encoder_update"),
+            (step_programs, "make_sft_update"),
+            (step_programs, "make_update"),
         ):
             patch.setattr(module, name, remembered(getattr(module, name)))
         yield

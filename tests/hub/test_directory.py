@@ -17,8 +17,6 @@ from safetensors.numpy import load_file, save_file
 
 from blue.errors import UserError
 from blue.hub.directory import HEAD, PREFIXES, load_decoder, save_decoder
-from blue.models import gemma3, qwen3
-from blue.models.decoder import GLOBAL, LOCAL
 from blue.runtime.sharding import make_mesh, param_shardings
 from tests.helpers.model_answers import load
 
@@ -358,39 +356,3 @@ def test_what_the_decoder_cannot_do_is_refused(fields, parts, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(TEXT | fields))
     refused(tmp_path, str(path), *parts)
-
-
-def test_keys_of_transformers_5_mean_the_same():
-    old = TEXT | {
-        "rope_theta": 5e5,
-        "rope_local_base_freq": 7e3,
-        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-        "sliding_window_pattern": 2,
-    }
-    new = TEXT | {
-        "rope_parameters": {
-            "full_attention": {"rope_theta": 5e5, "type": "linear", "factor": 8.0},
-            "sliding_attention": {"rope_theta": 7e3, "rope_type": "default"},
-        },
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "_sliding_window_pattern": 6,
-    }
-    cfg = gemma3.from_config(old)
-    assert gemma3.from_config(new) == cfg
-    assert cfg.pattern == (LOCAL, GLOBAL)
-    assert (cfg.rope_theta, cfg.rope_theta_local, cfg.rope_factor) == (5e5, 7e3, 8.0)
-
-    scaling = {"rope_type": "linear", "factor": 4}
-    cfg = qwen3.from_config({"rope_theta": 3e6, "rope_scaling": scaling})
-    assert (cfg.rope_theta, cfg.rope_factor) == (3e6, 4.0)
-    assert qwen3.from_config({"rope_parameters": scaling | {"rope_theta": 3e6}}) == cfg
-
-
-def test_class_defaults_fill_what_gemma_leaves_out():
-    cfg = gemma3.from_config({"model_type": "gemma3", "text_config": TEXT})
-    assert (cfg.width, cfg.num_layers) == (64, 4)
-    assert (cfg.vocab_size, cfg.num_heads, cfg.num_kv_heads) == (262208, 8, 4)
-    assert (cfg.head_size, cfg.window, cfg.norm_eps) == (256, 4096, 1e-6)
-    assert cfg.tied and cfg.pattern == gemma3.PATTERN and cfg.query_scale == 0
-    assert gemma3.from_config(TEXT | {"query_pre_attn_scalar": 64}).scale() == 1 / 8
-    assert not qwen3.from_config({}).tied and qwen3.from_config({}).rope_theta == 1e4

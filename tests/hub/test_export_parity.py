@@ -9,9 +9,10 @@ import pytest
 
 from blue.hub import export
 from blue.hub.model import Model
-from blue.inference.embed import make_embedder
+from blue.inference.embed import make_embed_programs, make_embedder
 from blue.models import families
 from blue.models.params import make_init
+from blue.runtime.shapes import Precision
 from blue.runtime.sharding import make_mesh
 from blue.text import prompts
 from blue.text.tokenizer import train_tokenizer
@@ -96,10 +97,13 @@ def test_sentence_transformers_gives_the_same_vectors(preset, tmp_path):
     library = SentenceTransformer(str(directory), device="cpu")
     assert library.max_seq_length == 64
     mesh = make_mesh(1, -1, 1)
+    precision = Precision("float32", "float32")
+    run = make_embed_programs(
+        model.cfg, mesh, precision, lengths=(64, 256), batch_size=8
+    )
     embed = make_embedder(
-        model.cfg, model.tokenizer, mesh, lengths=(64, 256), max_tokens=64,
-        batch_size=8, params_dtype="float32", dtype="float32",
-    ).embed  # fmt: skip
+        model.cfg, model.tokenizer, mesh, run, max_tokens=64, batch_size=8
+    ).embed
     texts = [*WORDS, "", "garden " * 8, "quiet red " * 90]
     for name, prefix in (("query", "Instruct: Find it\nQuery:"), ("document", "")):
         theirs = library.encode(texts, prompt_name=name)

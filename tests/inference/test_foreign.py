@@ -1,71 +1,18 @@
 """Encoders that are not ours: what they may return, what is embedded, whole stages."""
 
-import dataclasses
 import json
 import sys
 import threading
 
-import jax
 import numpy as np
 import pytest
 
-from blue.data.log import Log
 from blue.errors import UserError
-from blue.hub.directory import save_decoder
 from blue.inference import foreign
-from blue.inference.embed import TextEncoder
-from blue.inference.generate import Profile
-from blue.models import encoder as our_encoder
-from blue.models import qwen3
-from blue.models.params import make_init
-from blue.rewards import experience
-from blue.runtime.sharding import make_mesh
-from blue.sources import encoder as encoder_source
-from blue.sources.encoder import load_item_table, load_text_encoder
-from blue.sources.run import Run
-from blue.sources.text import query_format_of
 from blue.stages import evaluate, train_profiler
-from blue.text import queries
-from blue.text.templates import TEMPLATES
-from blue.text.tokenizer import train_tokenizer
 from blue.workdir import settings
+from tests.helpers.foreign_words import BASE, WORDS
 from tests.whole.test_stages import make_config
-
-WORDS = """
-import zlib
-import jax
-import numpy as np
-
-CALLS = []
-HOOK = []
-
-def embed(texts):
-    if HOOK:
-        return HOOK[0](texts)
-    CALLS.append(list(texts))
-    out = np.zeros((len(texts), 48))
-    for row, text in zip(out, texts):
-        for word in text.lower().split():
-            row[zlib.crc32(word.encode()) % 48] += 1
-    return out
-
-not_callable = 3
-flat = lambda texts: np.ones(len(texts))
-short = lambda texts: np.ones((len(texts) - 1, 4))
-wider = lambda texts: np.ones((len(texts), len(texts)))
-words = lambda texts: [t.split() for t in texts]
-nothing = lambda texts: None
-empty = lambda texts: np.ones((len(texts), 0))
-
-def nan(texts):
-    out = np.ones((len(texts), 4))
-    out[[not t for t in texts]] = np.nan
-    return out
-
-def raises(texts):
-    raise KeyError("no such word")
-"""
-BASE = {"max_tokens": 32, "batch_size": 4}
 
 
 @pytest.fixture
@@ -167,58 +114,6 @@ def test_a_text_is_embedded_once_while_it_is_remembered():
     assert calls == [["s"]]
 
 
-# --- beside the devices
-
-
-def fake_encoder(start):
-    return TextEncoder(None, start, len, 10**6, 3, "fake", "fake")
-
-
-def batch_of(histories):
-    fields = dict.fromkeys(experience.Batch._fields)
-    return experience.Batch(**fields | {"histories": histories})
-
-
-def profiles_of(texts):
-    return [[Profile(t, 1, True) for t in group] for group in texts]
-
-
-QUERY = queries.QueryFormat(TEMPLATES["short"], "", 2, len, 10**6)
-GROUPS = [["p", "q"], ["r", "s"], ["t", "u"]]
-HISTORIES = [["x", "y", "z"], ["x"], ["w"]]
-
-
-@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 2.0), (0.5, 0.0), (0.0, 0.0)])
-def test_a_view_of_weight_zero_is_not_embedded(weights):
-    seen = []
-
-    def start(texts):
-        seen.extend(texts)
-        vectors = np.array([[len(t), i, 1] for i, t in enumerate(texts)], np.float32)
-        return lambda: vectors.reshape(len(texts), 3)
-
-    vectors = experience.start_embedding(
-        profiles_of(GROUPS), batch_of(HISTORIES), encoder=fake_encoder(start),
-        query_format=QUERY, view_weights=weights,
-    )()  # fmt: skip
-    both = [
-        queries.history_profile_query(QUERY, h, p)
-        for h, group in zip(HISTORIES, GROUPS, strict=True)
-        for p in group
-    ]
-    alone = [queries.profile_query(QUERY, p) for group in GROUPS for p in group]
-    assert seen == both * bool(weights[0]) + alone * bool(weights[1])
-    assert vectors.shape == (2, 3, 2, 3)
-    row = 0
-    for weight, view, texts in zip(weights, vectors, (both, alone), strict=True):
-        if not weight:
-            np.testing.assert_array_equal(view, 0.0)
-            continue
-        np.testing.assert_array_equal(view[..., 0].ravel(), [len(t) for t in texts])
-        np.testing.assert_array_equal(view[..., 1].ravel(), np.arange(row, row + 6))
-        row += 6
-
-
 def test_foreign_encoders_work_in_a_thread_and_tell_their_mistakes(module):
     """What starts them gets on with its own work; the answer waits, or raises."""
     encoder = foreign.function(f"{module}:embed", **BASE)
@@ -248,76 +143,6 @@ def test_foreign_encoders_work_in_a_thread_and_tell_their_mistakes(module):
     assert np.isfinite(vectors).all()
 
 
-# --- the item table
-
-
-def catalogue(texts):
-    fields = dict.fromkeys(Log._fields)
-    return Log(**fields | {"texts": texts})
-
-
-def test_the_item_table_is_kept_by_encoder_and_texts(module, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoder_source, "ITEMS_A_CALL", 5)
-    log = catalogue([f"item number {i}" for i in range(12)])
-    folder = tmp_path / "items"
-    encoder = foreign.function(f"{module}:embed", **BASE)
-    table = load_item_table(encoder, log, str(tmp_path))
-    np.testing.assert_array_equal(table, encoder.embed(log.texts))
-    calls = sys.modules[module].CALLS
-    again = foreign.function(f"{module}:embed", **BASE)
-    calls.clear()
-    np.testing.assert_array_equal(load_item_table(again, log, str(tmp_path)), table)
-    assert calls == [] and len(list(folder.iterdir())) == 1
-    # other items, another limit, another source, other vectors of the same source
-    load_item_table(again, catalogue(log.texts[1:]), str(tmp_path))
-    sizes = BASE | {"max_tokens": 31}
-    load_item_table(foreign.function(f"{module}:embed", **sizes), log, str(tmp_path))
-    (tmp_path / f"{module}.py").write_text(WORDS + "\n# changed\n")
-    load_item_table(foreign.function(f"{module}:embed", **BASE), log, str(tmp_path))
-    assert len(list(folder.iterdir())) == 4
-    loaded = sys.modules[module]
-    old = loaded.embed
-    loaded.embed = lambda texts: old(texts) ** 2 + 0.1
-    load_item_table(foreign.function(f"{module}:embed", **BASE), log, str(tmp_path))
-    assert len(list(folder.iterdir())) == 5
-
-
-# --- which encoder
-
-
-def test_a_transfer_encoder_of_our_own_is_its_checkpoint(module, tmp_path):
-    mesh = make_mesh(1, -1, 1)
-    c = foreign_config("function", f"{module}:embed")
-    tokenizer = train_tokenizer(["red tent", "blue lamp"] * 9, vocab_size=512)
-    size = -(-tokenizer.vocab_size // 8) * 8
-    cfg = dataclasses.replace(qwen3.tiny_qwen3(), vocab_size=size)
-    params = make_init(cfg, mesh, "float32")(np.uint32(1))
-    folder = tmp_path / "other"
-    save_decoder(folder, cfg, params)
-    tokenizer.save(folder)
-    c.evaluate.transfer.kind = "own"
-    c.evaluate.transfer.checkpoint = str(folder)
-    c.lock()
-    load = lambda section: load_text_encoder(
-        Run(c, str(tmp_path), mesh, catalogue(["red tent"])), section
-    )
-    encoder, other = load(c.encoder), load(c.evaluate.transfer)
-    assert (encoder.name, encoder.width) == (f"{module}:embed", 48)
-    assert (other.name, other.width) == (str(folder), cfg.width)
-    assert other.max_tokens == c.encoder.max_tokens == 64
-    assert other.num_tokens("red tent") == len(tokenizer.pooled("red tent"))
-    ids = np.asarray([tokenizer.pooled("red tent")], np.int32)
-    embed = jax.jit(our_encoder.embed, static_argnums=1)
-    want = embed(params, cfg, ids, np.ones(ids.shape, bool))
-    np.testing.assert_allclose(other.embed(["red tent"]), want, atol=1e-5)
-    np.testing.assert_array_equal(
-        other.start(["red tent"])(), other.embed(["red tent"])
-    )
-    assert c.encoder.kind == "function"  # the config stays as it was
-    query_format = query_format_of(c, encoder)
-    assert (query_format.max_tokens, query_format.num_tokens("two words")) == (64, 2)
-
-
 # --- whole stages
 
 
@@ -341,7 +166,7 @@ def run_stages(c, workdir):
 def test_a_function_trains_and_is_evaluated(module, tmp_path):
     c = foreign_config("function", f"{module}:embed")
     c.rewards.embedding.profile = 0.0  # one view only
-    settings.check(c, ("encoder", "warm_start", "profiler", "evaluate"))
+    settings.check(c)
     rows, result = run_stages(c, tmp_path / "run")
     assert [row["step"] for row in rows] == [0, 1]
     assert all(row["reward/embedding"] < 0 for row in rows)
@@ -374,11 +199,10 @@ def test_a_function_trains_and_is_evaluated(module, tmp_path):
 def test_what_a_foreign_encoder_cannot_do_is_told(fields, words):
     c = foreign_config("function", "m:f")
     c.warm_start.tie_to_encoder = False
-    known = ("encoder", "warm_start", "profiler", "evaluate")
-    settings.check(c, known)
+    settings.check(c)
     c.update_from_flattened_dict(fields)
     with pytest.raises(UserError, match=words) as error:
-        settings.check(c, known)
+        settings.check(c)
     assert "\n" not in str(error.value)
 
 

@@ -2,20 +2,17 @@
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from blue.inference import rollout, sampling
 from blue.models import decoder, decoding, gemma3, qwen3
 from blue.models.decoder import DecoderConfig
 from blue.models.logprobs import token_logprobs
-from blue.runtime import hlo
-from blue.runtime.sharding import AXES
+from blue.runtime.shapes import Sampling
 
 SLOW_QWEN = pytest.param(qwen3.tiny_qwen3, marks=pytest.mark.slow)
 FAMILIES = [gemma3.tiny_gemma3, SLOW_QWEN]
@@ -23,6 +20,9 @@ TINY = DecoderConfig(
     family="qwen3", vocab_size=13, width=16, mlp_width=32, num_layers=2, num_heads=4,
     num_kv_heads=2, head_size=8,
 )  # fmt: skip
+
+
+DRAWS = Sampling(temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0)
 
 
 # Compiled once for all tests that ask for the same shapes.
@@ -48,26 +48,23 @@ def prompts(cfg, B, P, seed=0):
 
 
 @functools.cache
-def sampler(cfg, **options):
+def sampler(cfg, group_size, max_tokens, draws):
     """(params, prompt, mask, key, ids) -> Rollout."""
+    sizes = {"group_size": group_size, "max_tokens": max_tokens}
 
     def run(params, prompt, mask, key, ids):
-        model = model_of(params, cfg, options["group_size"], options["max_tokens"])
-        return rollout.sample(model, *model.prefill(prompt, mask), key, ids, **options)
+        model = model_of(params, cfg, group_size, max_tokens)
+        given = *model.prefill(prompt, mask), key, ids
+        return rollout.sample(model, *given, **sizes, sampling=draws)
 
     return jax.jit(run)
 
 
-def sample(cfg, params, prompt, mask, ids=None, key=0, **options):
-    defaults = {
-        "group_size": 3,
-        "max_tokens": 6,
-        "temperature": 1.0,
-        "end_ids": (1,),
-        "pad_id": 0,
-    }
+def sample(
+    cfg, params, prompt, mask, ids=None, key=0, group_size=3, max_tokens=6, **draws
+):
     ids = np.arange(prompt.shape[0]) if ids is None else ids
-    run = sampler(cfg, **defaults | options)
+    run = sampler(cfg, group_size, max_tokens, DRAWS._replace(**draws))
     return run(params, prompt, mask, jax.random.key(key), ids)
 
 
@@ -227,8 +224,8 @@ def test_loop_ends_soon_after_all_rows_have(max_tokens, steps):
 
         return rollout.sample(
             model._replace(step=step), *model.prefill(prompt, mask), key, ids,
-            group_size=2, max_tokens=max_tokens, temperature=1.0,
-            end_ids=tuple(range(TINY.vocab_size)), pad_id=0,
+            group_size=2, max_tokens=max_tokens,
+            sampling=DRAWS._replace(end_ids=tuple(range(TINY.vocab_size))),
         )  # fmt: skip
 
     r = jax.jit(run)(params, prompt, mask, jax.random.key(0), np.arange(2))
@@ -261,29 +258,6 @@ def test_padding_more_changes_no_sample():
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2])
-def test_the_loop_copies_no_cache(kv_heads):
-    """Counted in the compiled text: nothing of a cache's size is copied or turned."""
-    cfg = dataclasses.replace(
-        TINY, num_layers=3, pattern=("local", "global"), window=7, num_kv_heads=kv_heads
-    )
-    mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
-    program = sampling.make_decode(
-        cfg, mesh, batch_size=5, prompt_tokens=15, group_size=3, max_tokens=11,
-        temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, dtype="float32",
-    )  # fmt: skip
-    caches = {5 * kv_heads * 8 * slots for slots in (7, 15, 3 * 7, 3 * 11)}
-    module = hlo.parse(program.compile().as_text())
-    loop = [ops for name, ops in module.computations.items() if name != module.entry]
-    copied, updated = [], 0
-    for op in (op for ops in loop for op in ops):
-        sizes = {math.prod(array.dims) for array in hlo.arrays(op.shape)}
-        if sizes & caches and op.opcode in ("copy", "transpose", "concatenate"):
-            copied.append((op.opcode, op.shape))
-        updated += bool(sizes & caches) and op.opcode == "dynamic-update-slice"
-    assert not copied and updated == 2 * 3
-
-
 # --- continuous batching
 
 
@@ -311,7 +285,11 @@ def test_refilled_slots_hold_what_sample_gives(family):
     refill = jax.jit(lambda params, *a: rollout.refill(model(params), *a))
     advance = jax.jit(
         lambda params, s, n: rollout.advance(
-            model(params), s, jax.random.key(0), n, temperature=1.0, end_ids=range(12)
+            model(params),
+            s,
+            jax.random.key(0),
+            n,
+            DRAWS._replace(end_ids=tuple(range(12))),
         )
     )
     owner, left, found, busy = [None] * 3, list(range(8)), {}, 0

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import os
 from pathlib import Path
 
 import jax
@@ -11,120 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blue.errors import UserError
-from blue.models import decoder, decoding, encoder, families, gemma3, qwen3
-from blue.models.decoder import GLOBAL, LOCAL
+from blue.models import decoder
+from blue.models.decoder import LOCAL
 from tests.helpers import model_answers
+from tests.helpers.random_decoders import (
+    GEMMA,
+    LENGTHS,
+    QWEN,
+    C,
+    G,
+    P,
+    group_batch,
+    jit,
+    random_params,
+    random_tokens,
+    right_aligned,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-SMALL = {"vocab_size": 32, "width": 16, "mlp_width": 24, "head_size": 8, "window": 4}
-# one whole period under the scan needs two of them: 4 layers scanned, 1 left over
-GEMMA = dataclasses.replace(
-    gemma3.tiny_gemma3(),
-    **SMALL,
-    num_layers=5,
-    pattern=(LOCAL, GLOBAL),
-    rope_factor=8.0,
-)
-QWEN = dataclasses.replace(qwen3.tiny_qwen3(), **SMALL, num_layers=2, tied=False)
 TWO_LAYERS = dataclasses.replace(GEMMA, num_layers=2)
 FAMILIES = pytest.mark.parametrize("cfg", [GEMMA, QWEN], ids=["gemma3", "qwen3"])
 SHALLOW = pytest.mark.parametrize("cfg", [TWO_LAYERS, QWEN], ids=["gemma3", "qwen3"])
-# these run once: compiling is what takes the time
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def random_params(cfg, seed=0):
-    """Norms that differ from one another, and matrices that let through what comes."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(
-        lambda key: decoder.init_params(cfg, key), jax.random.key(0)
-    )
-
-    def leaf(path, shape):
-        norm = path[-1].key == "weight"
-        center = 0.0 if cfg.norm_plus_one or not norm else 1.0
-        return jnp.asarray(rng.normal(center, 0.25, shape.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
-
-
-def random_tokens(cfg, shape, seed=0):
-    tokens = np.random.default_rng(seed).integers(0, cfg.vocab_size, shape)
-    return jnp.asarray(tokens, jnp.int32)
-
-
-def right_aligned(lengths, width):
-    return jnp.arange(width)[None] >= width - jnp.asarray(lengths)[:, None]
-
-
-# --- sizes
-
-
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("gemma3_270m", 268_098_176),
-        ("gemma3_1b", 999_885_952),
-        ("gemma3_4b", 3_880_263_168),
-        ("gemma3_12b", 11_766_034_176),
-        ("gemma3_27b", 27_009_346_304),
-        ("qwen3_0_6b", 596_049_920),
-        ("qwen3_1_7b", 1_720_574_976),
-        ("qwen3_4b", 4_022_468_096),
-        ("qwen3_8b", 8_190_735_360),
-        ("qwen3_14b", 14_768_307_200),
-        ("qwen3_32b", 32_762_123_264),
-        ("qwen3_embedding_0_6b", 595_776_512),
-    ],
-)
-def test_presets_have_the_published_number_of_parameters(name, count):
-    assert decoder.param_count(families.preset(name)) == count
-
-
-@pytest.mark.parametrize(
-    ("file", "preset"),
-    [
-        ("gemma-3-1b-it", gemma3.gemma3_1b),
-        ("gemma-3-4b-it", gemma3.gemma3_4b),
-        ("qwen3-0.6b", qwen3.qwen3_0_6b),
-        ("qwen3-1.7b", qwen3.qwen3_1_7b),
-        ("qwen3-embedding-0.6b", qwen3.qwen3_embedding_0_6b),
-    ],
-)
-def test_released_configs_give_the_presets(file, preset):
-    if "BLUE_TEST_DATA" not in os.environ:
-        pytest.skip("needs BLUE_TEST_DATA, the folder with model_configs/")
-    folder = Path(os.environ["BLUE_TEST_DATA"]) / "model_configs"
-    config = json.loads((folder / f"{file}.config.json").read_text())
-    family = families.of_model_type(config["model_type"])
-    assert family.from_config(config) == preset()
-
-
-@pytest.mark.parametrize("name", families.presets())
-def test_presets_survive_their_config_json(name):
-    cfg = families.preset(name)
-    family = families.of(cfg)
-    assert family == (gemma3 if "gemma3" in name else qwen3)
-    assert family.from_config(json.loads(json.dumps(family.to_config(cfg)))) == cfg
-
-
-def test_unknown_presets_are_told_the_known_ones():
-    with pytest.raises(UserError, match=r"'gemma4'.*gemma3_1b.*qwen3_1_7b"):
-        families.preset("gemma4")
-
-
-def test_tables_of_vectors_from_before_there_were_families_are_found_again():
-    told = encoder.architecture(qwen3.tiny_qwen3())
-    assert told == (
-        "DecoderConfig(vocab_size=1024, width=64, mlp_width=128, num_layers=2, "
-        "num_heads=4, num_kv_heads=2, head_size=16, pattern=('global',), window=0, "
-        "rope_theta=10000.0, rope_theta_local=10000.0, rope_factor=1.0, "
-        "norm_eps=1e-06, norm_plus_one=False, post_norms=False, activation='silu', "
-        "scale_embedding=False, query_scale=0.0, tied=True, lora=None)"
-    )
-    without = dataclasses.replace(qwen3.tiny_qwen3(), qk_norms=False)
-    assert "qk_norms=False" in encoder.architecture(without)
 
 
 # --- one block of tokens
@@ -166,30 +71,6 @@ def test_padding_changes_nothing(cfg):
     expected = run(tokens, mask)
     found = run(more, right_aligned(lengths, 12))[:, 5:]
     np.testing.assert_allclose(found[mask], expected[mask], atol=1e-5)
-
-
-def test_embeddings_have_unit_length_in_float32():
-    params = random_params(QWEN)
-    tokens, mask = random_tokens(QWEN, (3, 6)), right_aligned([6, 4, 1], 6)
-    embed = functools.partial(encoder.embed, dtype=jnp.bfloat16)
-    found = jit(lambda p: embed(p, QWEN, tokens, mask))(params)
-    assert found.dtype == jnp.float32 and found.shape == (3, QWEN.width)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
-    hidden = jit(lambda p: decoder.forward(p, QWEN, tokens, mask)[:, -1])(params)
-    cosine = jnp.sum(found * hidden, -1) / jnp.linalg.norm(hidden, axis=-1)
-    np.testing.assert_allclose(cosine, 1, atol=1e-3)  # bfloat16
-
-
-# --- a prompt and its completions: prompts and completions outgrow the window of 4
-
-LENGTHS, P, G, C = [7, 3, 1], 7, 2, 6
-
-
-def group_batch(cfg):
-    B = len(LENGTHS)
-    prompt = random_tokens(cfg, (B, P), seed=2)
-    completions = random_tokens(cfg, (B, G, C), seed=3)
-    return prompt, right_aligned(LENGTHS, P), completions
 
 
 def tiled_forward(params, cfg, prompt, mask, completions):
@@ -246,54 +127,7 @@ def test_remat_changes_nothing(what):
     assert_trees_close(grads, expected_grads, relative=1e-5)
 
 
-@pytest.mark.parametrize(
-    "cfg, starts",
-    [(GEMMA, None), (GEMMA, (0, 2, 5)), (QWEN, None)],
-    ids=["gemma3", "gemma3, each row at its own slot", "qwen3"],
-)
-def test_decoding_with_the_cache_equals_teacher_forcing(cfg, starts):
-    """Completions of 11 tokens over windows of 4, prompts of 7, 3 and 1."""
-    params, length = random_params(cfg), 11
-    prompt, mask, _ = group_batch(cfg)
-    completions = random_tokens(cfg, (len(LENGTHS), G, length), seed=3)
-    expected = jit(lambda p: decoder.group_forward(p, cfg, prompt, mask, completions))
-    # [T] slots for all rows, or [T B]: those that wait or are done repeat a token
-    slots = jnp.arange(length - 1)
-    if starts:
-        turns = jnp.arange(length - 1 + max(starts))
-        slots = turns[:, None] - jnp.asarray(starts)[None]
-        slots = jnp.clip(slots, 0, length - 2)
-
-    @jit
-    def decode(params):
-        params = decoding.unstack_layers(params)
-        last, kept = decoding.prefill(params, cfg, prompt, mask)
-        cache = decoding.init_cache(cfg, len(LENGTHS), G, length)
-        local = cfg.kind(0) == LOCAL
-        assert kept[0].k.shape[2] == (4 if local else P)
-        assert cache[0].k.shape[2] == (4 if local else length)
-
-        def step(cache, slot):
-            rows = jnp.broadcast_to(slot, (len(LENGTHS),))
-            at = rows[:, None, None]
-            tokens = jnp.take_along_axis(completions, at, axis=2)[..., 0]
-            hidden, cache = decoding.decode_step(
-                params, cfg, tokens, slot, mask, kept, cache
-            )
-            return cache, (rows, hidden)
-
-        return last, jax.lax.scan(step, cache, slots)[1]
-
-    want = expected(params)
-    last, (rows, hidden) = decode(params)
-    first = jnp.broadcast_to(last[:, None], want[:, :, 0].shape)
-    np.testing.assert_allclose(first, want[:, :, 0], atol=5e-6)
-    for here, found in zip(np.asarray(rows), np.asarray(hidden), strict=True):
-        for b, slot in enumerate(here):
-            np.testing.assert_allclose(found[b], want[b, :, slot + 1], atol=5e-6)
-
-
-# --- the released implementation's answers (tools/make_fixtures.py)
+# --- the released implementation's answers (tests/helpers/make_fixtures.py)
 
 
 def fixture(name):

@@ -12,11 +12,11 @@ from blue.inference import sampling
 from blue.models import decoder, decoding, flops, gemma3, qwen3
 from blue.models.decoder import GLOBAL, LOCAL, DecoderConfig, Lora
 from blue.models.logprobs import token_logprobs
-from blue.training import watch
+from blue.runtime.shapes import Precision, Shapes
 from blue.training.contrastive import contrastive_gradients
-from configs import base
 
-B, G, P, C = 2, 4, 48, 33
+SIZES = Shapes(batch=2, prompt=48, group=4, completion=33)
+B, P, G, C = SIZES
 # One layer, or two of different kinds, are unrolled: XLA counts a loop's body once. It
 # also counts an elementwise operation as 1 FLOP: 1 to 3% at these widths, so 5% here.
 QWEN = DecoderConfig(
@@ -54,10 +54,10 @@ def logprobs(params, cfg, prompt, mask, tokens, remat=""):
 def test_reference_and_prefill_are_counted_as_xla_counts_them():
     run = lambda p, *x: logprobs(p, GEMMA, *x)
     found = counted(run, params_of(GEMMA), *PROMPT, shape(B, G, C))
-    assert found == pytest.approx(flops.reference(GEMMA, B, G, P, C), **CLOSE)
+    assert found == pytest.approx(flops.reference(GEMMA, SIZES), **CLOSE)
     run = lambda p, *x: decoding.prefill(decoding.unstack_layers(p), QWEN, *x)
     found = counted(run, params_of(QWEN), *PROMPT)
-    assert found == pytest.approx(flops.prefill(QWEN, B, P), **CLOSE)
+    assert found == pytest.approx(flops.prefill(QWEN, SIZES), **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_reference_and_prefill_are_counted_as_xla_counts_them():
 def test_update_is_counted_as_xla_counts_it(cfg, remat):
     loss = lambda p, *x: logprobs(p, cfg, *x, remat=remat).mean()
     found = counted(jax.grad(loss), params_of(cfg), *PROMPT, shape(B, G, C))
-    assert found == pytest.approx(flops.update(cfg, B, G, P, C, remat=remat), **CLOSE)
+    assert found == pytest.approx(flops.update(cfg, SIZES, remat=remat), **CLOSE)
 
 
 def test_long_prompts_are_counted_in_parts():
@@ -75,10 +75,10 @@ def test_long_prompts_are_counted_in_parts():
     prompt = shape(1, P), shape(1, P, dtype=jnp.bool_)
     loss = lambda p, *x: logprobs(p, GEMMA, *x).mean()
     found = counted(jax.grad(loss), params_of(GEMMA), *prompt, shape(1, G, C))
-    wanted = flops.update(GEMMA, 1, G, P, C, remat="")
+    wanted = flops.update(GEMMA, Shapes(1, P, G, C), remat="")
     assert found == pytest.approx(wanted, **CLOSE)
     whole = 4 * 4 * 32 * (P * P + G * (C - 1) * (P + C - 1))  # of one layer
-    parts = flops.group_parts(GEMMA, 1, G, P, C)
+    parts = flops.group_parts(GEMMA, Shapes(1, P, G, C))
     assert parts.attention < 0.6 * GEMMA.num_layers * whole
 
 
@@ -92,12 +92,14 @@ def test_decode_step_is_counted_as_xla_counts_it():
     kv = [decoding.Cache(*2 * (shape(B, 2, P, 32, dtype=jnp.float32),))]
     cache = jax.eval_shape(lambda: decoding.init_cache(QWEN, B, G, C))
     found = counted(run, params_of(QWEN), PROMPT[1], kv, cache, shape(B, G), shape())
-    assert found == pytest.approx(flops.decode_step(QWEN, B, G, P, C), **CLOSE)
+    assert found == pytest.approx(flops.decode_step(QWEN, SIZES), **CLOSE)
 
 
 def test_encoder_update_is_counted_as_xla_counts_it():
     gradients = contrastive_gradients(
-        QWEN, similarity_temperature=0.1, dtype="float32", remat="layers"
+        QWEN,
+        Precision("float32", "float32", "layers"),
+        similarity_temperature=0.1,
     )
     rows, pairs = 24, 16
     arrays = (*(shape(rows, P) for _ in range(4)), shape(rows, 16), shape(2 * pairs))
@@ -151,25 +153,25 @@ def test_tiled_programs_by_hand():
 
 def test_ours_by_hand():
     """One user a chip: 698 M of matrices on 2048 + 8 * 511 tokens"""
-    parts = flops.group_parts(CFG, 1, 8, 2048, 512)
+    parts = flops.group_parts(CFG, Shapes(1, 2048, 8, 512))
     assert parts.trunk == 2 * 697_761_792 * 6136
     # 22 local layers with a window of 512, 4 global ones; the prompt in four parts
     local = 512 * (512 + 3 * (511 + 512)) + 4088 * (511 + 511)
     everything = 512 * (512 + 1024 + 1536 + 2048) + 4088 * (2048 + 511)
     assert parts.attention == 4 * 1024 * (22 * local + 4 * everything)
     assert parts.head == 2 * 1152 * 262144 * 4096
-    once = flops.update(CFG, 1, 8, 2048, 512, remat="")
+    once = flops.update(CFG, Shapes(1, 2048, 8, 512), remat="")
     assert once == 3 * sum(parts) + parts.head
-    again = flops.update(CFG, 1, 8, 2048, 512, remat="layers") - once
+    again = flops.update(CFG, Shapes(1, 2048, 8, 512), remat="layers") - once
     assert again == parts.trunk + parts.attention
     # 512 positions in chunks of 40: 520; users add up
-    chunked = flops.group_parts(CFG, 3, 8, 2048, 512, chunk=40)
+    chunked = flops.group_parts(CFG, Shapes(3, 2048, 8, 512), chunk=40)
     assert chunked.head == 3 * parts.head * 520 / 512 and chunked[:2] == (
         3 * parts.trunk,
         3 * parts.attention,
     )
     # triangles and, in 22 layers of 26, bands of 512
-    masked = flops.group_parts(CFG, 1, 8, 2048, 512, masked=True)
+    masked = flops.group_parts(CFG, Shapes(1, 2048, 8, 512), masked=True)
     assert masked.trunk == parts.trunk and masked.head == parts.head
     in_all = 2048 * 2049 // 2 + 8 * (511 * 2048 + 511 * 512 // 2)
     in_band = (2048 * 512 - 512 * 511 // 2) + 8 * 511 * 512
@@ -179,12 +181,12 @@ def test_ours_by_hand():
 def test_whole_tiles_by_hand():
     """Of 512 x 512: 4 rows of a prompt, and one of each completion after them. Short
     blocks stay dense, as on the chip."""
-    parts = flops.group_parts(CFG, 1, 8, 2048, 512, tiles=True)
+    parts = flops.group_parts(CFG, Shapes(1, 2048, 8, 512), tiles=True)
     local, all_keys = (1 + 2 + 2 + 2) + 8 * 2, (1 + 2 + 3 + 4) + 8 * 5
     assert parts.kernels == 4 * 1024 * 512**2 * (22 * local + 4 * all_keys)
     assert parts.attention == 0
     rest = 3 * (parts.trunk + parts.head) + parts.head
-    update = functools.partial(flops.update, CFG, 1, 8, 2048, 512, tiles=True)
+    update = functools.partial(flops.update, CFG, Shapes(1, 2048, 8, 512), tiles=True)
     assert update(remat="attention") == rest + parts.kernels / 2 * (2 + 7)
     again = update(remat="layers") - update(remat="attention")
     assert again == parts.trunk + parts.kernels
@@ -204,15 +206,17 @@ def test_small_programs_by_hand():
     assert flops.choice(cfg, 3, 10, 5) == 3 * (text + 2 * 128 * 5)
     assert flops.ranking(users=7, items=1000, width=8) == 2 * 7 * 1000 * 8
     assert flops.relayout() == 0
-    steps = flops.rollout(cfg, 3, 2, 10, 4) - flops.prefill(cfg, 3, 10)
-    assert steps == 4 * flops.decode_step(cfg, 3, 2, 10, 4)
+    steps = flops.rollout(cfg, Shapes(3, 10, 2, 4)) - flops.prefill(cfg, Shapes(3, 10))
+    assert steps == 4 * flops.decode_step(cfg, Shapes(3, 10, 2, 4))
     caches = 2 * 2 * 32 * 3 * (10 + 2 * 4)
     weights = matrices / 2 + 512 * 128
-    assert flops.decode_bytes(cfg, 3, 2, 10, 4) == 2 * (weights + caches)
+    assert flops.decode_bytes(cfg, Shapes(3, 10, 2, 4)) == 2 * (weights + caches)
     local = dataclasses.replace(cfg, pattern=(LOCAL,), window=6)
     caches = 2 * 2 * 32 * 3 * (6 + 2 * 4)
-    assert flops.decode_bytes(local, 3, 2, 10, 4) == 2 * (weights + caches)
-    saved = flops.decode_step(cfg, 3, 2, 10, 8) - flops.decode_step(local, 3, 2, 10, 8)
+    assert flops.decode_bytes(local, Shapes(3, 10, 2, 4)) == 2 * (weights + caches)
+    saved = flops.decode_step(cfg, Shapes(3, 10, 2, 8)) - flops.decode_step(
+        local, Shapes(3, 10, 2, 8)
+    )
     assert saved == 4 * 4 * 32 * 3 * 2 * (4 + 2)
 
 
@@ -225,25 +229,7 @@ def test_matrices_are_all_parameters_but_vectors():
 
 def test_adapters_leave_out_the_gradients_of_matrices():
     cfg = dataclasses.replace(QWEN, lora=Lora(4, 8.0, ("q",)))
-    parts = flops.group_parts(cfg, B, G, P, C)
-    saved = flops.update(QWEN, B, G, P, C, remat="layers")
-    saved -= flops.update(cfg, B, G, P, C, remat="layers")
+    parts = flops.group_parts(cfg, SIZES)
+    saved = flops.update(QWEN, SIZES, remat="layers")
+    saved -= flops.update(cfg, SIZES, remat="layers")
     assert saved == parts.trunk + parts.head
-
-
-def test_flops_of_a_training_step_by_hand():
-    """MFU is of the programs that run: 5 decode steps of 8, recomputed layers"""
-    config = base.get_config()
-    config.batch_size, config.group_size, config.max_completion_tokens = 3, 2, 8
-    config.remat = "layers"
-    cfg = dataclasses.replace(QWEN, post_norms=True)
-    found = watch.flops_per_step(config, cfg, prompt_tokens=10, decode_steps=5)
-    matrices = 2 * (128 * 32 * (4 + 4 + 2 + 2) + 3 * 128 * 512)
-    pair, head = 4 * 4 * 32, 2 * 128 * 512
-    prompts = 3 * (10 * matrices + 10 * 10 * pair)
-    # of the prompts' only layer the rollout needs q, k and v, and the last position
-    unused = 3 * 9 * (matrices - 2 * 128 * 32 * (4 + 2 + 2) + 10 * pair)
-    decode = 5 * 6 * (matrices + 18 * pair + head)
-    layers = prompts + 6 * 7 * (matrices + 17 * pair)
-    rollout = prompts - unused + decode
-    assert found == rollout + 5 * layers + (1 + 4) * 6 * 8 * head

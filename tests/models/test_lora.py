@@ -10,20 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
-from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
 from blue.errors import UserError
-from blue.hub import export
-from blue.hub.model import Model
 from blue.inference import sampling
-from blue.models import decoder, decoding, gemma3, lora, qwen3
+from blue.models import decoder, decoding, gemma3, lora
 from blue.models.decoder import GLOBAL, LOCAL, Lora
-from blue.models.params import abstract_params, make_init, shapes_of
+from blue.models.params import abstract_params
 from blue.runtime import programs
-from blue.runtime.sharding import AXES, by_batch, make_mesh, put, to_host
-from blue.sources import adapters
+from blue.runtime.shapes import Precision, Shapes
+from blue.runtime.sharding import make_mesh, put, to_host
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_encoder
 from blue.sources.profiler import load_profiler, load_profiler_base
@@ -32,31 +28,29 @@ from blue.sources.run import Run
 from blue.stages import train_encoder, train_profiler, warm_start
 from blue.training import optimizers, session
 from blue.training import policy as policy_module
-from blue.training.optimizers import make_optimizer, make_schedule
-from blue.training.policy import UpdateBatch
-from blue.training.supervised import make_sft_update
 from blue.workdir import writer
 from configs import quickstart
+from tests.helpers.small_adapters import (
+    EVERY,
+    QWEN,
+    SMALL,
+    B,
+    C,
+    G,
+    P,
+    fresh_params,
+    grpo_batch,
+    jit,
+    make_optimizer_at,
+    mesh_of,
+)
 
-SMALL = {"vocab_size": 64, "width": 32, "mlp_width": 48, "head_size": 8, "window": 5}
-EVERY = Lora(rank=4, alpha=6.0, targets=lora.TARGETS)
-SOME = Lora(rank=2, alpha=3.0, targets=("q", "o", "down"))
 GEMMA = dataclasses.replace(
     gemma3.tiny_gemma3(), **SMALL, num_layers=2, pattern=(LOCAL, GLOBAL), lora=EVERY
 )
-QWEN = dataclasses.replace(qwen3.tiny_qwen3(), **SMALL, num_layers=2, lora=SOME)
 FAMILIES = pytest.mark.parametrize("cfg", [GEMMA, QWEN], ids=["gemma3", "qwen3"])
 TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 64, (3, 9)), jnp.int32)
 MASK = jnp.arange(9)[None] >= jnp.array([0, 3, 5])[:, None]
-
-
-# these run once: compiling is what takes the time
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-@functools.cache
-def fresh_params(cfg):
-    return jit(lambda: decoder.init_params(cfg, jax.random.key(0)))()
 
 
 def trained_params(cfg):
@@ -195,45 +189,14 @@ def test_adapters_stay_float32_beside_smaller_matrices():
     assert {x.dtype.name for x in jax.tree.leaves(merged)} == {"bfloat16"}
 
 
-# --- programs
-
-B, G, P, C = 8, 2, 6, 5
-
-
-def mesh_of(*shape):
-    devices = np.asarray(jax.devices()[: int(np.prod(shape))])
-    return Mesh(devices.reshape(shape), AXES)
-
-
-def make_optimizer_at(lr):
-    """Its eps is large: Adam would blow up the rounding of tiny gradients."""
-    schedule = make_schedule(lr, kind="constant", warmup_steps=0, num_steps=5)
-    return schedule, make_optimizer(schedule, b1=0.9, b2=0.95, eps=1e-3, grad_clip=1.0)
-
-
 def make_update(cfg, mesh, remat=""):
     schedule, optimizer = make_optimizer_at(1e-3)
     update = policy_module.make_update(
-        cfg, mesh, optimizer, schedule, batch_size=B, microbatch_size=0,
-        prompt_tokens=P, group_size=G, max_tokens=C, temperature=1.0, clip_eps=0.2,
-        kl_coef=0.05, params_dtype="float32", dtype="float32", remat=remat,
+        cfg, mesh, optimizer, schedule, Shapes(B, P, G, C),
+        Precision("float32", "float32", remat),
+        policy_module.Objective(temperature=1.0, clip_eps=0.2, kl_coef=0.05),
     )  # fmt: skip
     return optimizer, update
-
-
-def grpo_batch(mesh):
-    rng = np.random.default_rng(0)
-    host = UpdateBatch(
-        prompt=rng.integers(0, 64, (B, P)).astype(np.int32),
-        prompt_mask=np.ones((B, P), bool),
-        tokens=rng.integers(0, 64, (B, G, C)).astype(np.int32),
-        mask=np.ones((B, G, C), bool),
-        sampler_logprobs=-rng.random((B, G, C)).astype(np.float32),
-        ref_logprobs=-4 * rng.random((B, G, C)).astype(np.float32),
-        advantages=rng.normal(size=(B, G)).astype(np.float32),
-        teaching=np.ones((B, G), bool),
-    )
-    return put(host, by_batch(mesh))
 
 
 def test_a_step_is_the_same_on_any_mesh_and_touches_adapters_alone():
@@ -269,58 +232,15 @@ def test_a_step_is_the_same_on_any_mesh_and_touches_adapters_alone():
 
 def test_the_sampler_gets_the_merged_model():
     mesh, params = mesh_of(1, 2, 2), trained_params(GEMMA)
-    kinds = {"params_dtype": "float32", "dtype": "bfloat16"}
+    kinds = Precision("float32", "bfloat16")
     shapes = abstract_params(GEMMA, mesh, "float32")
     params = put(params, jax.tree.map(lambda x: x.sharding, shapes))
-    got = sampling.make_relayout(GEMMA, mesh, **kinds)(params)
+    got = sampling.make_relayout(GEMMA, mesh, kinds)(params)
     want = decoding.unstack_layers(lora.merge(to_host(params), GEMMA))
     near = lambda a, b: np.testing.assert_allclose(
         np.asarray(a, np.float32), np.asarray(b), rtol=2**-8, atol=1e-6
     )
     jax.tree.map(near, to_host(got), want)
-
-
-def test_adapters_lie_beside_the_very_arrays_of_the_reference():
-    mesh, plain = mesh_of(1, 2, 1), lora.without(QWEN)
-    params = make_init(plain, mesh, "float32")(np.uint32(0))
-    base = Model(plain, params, None, "base")
-    model = adapters.add(base, QWEN.lora, mesh, seed=1, dtype="float32")
-    frozen, trained = lora.split(model.params)
-    assert jax.tree.structure(frozen) == jax.tree.structure(params)
-    pairs = zip(jax.tree.leaves(frozen), jax.tree.leaves(params), strict=True)
-    assert all(a is b for a, b in pairs)
-    layers = trained["layers"]
-    assert not np.any(layers["o_b"]) and np.std(layers["down_a"]) > 0.1
-    assert layers["down_a"].sharding.mesh == mesh
-    other = adapters.add(base, QWEN.lora, mesh, seed=2, dtype="float32")
-    assert np.any(other.params["layers"]["q_a"] != layers["q_a"])
-
-
-def test_adapters_learn_what_comes_next():
-    """Supervised: a random one-layer model learns to say token 7, as loudly as its
-    frozen head can: the norms of states and embeddings bound the logits (1.34 nats)."""
-    mesh = mesh_of(1, 1, 1)
-    cfg = dataclasses.replace(QWEN, num_layers=1, lora=EVERY)
-    schedule, optimizer = make_optimizer_at(3e-2)
-    params = fresh_params(cfg)
-    frozen, trained = lora.split(
-        put(params, jax.tree.map(lambda x: by_batch(mesh), params))
-    )
-    state = optimizers.make_init_state(shapes_of(trained), optimizer, mesh)(trained)
-    update = make_sft_update(
-        cfg, mesh, optimizer, schedule, batch_size=B, prompt_tokens=P, targets=1,
-        target_tokens=2, params_dtype="float32", dtype="float32", remat="",
-    )  # fmt: skip
-    batch = grpo_batch(mesh)
-    targets = put(np.full((B, 1, 2), 7, np.int32), by_batch(mesh))
-    keep = put(np.ones((B, 1, 2), bool), by_batch(mesh))
-    losses = []
-    for _ in range(12):
-        state, info = update(
-            state, frozen, batch.prompt, batch.prompt_mask, targets, keep
-        )
-        losses.append(float(info["policy/loss"]))
-    assert losses[0] > 4 and losses[-1] < 1.5, losses
 
 
 # --- what it saves, counted
@@ -365,7 +285,7 @@ def make_config(**fields):
     c.checkpoint_every, c.eval_every, c.log.sample_users = 1, STEPS, 0
     c.lr_warmup_steps = c.warm_start.lr_warmup_steps = 0
     c.train_encoder.lr_warmup_steps = 0
-    c.rewards.choice.reader = "policy"
+    c.judge.model = "policy"
     c.profiler.lora.rank, c.encoder.lora.rank = 4, 2
     c.encoder.lora.targets = ("q", "v")
     c.update_from_flattened_dict(fields)
@@ -521,15 +441,3 @@ def test_adapters_know_their_base(whole):
     c.seed += 1
     with pytest.raises(UserError, match="adapters were trained on another model"):
         load_profiler(Run(c, str(whole), mesh, log), "base")
-
-
-def test_a_stage_without_adapters_takes_the_old_ones_away(tmp_path):
-    mesh, plain = mesh_of(1, 1, 1), lora.without(QWEN)
-    params = make_init(plain, mesh, "float32")(np.uint32(0))
-    base = Model(plain, params, None, "base")
-    model = adapters.add(base, QWEN.lora, mesh, seed=1, dtype="float32")
-    best = lora.split(model.params)[1]
-    folder = epath.Path(tmp_path / "export/profiler_adapter")
-    for start, there in ((model, True), (base, False)):
-        export._write_adapters(folder, start, "profiler", best)
-        assert folder.exists() == there

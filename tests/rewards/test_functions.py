@@ -1,4 +1,6 @@
 import functools
+import inspect
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 
 from blue.rewards import advantages, functions
-from blue.rewards.functions import RewardInputs, choice, repetition, unfinished
+from blue.rewards.functions import choice, repetition, unfinished
 
 B, G, K, M, E, O = 4, 3, 1, 6, 5, 4  # noqa: E741
 TAU = 0.07
@@ -20,8 +22,8 @@ embedding = jit(functions.embedding, static_argnames=("similarity_temperature", 
 user_to_item, item_to_user = jit(functions.user_to_item), jit(functions.item_to_user)
 
 
-def combine(x, weights, options):
-    return jax.jit(lambda x: functions.combine(x, weights, options))(x)
+def combine(parts, weights):
+    return jax.jit(lambda parts: functions.combine(parts, weights))(parts)
 
 
 def unit(key, *shape):
@@ -29,8 +31,32 @@ def unit(key, *shape):
     return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))
 
 
+class Inputs(SimpleNamespace):
+    """Inputs by name; some replaced by others."""
+
+    def _replace(self, **changes):
+        return Inputs(**vars(self) | changes)
+
+
+def of(reward, x, **arguments):
+    """The reward of the inputs that its positional parameters name."""
+    kinds = inspect.signature(reward).parameters.values()
+    names = [p.name for p in kinds if p.kind is not p.KEYWORD_ONLY]
+    return reward(*(getattr(x, name) for name in names), **arguments)
+
+
+def u2i(view, x):
+    items = x.next_item_emb, x.next_item_mask, x.negative_emb, x.negative_mask
+    return user_to_item(view, *items, similarity_temperature=TAU)
+
+
+def i2u(view, x):
+    items = x.next_item_emb, x.next_item_mask
+    return item_to_user(view, *items, x.in_batch_mask, similarity_temperature=TAU)
+
+
 def inputs(**changes):
-    x = RewardInputs(
+    x = Inputs(
         history_profile_emb=unit(0, B, G, E),
         profile_emb=unit(1, B, G, E),
         next_item_emb=unit(2, B, K, E),
@@ -47,7 +73,7 @@ def inputs(**changes):
 
 
 def by_hand(view, x):
-    """METHODS 1.4 in loops over float64."""
+    """The embedding reward of one view in loops over float64."""
     view, y, neg = (
         np.asarray(a, np.float64) for a in (view, x.next_item_emb[:, 0], x.negative_emb)
     )
@@ -73,7 +99,7 @@ def by_hand(view, x):
 def test_embedding_equals_the_formula():
     mask = jnp.ones((B, M), bool).at[0, 2].set(False)
     x = inputs(negative_mask=mask)
-    got = embedding(x, **ALL, similarity_temperature=TAU)
+    got = of(embedding, x, **ALL, similarity_temperature=TAU)
     both = [by_hand(v, x) for v in (x.history_profile_emb, x.profile_emb)]
     want = np.mean([(u + i) / 2 for u, i in both], axis=0)
     np.testing.assert_allclose(got, want, rtol=2e-5)
@@ -86,7 +112,7 @@ def test_an_ablation_is_the_mean_of_what_is_left(off):
     x = inputs()
     hp, p = (by_hand(v, x) for v in (x.history_profile_emb, x.profile_emb))
     weights = ALL | {off: 0.0}
-    got = embedding(x, **weights, similarity_temperature=TAU)
+    got = of(embedding, x, **weights, similarity_temperature=TAU)
     views = {"history_profile": [p], "profile": [hp]}.get(off, [hp, p])
     pick = {"u2i": lambda d: d[1], "i2u": lambda d: d[0]}.get(
         off, lambda d: (d[0] + d[1]) / 2
@@ -106,11 +132,8 @@ def test_identical_embeddings_give_the_chance_values():
         in_batch_mask=~jnp.eye(64, dtype=bool)[:, None],
         finished=jnp.ones((64, G), bool),
     )
-    options = {"similarity_temperature": TAU}
-    u2i = user_to_item(x.profile_emb, x, **options)
-    i2u = item_to_user(x.profile_emb, x, **options)
-    np.testing.assert_allclose(u2i, -4.860, atol=5e-4)  # -log 129
-    np.testing.assert_allclose(i2u, -4.159, atol=5e-4)  # -log 64
+    np.testing.assert_allclose(u2i(x.profile_emb, x), -4.860, atol=5e-4)  # -log 129
+    np.testing.assert_allclose(i2u(x.profile_emb, x), -4.159, atol=5e-4)  # -log 64
 
 
 def test_several_next_items_are_averaged():
@@ -121,9 +144,10 @@ def test_several_next_items_are_averaged():
     x = inputs(
         next_item_emb=unit(6, B, 3, E), next_item_mask=mask, in_batch_mask=others
     )
-    got = embedding(x, **ALL, similarity_temperature=TAU)
+    got = of(embedding, x, **ALL, similarity_temperature=TAU)
     one = [
-        embedding(
+        of(
+            embedding,
             inputs(
                 next_item_emb=x.next_item_emb[:, k : k + 1],
                 in_batch_mask=others[:, k : k + 1],
@@ -145,22 +169,19 @@ def test_masked_terms_are_as_if_removed():
     less = inputs(
         negative_emb=x.negative_emb[:, :4], negative_mask=jnp.ones((B, 4), bool)
     )
-    tau = {"similarity_temperature": TAU}
-    a = user_to_item(x.profile_emb, x, **tau)
-    b = user_to_item(x.profile_emb, less, **tau)
+    a, b = u2i(x.profile_emb, x), u2i(x.profile_emb, less)
     np.testing.assert_allclose(a, b, rtol=1e-6)
     # nobody else to compare with: the positive alone, log 1
     alone = inputs(in_batch_mask=jnp.zeros((B, K, B), bool))
-    i2u = item_to_user(x.profile_emb, alone, **tau)
-    np.testing.assert_allclose(i2u, 0.0, atol=1e-6)
+    np.testing.assert_allclose(i2u(x.profile_emb, alone), 0.0, atol=1e-6)
 
 
 def test_i2u_keeps_the_order_of_the_positive_cosine():
     x = inputs()
     next_item = x.next_item_emb[:, 0]
     cosine = jnp.einsum("BGE,BE->BG", x.profile_emb, next_item)
-    i2u = item_to_user(x.profile_emb, x, similarity_temperature=TAU)
-    assert (jnp.argsort(cosine, axis=1) == jnp.argsort(i2u, axis=1)).all()
+    order = jnp.argsort(i2u(x.profile_emb, x), axis=1)
+    assert (jnp.argsort(cosine, axis=1) == order).all()
     # index-matched negatives (rollout g against rollout g) would not: pure noise
     by_index = jnp.einsum("UE,WGE->UWG", next_item, x.profile_emb) / TAU
     by_index = jnp.where(x.in_batch_mask[:, 0, :, None], by_index, -jnp.inf)
@@ -175,34 +196,38 @@ def test_choice_ties_are_wrong_and_other_rewards():
     x = inputs(
         choice_scores=scores, choice_answer=jax.nn.one_hot(jnp.array([0, 1, 3]), O)
     )
-    assert choice(x)[:, 0].tolist() == [1.0, 0.0, 0.0]
+    assert of(choice, x, num_options=4)[:, 0].tolist() == [1.0, 0.0, 0.0]
     x = inputs()
-    assert unfinished(x)[0].tolist() == [0.0, -1.0, 0.0]
-    assert (repetition(x) == -0.25).all()
+    assert of(unfinished, x)[0].tolist() == [0.0, -1.0, 0.0]
+    assert (of(repetition, x) == -0.25).all()
 
 
-def test_combine_weighs_and_reports():
+def test_combine_weighs():
     x = inputs()
-    weights = {"choice": 2.0, "unfinished": 0.5, "repetition": 0.0}
-    total, parts = combine(x, weights, dict.fromkeys(weights, {}))
+    parts = {
+        "choice": of(choice, x, num_options=O),
+        "unfinished": of(unfinished, x),
+        "repetition": jnp.full((B, G), jnp.nan),
+    }
+    total = combine(parts, {"choice": 2.0, "unfinished": 0.5, "repetition": 0.0})
     want = 2 * parts["choice"] + 0.5 * parts["unfinished"]
     np.testing.assert_allclose(total, want)
-    assert set(parts) == set(weights)
     shifted = group_advantages(total + jnp.arange(B)[:, None] * 7.0)
     np.testing.assert_allclose(group_advantages(total), shifted, atol=1e-3)
 
 
 def total_of(x):
-    weights = {"embedding": 1.0, "choice": 1.0, "repetition": 0.0}
-    options = dict.fromkeys(weights, {})
-    options["embedding"] = {**ALL, "similarity_temperature": TAU}
-    return combine(x, weights, options)
+    parts = {
+        "embedding": of(embedding, x, **ALL, similarity_temperature=TAU),
+        "choice": of(choice, x, num_options=O),
+    }
+    return combine(parts, dict.fromkeys(parts, 1.0)), parts
 
 
 def test_an_unscored_profile_has_no_reward_and_changes_no_other():
     x = inputs()
     whole, _ = total_of(x)
-    # the reader failed on one profile, the encoder on another, in one of its views
+    # the judge failed on one profile, the encoder on another, in one of its views
     scores = x.choice_scores.at[0, 1, 2].set(jnp.nan)
     view = x.profile_emb.at[2, 0, 3].set(jnp.nan)
     total, parts = total_of(x._replace(choice_scores=scores, profile_emb=view))
@@ -213,9 +238,8 @@ def test_an_unscored_profile_has_no_reward_and_changes_no_other():
     keep = jnp.array([1, 2])
     two = x.profile_emb[2, keep].mean(0)  # same mean mass where both are the same
     same = x.profile_emb.at[2].set(jnp.broadcast_to(two, (G, E)))
-    direction = lambda v: item_to_user(v, x, similarity_temperature=TAU)
     np.testing.assert_allclose(
-        direction(same.at[2, 0].set(jnp.nan))[:2], direction(same)[:2], rtol=1e-5
+        i2u(same.at[2, 0].set(jnp.nan), x)[:2], i2u(same, x)[:2], rtol=1e-5
     )
     scored = x._replace(choice_scores=scores)
     np.testing.assert_array_equal(total_of(scored)[0][1:], whole[1:])
@@ -225,22 +249,17 @@ def test_a_user_without_any_vector_is_no_other_user():
     x = inputs()
     view = x.profile_emb.at[3].set(jnp.nan)
     without = x._replace(in_batch_mask=x.in_batch_mask.at[:, :, 3].set(False))
-    tau = {"similarity_temperature": TAU}
     np.testing.assert_allclose(
-        item_to_user(view, x, **tau)[:3],
-        item_to_user(x.profile_emb, without, **tau)[:3],
-        rtol=1e-6,
+        i2u(view, x)[:3], i2u(x.profile_emb, without)[:3], rtol=1e-6
     )
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e16, -1e30])
 def test_a_reward_beyond_all_bounds_is_none(value):
-    x = inputs(repeated_words=jnp.zeros((B, G)).at[1, 1].set(value))
-    total, _ = combine(x, {"repetition": 1.0}, {"repetition": {}})
+    parts = {"one": jnp.zeros((B, G)).at[1, 1].set(value), "two": jnp.ones((B, G))}
+    total = combine(parts, {"one": 1.0, "two": 0.0})
     assert np.argwhere(~np.isfinite(total)).tolist() == [[1, 1]]
-    unweighted, _ = combine(
-        x, {"repetition": 0.0, "unfinished": 1.0}, {"repetition": {}, "unfinished": {}}
-    )
+    unweighted = combine(parts, {"one": 0.0, "two": 1.0})
     assert jnp.isfinite(unweighted).all()
 
 
@@ -257,7 +276,6 @@ def test_a_batch_of_one_target_and_equal_profiles_teaches_nothing():
         repeated_words=jnp.zeros((B, G)),
     )
     total, parts = total_of(x)
-    i2u = item_to_user(x.profile_emb, x, similarity_temperature=TAU)
-    assert (i2u == 0).all() and (parts["choice"] == 0).all()
+    assert (i2u(x.profile_emb, x) == 0).all() and (parts["choice"] == 0).all()
     assert jnp.isfinite(total).all()
     np.testing.assert_allclose(group_advantages(total), 0, atol=0.2)

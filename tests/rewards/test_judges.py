@@ -9,9 +9,12 @@ import pytest
 from blue.models import decoder, gemma3, qwen3
 from blue.rewards import judges
 from blue.runtime import sharding
+from blue.runtime.shapes import Precision, Shapes
 from blue.text import prompts
 from blue.text.templates import TEMPLATES
 from tests.helpers.small_model import SHORT, WORDS, alone, few_words, make
+
+FLOAT32 = Precision("float32", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +28,14 @@ def mesh():
 
 
 def shapes():
-    return judges.ChoiceShapes(
-        batch_size=8, num_options=3, prompt_tokens=40, option_tokens=6
-    )
+    return Shapes(batch=8, prompt=40, group=3, completion=6)
 
 
-def test_likelihood_reader_is_the_gain_over_the_empty_profile(tokenizer, mesh):
+def test_likelihood_judge_is_the_gain_over_the_empty_profile(tokenizer, mesh):
     cfg, params = make(gemma3.tiny_gemma3, tokenizer, mesh)
-    score = judges.make_choice_scorer(
+    score = judges.make_judge(
         cfg, tokenizer, SHORT, mesh, scoring="likelihood", shapes=shapes(),
-        params_dtype="float32", dtype="float32",
+        precision=FLOAT32,
     )  # fmt: skip
     options = [
         ["red tent lamp", "blue chair", "apple"],
@@ -61,13 +62,13 @@ def test_likelihood_reader_is_the_gain_over_the_empty_profile(tokenizer, mesh):
     np.testing.assert_allclose(score(params, ["", ""], options), 0.0, atol=1e-5)
 
 
-def test_letter_reader_compares_letters_at_the_answer(tokenizer, mesh):
+def test_letter_judge_compares_letters_at_the_answer(tokenizer, mesh):
     full = TEMPLATES["full"]
     cfg, params = make(qwen3.tiny_qwen3, tokenizer, mesh)
-    sizes = shapes()._replace(prompt_tokens=400)
-    score = judges.make_choice_scorer(
+    sizes = shapes()._replace(prompt=400)
+    score = judges.make_judge(
         cfg, tokenizer, full, mesh, scoring="letters", shapes=sizes,
-        params_dtype="float32", dtype="float32",
+        precision=FLOAT32,
     )  # fmt: skip
     options = [["red tent", "blue chair", "apple"]]
     got = score(params, ["likes bread"], options)
@@ -84,5 +85,5 @@ def test_a_question_that_cannot_fit_is_told(tokenizer):
     long = " ".join(WORDS * 20)
     ids = judges.fit_message(tokenizer, make_message, long, 30)
     assert len(ids) <= 30
-    with pytest.raises(ValueError, match="rewards.choice.max_prompt_tokens = 2"):
+    with pytest.raises(ValueError, match="judge.max_prompt_tokens = 2"):
         judges.fit_message(tokenizer, make_message, long, 2)

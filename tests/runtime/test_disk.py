@@ -11,6 +11,7 @@ import pytest
 from blue import main
 from blue.errors import UserError
 from blue.runtime import disk
+from blue.workdir.stages import STAGES, Stage
 from configs import quickstart
 
 
@@ -49,8 +50,9 @@ def vanishing(monkeypatch):
             file.write("{}")
 
     stage = SimpleNamespace(run=run)
-    monkeypatch.setitem(sys.modules, "blue.vanishing", stage)
-    monkeypatch.setitem(main.STAGES, "evaluate", ("vanishing", "loses its workdir"))
+    monkeypatch.setitem(sys.modules, "blue.stages.vanishing", stage)
+    loses = Stage("vanishing", "loses its workdir")
+    monkeypatch.setitem(STAGES, "evaluate", loses)
 
 
 def test_a_vanished_workdir_is_exit_code_2(tmp_path, vanishing, capsys):

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from blue.inference import sampling
 from blue.models import decoder, gemma3, qwen3
 from blue.models.params import abstract_params
 from blue.runtime import programs, sharding
@@ -31,18 +30,6 @@ def test_large_parameters_of_the_real_model_are_split_everywhere():
         int(np.prod(x.sharding.shard_shape(x.shape))) for x in jax.tree.leaves(shapes)
     )
     assert a_chip < 1.01 * 999_885_952 / 8  # only the norms are whole on each chip
-
-
-def test_decode_layout_uses_the_tensor_axis_alone():
-    mesh = sharding.make_mesh(1, 4, 2)
-    shapes = abstract_params(gemma3.gemma3_4b(), mesh, "float32")
-    decode = sampling.abstract_decode_params(shapes, mesh, "bfloat16")
-    assert shapes["layers"]["q"].sharding.spec == PartitionSpec(
-        None, "fsdp", "tensor", None
-    )
-    one = decode["layers"][5]["q"]
-    assert one.sharding.spec == PartitionSpec(None, "tensor", None)
-    assert one.dtype == "bfloat16"
 
 
 def test_an_axis_that_does_not_divide_is_dropped():
@@ -76,16 +63,6 @@ def test_the_part_of_fsdp_that_divides_a_model():
     )
     assert sharding.dividing_fsdp(shapes, split) == 128  # its width is 9 * 128
     assert sharding.dividing_fsdp(shapes, sharding.make_mesh(1, 8, 1)) == 8
-
-
-def test_weights_that_are_whole_are_not_split_to_be_gathered():
-    """As in the decode layout: a program of them moves none of them."""
-    mesh = sharding.make_mesh(1, 8, 1)
-    cfg = gemma3.tiny_gemma3()
-    prefill = sampling.make_prefill(
-        cfg, mesh, batch_size=8, prompt_tokens=16, dtype="float32"
-    )
-    assert "all-gather" not in prefill.compile().as_text()
 
 
 def test_arrays_cross_by_the_doors_alone():

@@ -1,38 +1,39 @@
 """The evaluation stage over a real little world, with models that are rules.
 
-The "encoder" is a bag of words, as is the "reader"; the "profilers" write words of the
+The "encoder" is a bag of words, as is the "judge"; the "profilers" write words of the
 history (trained) or of the catalogue (base).
 """
 
-import functools
 import hashlib
 import itertools
 import json
 import logging
 import stat
-import zlib
 
 import numpy as np
 import pytest
 
-from blue.data import prepare as prepare_module
 from blue.data import synthetic
-from blue.data.examples import history
 from blue.errors import UserError
-from blue.evaluation import metrics, panel
-from blue.evaluation.cohort import choose_users
-from blue.evaluation.judge import judge_accuracy
-from blue.evaluation.validation import validation_ndcg
+from blue.evaluation import baselines, methods
+from blue.evaluation.cohort import choose_cohort
 from blue.hub.model import Model
 from blue.inference.embed import TextEncoder
-from blue.inference.generate import Profile
 from blue.sources.run import Run, mesh_of
 from blue.stages import evaluate
 from blue.text import queries
-from blue.text.rule_profiles import profile_word_stats, template_profile
-from blue.text.templates import TEMPLATES
+from blue.text.rule_profiles import profile_word_stats
 from blue.text.tokenizer import train_tokenizer
+from blue.text.words import folded_words
 from configs import base as base_config
+from tests.helpers.evaluated_world import (
+    WORLD,
+    choose,
+    embed,
+    make_generate,
+    num_tokens,
+    prepare,
+)
 
 UNTRAINED = [
     *("random", "popular", "ease", "mean_items", "mean_recent", "empty"),
@@ -53,86 +54,18 @@ REQUIRED_DIFFERENCES = [
     *(("base", "empty"), ("10h+blue", "10h+base"), ("10h+blue", "10_history")),
     ("10h+blue", "10h+shuffled_blue"),
 ]
-WORLD = dict(users=240, items=300, topics=16, noise=0.1, loyalty=0.7, drift=0.0)
-WORLD |= dict(burst=0.2, min_history=12, max_history=20)
-
-
-@functools.cache
-def word_vector(word):
-    rng = np.random.default_rng(zlib.crc32(word.encode()))
-    return rng.normal(size=64).astype(np.float32)
-
-
-def embed(texts):
-    """Unit vectors of bags of words; texts without words share one direction."""
-    rows = [sum(map(word_vector, panel.words(f"{t} the")), np.zeros(64)) for t in texts]
-    vectors = np.stack(rows)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def first_letters(texts):
     """Another encoder: it reads two letters of each word."""
-    return embed([" ".join(w[:2] for w in panel.words(text)) for text in texts])
-
-
-def choose(profiles, options):
-    """Scores by the cosine of the bags of words of option and profile."""
-    rows = [
-        embed(row) @ embed([p])[0] for p, row in zip(profiles, options, strict=True)
-    ]
-    return np.stack(rows)
-
-
-def prepare(log, directory, **changes):
-    settings = dict(
-        seed=0,
-        min_interactions=10,
-        max_interactions=1000,
-        window_policy="exclude_window",
-        window_s=3600,
-        rolling_targets=10,
-        embargo_items=0,
-        min_history=1,
-        max_train_targets=4,
-        targets_per_example=1,
-        ties="hash",
-        validation_users=20,
-        test_users=48,
-        eval_negatives=99,
-    )
-    return prepare_module.prepare(log, directory=directory, **(settings | changes))
+    return embed([" ".join(w[:2] for w in folded_words(text)) for text in texts])
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    log, _ = synthetic.make(0, **WORLD)
+    log, _ = synthetic.make(0, synthetic.World(**WORLD))
     examples = prepare(log, tmp_path_factory.mktemp("examples"))
     return log, examples, train_tokenizer(log.titles, vocab_size=640)
-
-
-def make_generate(log, examples, tokenizer, which):
-    """A profiler by rule, keyed by example id; the trained one reads the prompt."""
-    rows = {}
-    for split in (examples.validation, examples.test):
-        rows |= {int(i): (split, row) for row, i in enumerate(split.ids)}
-
-    def generate(prompt_ids, example_ids):
-        profiles = []
-        for prompt, example_id in zip(prompt_ids, example_ids, strict=True):
-            shown = tokenizer.decode(prompt)
-            titles = [log.titles[i] for i in history(*rows[example_id])[0]]
-            titles = [title for title in titles if title in shown]
-            source = log.titles[::9] if which == "base" else titles
-            rng = np.random.default_rng([example_id, len(prompt)])
-            text = template_profile(TEMPLATES["short"], source, num_items=6, rng=rng)
-            profiles.append(Profile(text, len(text.split()), which == "trained"))
-        return profiles
-
-    return generate
-
-
-def num_tokens(tokenizer):
-    return lambda text: len(tokenizer.pooled(text))
 
 
 def run_stage(world, workdir, *, trained=True, **fields):
@@ -170,7 +103,7 @@ def run_stage(world, workdir, *, trained=True, **fields):
         make_generate=lambda config, profiler, mesh, *, temperature: make_generate(
             log, examples, tokenizer, profiler.name
         ),
-        make_choice_scorer=lambda config, reader, mesh: choose,
+        make_choice_scorer=lambda config, judge, mesh: choose,
     )
     with pytest.MonkeyPatch.context() as patch:
         for name, rule in rules.items():
@@ -321,11 +254,11 @@ def test_without_a_trained_profiler_only_base_is_evaluated(world, tmp_path):
     assert "On NDCG@10, base " in (tmp_path / "evaluation.md").read_text()
 
 
-def test_reader_is_the_one_the_config_rewards_with(world, tmp_path):
+def test_judge_is_the_one_the_config_rewards_with(world, tmp_path):
     few = {"evaluate.test_users": 12}
-    policy = few | {"rewards.choice.reader": "policy"}
+    policy = few | {"judge.model": "policy"}
     assert run_stage(world, tmp_path, **policy)["reader"]["model"] == "trained"
-    frozen = few | {"rewards.choice.reader": "reference"}
+    frozen = few | {"judge.model": "reference"}
     assert run_stage(world, tmp_path, **frozen)["reader"]["model"] == "base"
 
 
@@ -352,6 +285,25 @@ def test_other_methods_profiles_come_from_files(world, tmp_path):
     path.write_text(path.read_text().split("\n", 1)[1])  # one user goes
     with pytest.raises(UserError, match=f"oracle=.*rlpf.jsonl.*{users[-1]}"):
         run_stage(world, tmp_path, **other)
+
+
+def test_a_method_is_added_by_a_row(world, tmp_path, monkeypatch):
+    """A ranker, and profiles by rule: differences, tables and the panel follow."""
+    newest = lambda given: [titles[-1] for titles in given.cohort.histories]
+    shelf = lambda given: baselines.popularity(given.examples.item_counts % 7)
+    rows = (
+        methods.Method("newest", profile=newest, shuffled=("",), group=methods.RIVAL),
+        methods.Method("shelf", ranker=shelf, group=methods.CONTROL, key=True),
+        methods.Method("nothing", profile=lambda given: None),
+    )
+    monkeypatch.setattr(methods, "METHODS", (*methods.METHODS, *rows))
+    result = run_stage(world, tmp_path, **{"evaluate.test_users": 12})
+    added = {"newest", "10h+newest", "shuffled_newest", "shelf"}
+    assert set(result["methods"]) == {*METHODS, *added}
+    assert find(result, "newest", "shuffled_newest") and find(result, "blue", "shelf")
+    assert find(result, "newest", "base") and find(result, "10h+blue", "10h+newest")
+    page = (tmp_path / "evaluation.md").read_text()
+    assert "| blue - shelf | " in page and "| shuffled_newest | " in page
 
 
 @pytest.mark.parametrize("name", ["base", "ease", "10h+x", "shuffled_x", "x_centred"])
@@ -481,14 +433,14 @@ def test_too_few_users_or_negatives_stop_before_models_load(world, tmp_path):
 def test_chosen_users_are_spread_evenly(world):
     log, examples, _ = world
     split = examples.test
-    everyone = choose_users(split, log.titles, limit=0)
+    everyone = choose_cohort(split, log.titles, limit=0)
     assert everyone.rows.tolist() == list(range(len(split.user)))
-    few = choose_users(split, log.titles, limit=4)
+    few = choose_cohort(split, log.titles, limit=4)
     assert np.diff(few.rows).tolist() == [len(split.user) // 4] * 3
     assert (few.candidates[:, 0] == split.next_item[few.rows]).all()
     assert (few.candidates[:, 1:] == split.negatives[few.rows]).all()
     assert few.histories[1] == everyone.histories[few.rows[1]]
-    more = choose_users(split, log.titles, limit=10**6)
+    more = choose_cohort(split, log.titles, limit=10**6)
     assert len(more.rows) == len(split.user)
 
 
@@ -504,74 +456,17 @@ def test_equal_texts_are_embedded_once():
     np.testing.assert_array_equal(vectors[0], vectors[1, ::-1])
 
 
-def test_validation_is_the_mean_over_its_users(world):
-    log, examples, tokenizer = world
-    query_format = queries.QueryFormat(
-        TEMPLATES["short"], "", 4, num_tokens(tokenizer), 99
-    )
-    prompt_format = queries.PromptFormat(TEMPLATES["short"], 8, tokenizer, 400)
-    cohort = choose_users(examples.validation, log.titles, limit=12)
-    generate = make_generate(log, examples, tokenizer, "trained")
-    table = embed(log.texts)
-    values = validation_ndcg(
-        cohort,
-        titles=log.titles,
-        item_table=table,
-        generate=generate,
-        embed=embed,
-        query_format=query_format,
-        prompt_format=prompt_format,
-    )
-    both, alone, found = [], [], []
-    next_items = table[cohort.candidates[:, 0]]
-    prompt_ids = queries.profile_prompts(
-        prompt_format, cohort.split, cohort.rows, log.titles
-    )
-    profiles = generate(prompt_ids, cohort.example_ids.tolist())
-    for u, profile in enumerate(profiles):
-        recent = ", ".join(cohort.histories[u][-4:])
-        for ranks, text in ((both, f"{recent} {profile.text}"), (alone, profile.text)):
-            scores = embed([text]) @ table[cohort.candidates[u]].T
-            ranks.append(int(metrics.rank_of_target(np.round(scores, 6))[0]))
-        found.append(int(np.argmax(embed([profile.text]) @ next_items.T)) == u)
-    ndcg = lambda ranks: np.mean([1 / np.log2(r + 1) * (r <= 10) for r in ranks])
-    assert values == pytest.approx(
-        {
-            "eval/ndcg@10": ndcg(both),
-            "eval/recall@10": np.mean([r <= 10 for r in both]),
-            "eval/mrr": np.mean([1 / r for r in both]),
-            "eval/profile_ndcg@10": ndcg(alone),
-            "eval/reid@1": np.mean(found),
-            "eval/finished": 1.0,
-        }
-    )
-
-
-def test_reader_accuracy_says_when_it_is_no_result():
-    profiles = ["tent"] * 100
-    right = [["tent", "a", "b", "c"]] * 100
-    result = judge_accuracy(choose, profiles=profiles, options=right)
-    assert result["accuracy"] == 1.0 and result["low"] > 0.95 and result["note"] == ""
-    quarter = [["tent", "a", "b", "c"]] * 25 + [["a", "tent", "b", "c"]] * 75
-    result = judge_accuracy(choose, profiles=profiles, options=quarter)
-    assert result["accuracy"] == result["chance"] == 0.25 and result["n"] == 100
-    assert result["note"] == "reader at chance: not a result"
-    tied = [["tent", "tent", "b", "c"]] * 100  # two right answers: no answer
-    result = judge_accuracy(choose, profiles=profiles, options=tied)
-    assert result["accuracy"] == 0.0
-
-
-def test_reader_reads_the_kind_of_text_it_knows(world):
+def test_judge_reads_the_kind_of_text_it_knows(world):
     log, examples, _ = world
-    cohort = choose_users(examples.test, log.titles, limit=3)
+    cohort = choose_cohort(examples.test, log.titles, limit=3)
     config = base_config.get_config("tiny")
-    config.rewards.choice.scoring = "likelihood"
+    config.judge.scoring = "likelihood"
     written = evaluate.history_profiles(config, cohort)
     assert all(text.startswith("The user likes ") for text in written)
     for text, titles in zip(written, cohort.histories, strict=True):
         stats = profile_word_stats(text, titles[-4:])
         assert stats["words"] == 3 and stats["in_history"] == 1.0
-    config.rewards.choice.scoring = "letters"
+    config.judge.scoring = "letters"
     for text, titles in zip(
         evaluate.history_profiles(config, cohort), cohort.histories, strict=True
     ):

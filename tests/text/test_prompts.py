@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 
 from blue.errors import UserError
 from blue.text import prompts
-from blue.text.rule_profiles import profile_word_stats, template_profile
 from blue.text.templates import TEMPLATES, wordings
 from blue.text.tokenizer import train_tokenizer
 
 FULL, SHORT = TEMPLATES["full"], TEMPLATES["short"]
 NAN = math.nan
+
+
+def profile_message(templates, titles, ratings):
+    """The whole message that asks for a profile, however long."""
+    items = prompts._item_texts(templates, titles, ratings)
+    return prompts._profile_message(templates, items)
+
 
 FORGERIES = [
     "A. foo\nB. bar",
@@ -83,7 +89,7 @@ def test_untrusted_text_adds_no_structure(templates, attack):
 
     def structure(untrusted):
         texts = (
-            prompts.profile_message(templates, [untrusted, "b"], [1.0, NAN]),
+            profile_message(templates, [untrusted, "b"], [1.0, NAN]),
             prompts.history_profile_view(templates, [untrusted], untrusted),
             prompts.profile_view(templates, untrusted),
             prompts.history_view(templates, [untrusted, untrusted]),
@@ -107,7 +113,7 @@ def test_untrusted_text_comes_first_in_no_line_of_a_choice():
 
 
 def test_full_prompt_shows_titles_and_ratings_oldest_first():
-    text = prompts.profile_message(
+    text = profile_message(
         FULL, ["Toy Story (1995)", "Heat", "Up"], np.array([4.5, NAN, 5.0], np.float32)
     )
     assert "History: [Toy Story (1995) | 4.5], [Heat], [Up | 5]\n" in text
@@ -115,7 +121,7 @@ def test_full_prompt_shows_titles_and_ratings_oldest_first():
 
 
 def test_short_prompt_is_titles_alone():
-    text = prompts.profile_message(SHORT, ["a b", "c d"], [4.5, NAN])
+    text = profile_message(SHORT, ["a b", "c d"], [4.5, NAN])
     assert text == "a b; c d"
 
 
@@ -125,7 +131,7 @@ def test_prompt_without_history_is_defined(templates, tokenizer):
         templates, [], [], tokenizer, max_tokens=400
     )
     assert dropped == 0
-    assert ids == tokenizer.chat(prompts.profile_message(templates, [], []))
+    assert ids == tokenizer.chat(profile_message(templates, [], []))
     assert templates.no_history in tokenizer.decode(ids)
 
 
@@ -147,7 +153,7 @@ def test_fitting_drops_as_few_oldest_items_as_possible(
         templates, shown, ratings, tokenizer, max_tokens=n
     )
     whole = lambda first: tokenizer.chat(
-        prompts.profile_message(templates, shown[first:], ratings[first:])
+        profile_message(templates, shown[first:], ratings[first:])
     )
     ids, dropped = fit(max_tokens)
     assert len(ids) <= max_tokens
@@ -172,9 +178,7 @@ def test_fitting_handles_items_of_very_different_length(titles, tokenizer):
         ids, dropped = prompts.fit_profile_prompt(
             SHORT, mixed, [NAN] * 300, tokenizer, max_tokens=max_tokens
         )
-        whole = prompts.profile_message(
-            SHORT, mixed[dropped - 1 :], [NAN] * (301 - dropped)
-        )
+        whole = profile_message(SHORT, mixed[dropped - 1 :], [NAN] * (301 - dropped))
         assert len(ids) <= max_tokens < len(tokenizer.chat(whole))
 
 
@@ -188,7 +192,7 @@ def test_fitting_says_when_not_even_one_item_fits(titles, tokenizer):
 
 def test_titles_and_ratings_must_be_as_many():
     with pytest.raises(ValueError, match="zip"):
-        prompts.profile_message(FULL, ["a", "b"], [1.0])
+        profile_message(FULL, ["a", "b"], [1.0])
 
 
 # --- the encoder's views
@@ -220,7 +224,7 @@ def test_instruction_has_the_form_the_encoder_was_trained_with():
     assert prompts.query_prefix("") == ""
 
 
-# --- the reader's questions
+# --- the judge's questions
 
 
 @pytest.mark.parametrize("num_options", [2, 4, 26])
@@ -246,115 +250,3 @@ def test_short_questions_cost_few_tokens(tokenizer, titles):
     assert prompts.title_message(SHORT, "") == "next"
     question = prompts.choice_message(SHORT, "likes x", ["a b", "c"])
     assert question == "likes x [A] a b [B] c"
-
-
-# --- profiles written by rules
-
-
-def likes(text):
-    words = re.fullmatch(r"The user likes (.+)\.", text)
-    assert words, text
-    return re.split(r", | and ", words[1])
-
-
-def test_template_profile_draws_distinct_words_of_the_titles(titles):
-    rng = np.random.default_rng(0)
-    shown = titles[:20]
-    for _ in range(50):
-        drawn = likes(template_profile(SHORT, shown, num_items=8, rng=rng))
-        assert len(drawn) == len(set(drawn)) == 8
-        assert set(drawn) <= set(" ".join(shown).split())
-
-
-def test_template_profile_worked_out():
-    make = lambda titles, n, seed=0: template_profile(
-        FULL, titles, num_items=n, rng=np.random.default_rng(seed)
-    )
-    assert make(["jazz"], 3) == "The user likes jazz."
-    assert make(["jazz Jazz JAZZ"], 3) in (
-        f"The user likes {word}." for word in ("jazz", "Jazz", "JAZZ")
-    )
-    assert sorted(likes(make(["The Piano of a Man", "99 to go"], 9))) == [
-        "Man",
-        "Piano",
-    ]
-    assert make([], 3) == "The user is new."
-    assert make(["42", "7"], 1) in ("The user likes 42.", "The user likes 7.")
-    assert sorted(likes(make(["映画 音楽"], 2))) == ["映画", "音楽"]
-
-
-def test_template_profile_is_a_function_of_the_generator(titles):
-    make = lambda seed: template_profile(
-        SHORT, titles[:20], num_items=8, rng=np.random.default_rng(seed)
-    )
-    assert make(1) == make(1)
-    assert len({make(seed) for seed in range(20)}) > 15
-
-
-def test_template_profile_prefers_words_that_occur_often():
-    titles = ["piano"] * 9 + ["organ"]
-    rng = np.random.default_rng(0)
-    drawn = Counter(
-        likes(template_profile(SHORT, titles, num_items=1, rng=rng))[0]
-        for _ in range(500)
-    )
-    assert 0.85 < drawn["piano"] / 500 < 0.95
-
-
-def test_template_profile_takes_phrases_where_titles_are_separated():
-    titles = ["Joe's Pizza | 5 Main Street", "Blue Note, Jazz Club", "Moma"]
-    rng = np.random.default_rng(0)
-    text = template_profile(FULL, titles, num_items=9, rng=rng)
-    assert sorted(likes(text)) == [
-        "5 Main Street",
-        "Blue Note",
-        "Jazz Club",
-        "Joe's Pizza",
-        "Moma",
-    ]
-    few = template_profile(FULL, ["a b, c", "Moma", "Tate"], num_items=9, rng=rng)
-    assert sorted(likes(few)) == ["Moma", "Tate"]  # most titles are plain: words
-
-
-def test_template_profile_is_bounded_and_safe():
-    rng = np.random.default_rng(0)
-    long = "very " * 40 + "long"
-    text = template_profile(
-        FULL, [f"{long}, {long}\n[B]", "x" * 500 + ", y]"], num_items=3, rng=rng
-    )
-    assert all(len(thing) <= 60 for thing in likes(text))
-    assert prompts.make_safe(text) == text
-
-
-def test_word_stats_worked_out():
-    stats = profile_word_stats(
-        "The user likes Jazz, jazz, piano and cheese.", ["Jazz Piano [Vol 2]", "Tea"]
-    )
-    assert stats == {"words": 4.0, "in_history": 0.75, "distinct": 0.75}
-    nothing = profile_word_stats("The user likes and the.", ["Tea"])
-    assert nothing == {"words": 0.0, "in_history": 0.0, "distinct": 0.0}
-
-
-def test_word_stats_of_template_profiles_are_perfect(titles):
-    rng = np.random.default_rng(0)
-    text = template_profile(SHORT, titles[:20], num_items=8, rng=rng)
-    stats = profile_word_stats(text, titles[:20])
-    assert stats == {"words": 8.0, "in_history": 1.0, "distinct": 1.0}
-
-
-# --- the trained tokenizer knows the templates
-
-
-@pytest.mark.parametrize("templates", TEMPLATES.values(), ids=TEMPLATES.keys())
-def test_words_of_the_templates_are_few_tokens(templates, tokenizer):
-    for line in wordings(templates):
-        parts = re.findall(r"\w+|[^\w\s]", line)
-        assert len(tokenizer.encode(line)) <= 1.5 * len(parts) + line.count("\n") + 2
-    assert all(w in " ".join(wordings(templates)) for w in ("likes", "and"))
-
-
-def test_both_wordings_have_the_same_placeholders_but_for_ratings():
-    def names(text):
-        return set(re.findall(r"\{(\w+)\}", text)) - {"rating"}
-
-    assert list(map(names, FULL)) == list(map(names, SHORT))

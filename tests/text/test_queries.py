@@ -78,33 +78,6 @@ def test_other_users_is_a_derangement_fixed_by_the_seed(num):
         assert (partners != queries.other_users(num, seed=4)).any()
 
 
-def test_query_texts_of_every_method(tokenizer):
-    f = make_format(tokenizer)
-    histories = [TITLES[:6], TITLES[6:12], TITLES[12:18]]
-    profiles = {
-        "base": ["b0", "b1", "b2"],
-        "blue": ["p0", "p1", "p2"],
-        "rlpf": ["r0", "r1", "r2"],
-    }
-    partners = np.array([2, 0, 1])
-    texts = queries.query_texts(f, histories, profiles, partners)
-    assert list(texts) == [
-        *("empty", "all_history", "10_history"),
-        *("base", "10h+base", "shuffled_base"),
-        *("blue", "10h+blue", "shuffled_blue", "10h+shuffled_blue"),
-        *("rlpf", "10h+rlpf"),
-    ]
-    assert texts["blue"] == [queries.profile_query(f, p) for p in ("p0", "p1", "p2")]
-    assert texts["shuffled_blue"] == [texts["blue"][w] for w in partners]
-    assert texts["10h+shuffled_blue"][0] == queries.history_profile_query(
-        f, histories[0], "p2"
-    )
-    assert texts["10h+rlpf"][1] == queries.history_profile_query(f, histories[1], "r1")
-    assert len(set(texts["empty"])) == 1
-    only_base = queries.query_texts(f, histories, {"base": profiles["base"]}, partners)
-    assert not [name for name in only_base if "blue" in name]
-
-
 def test_prompts_show_the_newest_items(tokenizer):
     items = np.arange(12, dtype=np.int32)
     split = Split(

@@ -244,39 +244,6 @@ def test_saved_real_tokenizers_are_the_same(tmp_path):
     assert len(prints) == 2
 
 
-# --- the trained one
-
-
-def test_frequent_words_are_one_piece(trained, words):
-    pieces = [len(trained.encode(word)) for word in words]
-    assert len(words) == 600 and sum(pieces) / len(pieces) < 1.05
-    assert trained.vocab_size <= 1024
-
-
-def test_profile_splits_into_words_and_punctuation(trained):
-    text = "The user likes tea, tea and tea."
-    parts = [trained.decode([i]) for i in trained.encode(text)]
-    assert parts == ["The", "user", "likes", "tea", ",", "tea", "and", "tea", "."]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "The user likes jazz, piano and tea.",
-        "Toy Story (1995)",
-        "Café Müller — “Blue” 42%",
-        "プライベート・ライアン 2004 😀",
-        "(a) [b] {c} a_b c-d e's",
-        "",
-        "one\ntwo",
-        "[A] first\n[B] second",
-        "<start_of_turn>hi<pad>",
-    ],
-)
-def test_clean_lines_decode_to_themselves(trained, text):
-    assert trained.decode(trained.encode(text)) == text
-
-
 @pytest.mark.parametrize("text", ATTACKS)
 def test_no_text_makes_a_control_token_when_trained(trained, text):
     check_attack(trained, text)
@@ -322,24 +289,6 @@ def test_batches_equal_single_calls(trained, lines):
     assert trained.encode_batch(texts) == [trained.encode(t) for t in texts]
     assert trained.chat_batch(texts) == [trained.chat(t) for t in texts]
     assert trained.pooled_batch(texts) == [trained.pooled(t) for t in texts]
-
-
-def test_training_is_deterministic(trained, lines):
-    again = train_tokenizer(lines, vocab_size=1024)
-    assert again._json == trained._json
-    assert again.fingerprint == trained.fingerprint
-    other = train_tokenizer(lines[:100], vocab_size=1024)
-    assert other.fingerprint != trained.fingerprint
-
-
-def test_many_rare_characters_become_bytes():
-    rng = random.Random(3)
-    han = [chr(c) for c in range(0x4E00, 0x5800)]
-    texts = ["".join(rng.choices(han, k=10)) for _ in range(500)]
-    tokenizer = train_tokenizer(texts, vocab_size=512)
-    assert tokenizer.vocab_size <= 512
-    for text in texts[:50]:
-        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_saved_tokenizer_is_the_same_here_and_in_transformers(trained, lines, tmp_path):
@@ -423,13 +372,6 @@ def test_template_without_bos_gets_one_and_two_are_refused(trained, tmp_path):
     (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}" + template)
     with pytest.raises(UserError, match="bos_token twice"):
         load_tokenizer(tmp_path)
-
-
-def test_training_refuses_too_little():
-    with pytest.raises(UserError, match="vocab_size=100 is too small"):
-        train_tokenizer(["a"], vocab_size=100)
-    with pytest.raises(UserError, match="no text"):
-        train_tokenizer([], vocab_size=1024)
 
 
 def test_an_id_far_behind_the_others_needs_its_row():

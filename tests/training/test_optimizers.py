@@ -94,5 +94,5 @@ def test_schedules():
         [0, 1, 2, 1, 0],
         atol=1e-6,
     )
-    with pytest.raises(ValueError, match="lr_schedule is 'linear'"):
-        make_schedule(1.0, kind="linear", warmup_steps=1, num_steps=2)
+    constant = make_schedule(2.0, kind="constant", warmup_steps=2, num_steps=12)
+    np.testing.assert_allclose([constant(1), constant(2), constant(12)], [1, 2, 2])

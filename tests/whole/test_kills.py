@@ -11,13 +11,7 @@ import shutil
 import signal
 
 import pytest
-from etils import epath
 
-from blue.sources.data import load_log
-from blue.sources.run import Run, mesh_of
-from blue.sources.text import load_role_tokenizer
-from blue.text import tokenizer
-from configs import quickstart
 from tools.faults import kill_runs
 
 pytestmark = pytest.mark.slow
@@ -103,24 +97,3 @@ def test_the_comparison_sees_what_is_lost_or_doubled(runs, tmp_path):
         "items/x.tmp: left over",
         "profiles.json: lost",
     ]
-
-
-def test_a_tokenizer_torn_by_a_kill_is_not_taken(tmp_path, monkeypatch):
-    """Half of it may well load, and every id of every later model would be another."""
-    c = quickstart.get_config("tiny")
-    log = load_log(c, str(tmp_path))
-    save = tokenizer.Tokenizer.save
-
-    def torn(self, directory):
-        save(self, directory)
-        (epath.Path(directory) / "tokenizer_config.json").unlink()
-        raise KeyboardInterrupt  # as good as a kill: nothing of ours catches it
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tokenizer.Tokenizer, "save", torn)
-        with pytest.raises(KeyboardInterrupt):
-            load_role_tokenizer(Run(c, str(tmp_path), mesh_of(c), log), "profiler", "")
-    assert not (tmp_path / "tokenizer").exists()
-    again = load_role_tokenizer(Run(c, str(tmp_path), mesh_of(c), log), "profiler", "")
-    assert again.fingerprint
-    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]

@@ -10,9 +10,10 @@ from blue.models import gemma3
 from blue.models.params import abstract_params, make_init
 from blue.rewards.advantages import group_advantages
 from blue.runtime import sharding
+from blue.runtime.shapes import Precision, Sampling, Shapes
 from blue.training import optimizers
 from blue.training.optimizers import make_optimizer, make_schedule
-from blue.training.policy import UpdateBatch, make_update
+from blue.training.policy import Objective, UpdateBatch, make_update
 
 B, G, P, C, LIKED = 8, 8, 4, 6, 7
 
@@ -29,23 +30,15 @@ def test_reward_rises():
     base = make_init(cfg, mesh, "float32")(np.uint32(0))
     shapes = abstract_params(cfg, mesh, "float32")
     state = optimizers.make_init_state(shapes, optimizer, mesh)(base)
-    relayout = sampling.make_relayout(
-        cfg, mesh, params_dtype="float32", dtype="float32"
-    )
-    sizes = {
-        "batch_size": B, "prompt_tokens": P, "group_size": G, "max_tokens": C,
-        "temperature": 1.0, "dtype": "float32",
-    }  # fmt: skip
-    sample = sampling.make_sample(
-        cfg, mesh, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0, **sizes
-    )
+    sizes, precision = Shapes(B, P, G, C), Precision("float32", "float32")
+    relayout = sampling.make_relayout(cfg, mesh, precision)
+    draws = Sampling(1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0)
+    sample = sampling.make_sample(cfg, mesh, sizes, draws, "float32")
     reference = scoring.make_completion_logprobs(
-        cfg, mesh, params_dtype="float32", **sizes
+        cfg, mesh, sizes, precision, temperature=1.0
     )
-    update = make_update(
-        cfg, mesh, optimizer, schedule, microbatch_size=0, clip_eps=0.2, kl_coef=0.01,
-        params_dtype="float32", remat="", **sizes,
-    )  # fmt: skip
+    objective = Objective(temperature=1.0, clip_eps=0.2, kl_coef=0.01)
+    update = make_update(cfg, mesh, optimizer, schedule, sizes, precision, objective)
     rows = sharding.by_batch(mesh)
     prompt = np.arange(B * P, dtype=np.int32).reshape(B, P) % 16
     prompt, mask, ids = sharding.put(

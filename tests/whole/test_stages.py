@@ -1,18 +1,16 @@
 """Whole stages on a tiny world: what they leave, resume to the bit, compile counts."""
 
+import functools
 import itertools
 import json
 import re
 import shutil
 import signal
 import stat
-import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from etils import epath
 from jax.sharding import Mesh
@@ -21,22 +19,17 @@ from orbax.checkpoint import v1 as ocp
 from blue import errors
 from blue.data.batches import batch_indices
 from blue.errors import Preempted
-from blue.hub.model import Model
-from blue.inference import sampling
-from blue.models import families
 from blue.models.params import abstract_params
-from blue.rewards import experience
+from blue.rewards import inputs
 from blue.runtime import preemption
-from blue.runtime.sharding import AXES, make_mesh, put, replicated, to_host
+from blue.runtime.sharding import AXES, make_mesh, put, to_host
 from blue.sources.data import load_examples, load_log
 from blue.sources.profiler import load_profiler
 from blue.sources.role import stage_checkpoints
 from blue.sources.run import Run
 from blue.stages import train_encoder, train_profiler, warm_start
-from blue.training import session, watch
-from blue.training.optimizers import init_state
+from blue.training import replay, session, watch
 from blue.workdir import checkpoints, record, writer
-from blue.workdir.checkpoints import Checkpoints
 from blue.workdir.writer import Writer
 from tests.helpers import small_stages
 from tests.helpers.small_stages import one_layer, same_updates  # noqa: F401
@@ -248,7 +241,8 @@ def test_tensorboard_has_scalars_text_histograms_and_points(whole):
     tags = events.Tags()
     assert "reward/total" in tags["scalars"]
     assert any(tag.startswith("samples/0") for tag in tags["tensors"])
-    assert "advantage" in tags["histograms"]
+    kind = events.SummaryMetadata("advantage").plugin_data.plugin_name
+    assert kind == "histograms"
 
 
 def test_the_projector_shows_items_and_hashed_users(whole):
@@ -287,21 +281,11 @@ def test_the_projector_shows_items_and_hashed_users(whole):
     assert not any(user in name for name in names for user in log.user_ids)
 
 
-def test_too_many_non_finite_updates_stop_the_run():
-    kept = []
-    stop = lambda skipped: session.stop_if_not_finite(
-        {"skipped_in_row": skipped}, 7, 3, lambda: kept.append(skipped)
-    )
-    stop(0.0), stop(1.0), stop(2.0)
-    with pytest.raises(errors.NonFinite, match="step 7: 3 updates"):
-        stop(3.0)
-    assert kept == [1.0, 3.0]  # the first of a row, and the one that ends the run
-
-
 def poisoned(monkeypatch, module, name, steps, poison):
     """`module.name`, called once a step, with what it returns poisoned at `steps`."""
     real, step = getattr(module, name), itertools.count()
 
+    @functools.wraps(real)  # an input is found by its signature
     def call(*args, **kwargs):
         out = real(*args, **kwargs)
         return poison(out) if next(step) in steps else out
@@ -309,20 +293,16 @@ def poisoned(monkeypatch, module, name, steps, poison):
     monkeypatch.setattr(module, name, call)
 
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import replay_batch  # noqa: E402
-
-
-def replay(workdir, name):
-    found = replay_batch.replay(str(workdir), str(workdir / "bad_batches" / name))
-    return found, replay_batch.describe(found)
+def replay_of(workdir, name):
+    found = replay.replay(str(workdir), str(workdir / "bad_batches" / name))
+    return found, replay.describe(found)
 
 
 @pytest.mark.slow
 def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     tmp_path, monkeypatch, caplog
 ):
-    """One infinite advantage at step 1, then a reader that fails on every profile."""
+    """One infinite advantage at step 1, then a judge that fails on every profile."""
     c = make_config()
     c.stages, c.num_steps, c.max_nonfinite = ("profiler",), 6, 2
     c.checkpoint_every, c.eval_every, c.log.samples_every = 1, 0, 100
@@ -339,7 +319,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     with monkeypatch.context() as patch:
         poisoned(patch, train_profiler, "score", {2}, one)  # step 0 shows samples, too
         nan = lambda scores: np.full_like(scores, np.nan)
-        poisoned(patch, experience, "ask_reader", {4, 5, 6}, nan)
+        poisoned(patch, inputs, "choice_scores", {4, 5, 6}, nan)
         with pytest.raises(errors.NonFinite, match="step 4: 2 updates in a row"):
             train_profiler.run(c, str(tmp_path))
 
@@ -369,7 +349,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     assert all((x == y).all() for x, y in zip(leaves(3), leaves(4), strict=True))
     assert any((x != y).any() for x, y in zip(leaves(2), leaves(3), strict=True))
 
-    found, told = replay(tmp_path, "profiler-3.npz")
+    found, told = replay_of(tmp_path, "profiler-3.npz")
     assert found["first"] == ("reward/choice", 0, (0,)) and found["skipped"]
     assert np.isnan(found["loss"]) and found["left_out"] == everyone
     assert told[0] == "profiler, step 3, with the parameters of step 3"
@@ -377,7 +357,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     shutil.copytree(
         tmp_path / "checkpoints/profiler/2", tmp_path / "checkpoints/profiler/1"
     )
-    found, told = replay(tmp_path, "profiler-1.npz")
+    found, told = replay_of(tmp_path, "profiler-1.npz")
     indices = batch_indices(len(split.user), batch_size=8, seed=c.seed, step=1)
     assert found["first"] == ("advantage", 2, (1,))
     user = split.user[indices[2]]
@@ -389,7 +369,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     assert {"embed", "layers/q"} <= found["grad_norms"].keys()
     shutil.rmtree(tmp_path / "checkpoints/profiler/1")
 
-    # the reader is well again: on from the newest checkpoint to the end
+    # the judge is well again: on from the newest checkpoint to the end
     train_profiler.run(c, str(tmp_path))
     rows = lines(tmp_path, "profiler")
     assert [row["step"] for row in rows] == list(range(6))
@@ -415,55 +395,10 @@ def test_an_update_out_of_bounds_stops_a_supervised_stage(stage, tmp_path):
     assert not (tmp_path / "export").exists()
     _, leaves = final_state(tmp_path, stage)
     assert all(np.isfinite(np.asarray(x)).all() for x in leaves)
-    found, told = replay(tmp_path, f"{stage}-0.npz")
+    found, told = replay_of(tmp_path, f"{stage}-0.npz")
     assert found["first"] is None and found["skipped"]
     assert np.isfinite(found["loss"]) and found["grad_norm"] > 0
     assert told[-1].startswith("the optimizer's step would break params/embed")
-
-
-def test_a_replay_finds_the_row_whose_gradient_alone_is_broken():
-    """sqrt(x) is finite at 0, its slope is not."""
-    x = np.array([1.0, 4.0, 0.0, 0.0], np.float32)
-    root = lambda v: jnp.sqrt(v).sum()
-    loss = lambda w, _, counts: root(jnp.where(counts, x * w["w"], 1.0))
-    found = replay_batch.first_bad_gradient(
-        replay_batch.Stage(
-            None, None, (x,), jax.value_and_grad(loss), lambda params: [],
-            lambda row: (np.arange(4) == row,),
-        ),
-        {"w": np.ones(4, np.float32)},
-        {},
-    )  # fmt: skip
-    assert found == ("gradient of w", 2, ())
-
-
-def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatch):
-    """A sampler at another temperature than the trainer's."""
-    c = make_config()
-    c.stages = ("profiler",)
-    real = sampling.make_sample
-    monkeypatch.setattr(
-        sampling, "make_sample", lambda *a, **k: real(*a, **k | {"temperature": 0.7})
-    )
-    with pytest.raises(ValueError, match="step 0, .*sampler_gap_mean is .* must be"):
-        train_profiler.run(c, str(tmp_path))
-    assert not lines(tmp_path, "profiler")
-
-
-@pytest.mark.slow
-def test_a_hidden_transfer_in_a_step_stops_the_run(tmp_path, monkeypatch):
-    """A reward that an operation outside of the programs touches."""
-    c = make_config()
-    c.stages = ("profiler",)
-    real = experience.score
-
-    def careless(*args, **fields):
-        seen = real(*args, **fields)
-        return seen._replace(device_advantages=seen.device_advantages * 2)
-
-    monkeypatch.setattr(train_profiler, "score", careless)
-    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        train_profiler.run(c, str(tmp_path))
 
 
 def test_alarms_are_told_once_and_go_on_after_a_resume(tmp_path, caplog):
@@ -502,41 +437,6 @@ def test_alarms_are_told_once_and_go_on_after_a_resume(tmp_path, caplog):
         workdir = tmp_path / f"b{stop}"
         lines_of(workdir, values[:stop])
         assert lines_of(workdir, values, first=back) == whole
-
-
-def test_a_broken_state_is_refused_not_trained(tmp_path):
-    saved = Checkpoints(tmp_path / "c", keep=1, milestone_every=0)
-    mesh = make_mesh(1, -1, 1)
-    optimizer = optax.sgd(0.1)
-    weights = {"layers": {"w": np.array([1.0, np.nan], np.float32)}}
-    params = put(weights, replicated(mesh))
-    cfg = families.preset("tiny_gemma3")
-    model = Model(cfg, params, None, "our model")  # pyright: ignore
-    with pytest.raises(ValueError, match="our model has .* not finite in layers/w:"):
-        session.start(saved, optimizer, model, mesh, {}, "auto")
-    assert saved.latest_step() is None
-    saved.save(3, init_state(params, optimizer), {})
-    good = model._replace(params=jax.tree.map(jnp.ones_like, params))
-    words = "c/3 has .* not finite in params/layers/w: remove it"
-    with pytest.raises(ValueError, match=words):
-        session.start(saved, optimizer, good, mesh, {}, "auto")
-
-
-@pytest.mark.parametrize(
-    "field, value, words",
-    [
-        ("batch_size", 12, "batch_size = 12 must be a positive multiple of 8"),
-        ("microbatch_size", 3, "microbatch_size = 3 must be a positive multiple of 8"),
-        ("group_size", 1, "group_size = 1 must be at least 2"),
-        ("max_prompt_tokens", 500, "max_prompt_tokens = 500 is more than the largest"),
-    ],
-)
-def test_mistakes_are_told_before_anything_runs(field, value, words, tmp_path):
-    c = make_config()
-    c[field] = value
-    with pytest.raises(ValueError, match=words):
-        train_profiler.run(c, str(tmp_path))
-    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_the_stage_ends_with_a_table(whole):

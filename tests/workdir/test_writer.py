@@ -1,17 +1,11 @@
-import io
 import json
-import logging
 import stat
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blue.runtime import progress
-from blue.runtime.progress import slices_with_progress
-from blue.text.markdown import summary_table
-from blue.workdir.writer import Writer, last_lines, write_curves
+from blue.workdir.writer import Writer, last_lines
 
 
 def open_writer(workdir, *, stage="profiler", first_step=0, tensorboard=False):
@@ -32,14 +26,6 @@ def read(path):
 
     lines = path.read_text().splitlines()
     return [json.loads(line, parse_constant=refuse) for line in lines]
-
-
-def events(directory):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(directory))
-    accumulator.Reload()
-    return accumulator
 
 
 def test_metrics_are_strict_json_and_readable_before_the_run_ends(tmp_path):
@@ -82,7 +68,8 @@ def test_a_resumed_run_tells_each_step_once(tmp_path):
         ("profiler", 2, 20),
     ]
     assert [r["step"] for r in read(tmp_path / "samples.jsonl")] == [0, 1]
-    assert not list(tmp_path.glob("*.part"))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"metrics.jsonl", "samples.jsonl"}
 
 
 def test_the_last_lines_of_a_stage_come_back(tmp_path):
@@ -117,130 +104,10 @@ def test_samples_are_private_and_one_line_each(tmp_path):
     assert rows[0]["ids"] == [0, 1] and rows[0]["ok"] is True
 
 
-def test_tensorboard_reads_everything_and_shows_replayed_steps_once(tmp_path):
-    writer = open_writer(tmp_path, tensorboard=True)
-    for step in range(4):
-        writer.scalars(step, {"policy/kl": step, "policy/nan": np.nan})
-        writer.histogram(step, "reward/total", jnp.array([[0.0, jnp.nan], [1.0, 2.0]]))
-        writer.text(step, "profiles", "**a** <b>")
-    writer.close()
-    writer = open_writer(tmp_path, tensorboard=True, first_step=2)
-    writer.scalars(2, {"policy/kl": 20})
-    writer.close()
-    found = events(tmp_path / "tensorboard" / "profiler")
-    points = [(e.step, e.value) for e in found.Scalars("policy/kl")]
-    assert points == [(0, 0), (1, 1), (2, 20)]
-    assert "policy/nan" not in found.Tags()["scalars"]
-    assert found.Tags()["histograms"] == ["reward/total"]
-    assert any(tag.startswith("profiles") for tag in found.Tags()["tensors"])
-    metadata = found.summary_metadata["_hparams_/session_start_info"]
-    assert b"rewards.choice.weight" in metadata.plugin_data.content
-
-
-def test_tensorboard_has_a_step_before_its_checkpoint_is_saved(tmp_path):
-    """A kill right after the save: the resumed run does not do that step again."""
-    writer = open_writer(tmp_path, tensorboard=True)
-    writer.scalars(0, {"policy/kl": 0.5})
-    writer.text(0, "profiles", "a")
-    writer.progress(0, {})  # the stages' last word before they save
-    found = events(tmp_path / "tensorboard" / "profiler")
-    writer.close()
-    assert [(e.step, e.value) for e in found.Scalars("policy/kl")] == [(0, 0.5)]
-    assert any(tag.startswith("profiles") for tag in found.Tags()["tensors"])
-
-
-def test_a_projector_torn_by_a_kill_is_written_again(tmp_path):
-    torn = tmp_path / "tensorboard" / "profiler" / "00003" / "items"
-    torn.mkdir(parents=True)
-    (torn / "tensors.tsv").write_text("1.0")
-    writer = open_writer(tmp_path, tensorboard=True)
-    writer.projector(3, "items", np.eye(2), [("item", "a"), ("item", "b")])
-    writer.close()
-    assert len((torn / "tensors.tsv").read_text().splitlines()) == 2
-    config = (torn.parents[1] / "projector_config.pbtxt").read_text()
-    assert config.count("embeddings {") == 1
-
-
-def test_projector_has_one_clean_row_a_point(tmp_path):
-    names = ["a\tb", "c\r\nd", "", "e\u2028f\x00g", "\udc80"]
-    labels = [("item\t", name) for name in names]
-    for _ in range(2):  # a resumed run comes by a second time
-        writer = open_writer(tmp_path, tensorboard=True)
-        writer.projector(3, "items", np.eye(5, dtype=np.float16), labels)
-        writer.close()
-    root = tmp_path / "tensorboard" / "profiler"
-    assert (root / "projector_config.pbtxt").read_text().count("embeddings {") == 1
-    (metadata,) = root.rglob("metadata.tsv")
-    clean = ["a b", "c d", "-", "e f g", "?"]
-    rows = ["kind\tname", *(f"item\t{name}" for name in clean)]
-    assert metadata.read_text().splitlines() == rows
-    (tensors,) = root.rglob("tensors.tsv")
-    assert len(tensors.read_text().splitlines()) == 5
-
-
-def test_curves_over_something_else_replace_earlier_ones(tmp_path):
-    for top in (0.5, 0.75):
-        curves = {"cold_start/blue": {10: top, 0: 0.25}, "cold_start/base": {0: 0.0}}
-        write_curves(tmp_path, "evaluate", curves)
-    folder = tmp_path / "tensorboard" / "evaluate"
-    found = events(folder)
-    points = [(e.step, e.value) for e in found.Scalars("cold_start/blue")]
-    assert points == [(0, 0.25), (10, 0.75)]
-    assert set(found.Tags()["scalars"]) == set(curves)
-    assert len(list(folder.iterdir())) == 1
-
-
 def test_due_is_every_and_the_last(tmp_path):
     writer = open_writer(tmp_path)
     assert [s for s in range(10) if writer.due(s)] == [0, 3, 6, 9]
     writer.close()
-
-
-def test_progress_without_a_terminal_is_a_few_log_lines(tmp_path, caplog, monkeypatch):
-    clock = iter([100.0, 104.0, 108.0, 112.0, 116.0])
-    fake_time = SimpleNamespace(monotonic=lambda: next(clock))
-    monkeypatch.setattr(progress, "time", fake_time)
-    writer = open_writer(tmp_path)
-    with caplog.at_level(logging.INFO, "blue"):
-        for step in (5, 6, 7, 8, 9):
-            writer.progress(step, {"reward/total": jnp.float32(0.25)})
-    writer.close()
-    assert caplog.messages == [
-        "profiler 6/10  reward/total 0.25",
-        "profiler 9/10  0.25 steps/s  0:00:04 left  reward/total 0.25",
-        "profiler 10/10  0.25 steps/s  0:00:00 left  reward/total 0.25",
-    ]
-
-
-def test_slices_are_told_only_when_they_take_long(caplog, monkeypatch):
-    monkeypatch.setattr("sys.stderr", io.StringIO())
-    caplog.set_level(logging.INFO, logger="blue")
-    clock = iter(range(0, 1000, 3))  # a look at the clock every three seconds
-    monkeypatch.setattr(
-        progress, "time", SimpleNamespace(monotonic=lambda: float(next(clock)))
-    )
-    parts = list(slices_with_progress(5, 2, name="items", unit="item"))
-    assert parts == [slice(0, 2), slice(2, 4), slice(4, 6)] and not caplog.messages
-    assert len(list(slices_with_progress(50, 5, name="items", unit="item"))) == 10
-    assert caplog.messages[0].startswith("items 20/50  1.67 items/s  0:00:18 left")
-    assert caplog.messages[-1].startswith("items 50/50") and len(caplog.messages) < 5
-
-
-def test_progress_on_a_narrow_terminal_stays_on_one_line(tmp_path, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setenv("COLUMNS", "40")
-    writer = open_writer(tmp_path)
-    for step in range(3):
-        writer.progress(step, {"reward/total": 0.1, "policy/kl": 0.2, "time/step_s": 3})
-    writer.close()
-    drawn = terminal.getvalue()
-    assert drawn.endswith("\n") and drawn.count("\n") == 1
-    assert {len(line) for line in drawn.strip("\r\n").split("\r")} == {39}
 
 
 def test_only_process_0_writes(tmp_path, monkeypatch):
@@ -257,13 +124,3 @@ def test_only_process_0_writes(tmp_path, monkeypatch):
 def test_reserved_keys_are_refused(tmp_path):
     with pytest.raises(AssertionError):
         open_writer(tmp_path).scalars(0, {"step": 1})
-
-
-def test_summary_table():
-    table = summary_table([("blue", 12, 0.25), ("all_history", 3, 1.0)], "abc")
-    assert table.split("\n") == [
-        "a             b       c",
-        "-----------  --  ------",
-        "blue         12  0.2500",
-        "all_history   3  1.0000",
-    ]

@@ -36,7 +36,7 @@ def measure() -> dict[str, dict[str, float]]:
     from blue.models import families
     from blue.runtime import programs
     from blue.runtime.sharding import make_mesh
-    from blue.stages import plan
+    from blue.stages import plan, plan_programs
     from blue.stages.plan_compile import compile_all
     from configs import profiler_amazon_clothing
 
@@ -48,7 +48,7 @@ def measure() -> dict[str, dict[str, float]]:
     profiler = families.preset(config.profiler.preset)
     encoder = families.preset(config.encoder.preset)
     with programs.described():
-        parts = plan.make_parts(config, mesh, profiler, encoder)
+        parts = plan_programs.make_parts(config, mesh, profiler, encoder)
         found = compile_all({name: parts[name] for name in PROGRAMS})
     figures = {}
     least = plan.least_bytes(config, mesh, profiler)

@@ -54,9 +54,8 @@ if __name__ == "__main__":
         count = len(pack(number)[0].tokens)
         if count not in steps:
             steps[count] = make_encoder_update(
-                cfg, mesh, optimizer, schedule, batch_size=args.batch, num_rows=count,
-                tokens=args.hi, texts=packing.texts_a_row(args.hi), remat="",
-                similarity_temperature=0.05, **ours.DTYPES,
+                cfg, mesh, optimizer, schedule, packing.row_shapes(count, args.hi),
+                ours.FLOAT32, pairs=args.batch, similarity_temperature=0.05,
             )  # fmt: skip
     programs.wait()
     losses, clocks, shapes = [], [], []

@@ -22,18 +22,17 @@ if __name__ == "__main__":
 
     from blue.inference import sampling
     from blue.models.params import make_init
+    from blue.runtime.shapes import Sampling, Shapes
     from blue.runtime.sharding import by_batch, put, replicated
     from tools.bench import ours
 
     cfg, mesh = ours.profiler(args.size), ours.one_device()
-    sizes = {"batch_size": args.users, "prompt_tokens": args.prompt}
-    prefill = sampling.make_prefill(cfg, mesh, **sizes, dtype="float32")
-    sample = sampling.make_sample(
-        cfg, mesh, **sizes, group_size=args.g, max_tokens=args.new, temperature=1.0,
-        top_k=0, top_p=1.0, end_ids=(-1,), pad_id=measure.PAD, dtype="float32",
-    )  # fmt: skip
+    shapes = Shapes(args.users, args.prompt, args.g, args.new)
+    draws = Sampling(1.0, top_k=0, top_p=1.0, end_ids=(-1,), pad_id=measure.PAD)
+    sample = sampling.make_sample(cfg, mesh, shapes, draws, "float32")
+    prefill = sample.prefill
     params = make_init(cfg, mesh, "float32")(np.uint32(0))
-    params = sampling.make_relayout(cfg, mesh, **ours.DTYPES)(params)
+    params = sampling.make_relayout(cfg, mesh, ours.FLOAT32)(params)
     tokens, mask, ids = put(ours.prompts(cfg, args.users, args.prompt), by_batch(mesh))
     first, whole, prompt_only, rest = 0.0, [], [], []
     for number in range(args.reps + 1):

@@ -194,38 +194,40 @@ def measure_blue(args: argparse.Namespace) -> dict[str, Any]:
     from jax.sharding import Mesh
 
     from blue.inference import sampling, scoring
+    from blue.inference.packing import RowShapes
     from blue.models import attention
     from blue.models.params import abstract_params, make_init
     from blue.runtime import programs
+    from blue.runtime.shapes import Precision, Sampling, Shapes
     from blue.runtime.sharding import AXES, by_batch, put
     from blue.training import optimizers
     from blue.training.optimizers import make_optimizer, make_schedule
-    from blue.training.policy import UpdateBatch, make_update
+    from blue.training.policy import Objective, UpdateBatch, make_update
 
     cfg, encoder_cfg = models(args.tiny)
     mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
     B, G, P, C = args.users, args.group, args.prompt, args.completion
-    dtypes = {"params_dtype": "float32", "dtype": "bfloat16"}
-    sizes: dict[str, Any] = {"batch_size": B, "group_size": G, "prompt_tokens": P}
+    precision, sizes = Precision("float32", "bfloat16"), Shapes(B, P, G, C)
     rate = make_schedule(1e-6, kind="constant", warmup_steps=0, num_steps=100)
     adam = make_optimizer(rate, b1=0.9, b2=0.95, eps=1e-8, grad_clip=1.0)
-    relayout = sampling.make_relayout(cfg, mesh, **dtypes)
+    relayout = sampling.make_relayout(cfg, mesh, precision)
+    draws = Sampling(1.0, top_k=0, top_p=1.0, end_ids=(-1,), pad_id=0)
     sample = {
         length: sampling.make_sample(
-            cfg, mesh, **sizes, max_tokens=length, temperature=1.0, top_k=0, top_p=1.0,
-            end_ids=(-1,), pad_id=0, dtype="bfloat16",
+            cfg, mesh, sizes._replace(completion=length), draws, "bfloat16"
         )
         for length in (C // 2, C)
-    }  # fmt: skip
-    sizes |= {"max_tokens": C, "temperature": 1.0}
-    reference = scoring.make_completion_logprobs(cfg, mesh, **sizes, **dtypes)
+    }
+    reference = scoring.make_completion_logprobs(
+        cfg, mesh, sizes, precision, temperature=1.0
+    )
     update = make_update(
-        cfg, mesh, adam, rate, **sizes, microbatch_size=args.microbatch, clip_eps=0.2,
-        kl_coef=0.01, remat="layers", **dtypes,
+        cfg, mesh, adam, rate, sizes, precision._replace(remat="layers"),
+        Objective(temperature=1.0, clip_eps=0.2, kl_coef=0.01), args.microbatch,
     )  # fmt: skip
     embed = scoring.make_embed(
-        encoder_cfg, mesh, batch_size=args.texts, tokens=args.text_tokens, texts=1,
-        params_dtype="bfloat16", dtype="bfloat16",
+        encoder_cfg, mesh, RowShapes(args.texts, args.text_tokens, 1),
+        Precision("bfloat16", "bfloat16"),
     )  # fmt: skip
     params = make_init(cfg, mesh, "float32")(np.uint32(0))
     encoder = make_init(encoder_cfg, mesh, "bfloat16")(np.uint32(1))

@@ -30,26 +30,26 @@ if __name__ == "__main__":
     from blue.inference import sampling, scoring
     from blue.rewards import advantages
     from blue.runtime import programs
+    from blue.runtime.shapes import Sampling, Shapes
     from blue.runtime.sharding import by_batch, put, replicated
-    from blue.training.policy import UpdateBatch, make_update
+    from blue.training.policy import Objective, UpdateBatch, make_update
     from tools.bench import ours
 
     cfg, mesh = ours.profiler(args.size), ours.one_device()
     B, G, P, C = args.users, args.g, args.prompt, args.new
-    sizes = {"batch_size": B, "group_size": G, "prompt_tokens": P, "max_tokens": C}
+    shapes = Shapes(B, P, G, C)
+    draws = Sampling(1.0, top_k=0, top_p=1.0, end_ids=(-1,), pad_id=measure.PAD)
+    objective = Objective(temperature=1.0, clip_eps=0.2, kl_coef=0.01)
     schedule, optimizer = ours.adam(1e-6)
     with measure.Clock() as compiling:
-        relayout = sampling.make_relayout(cfg, mesh, **ours.DTYPES)
-        sample = sampling.make_sample(
-            cfg, mesh, **sizes, temperature=1.0, top_k=0, top_p=1.0, end_ids=(-1,),
-            pad_id=measure.PAD, dtype="float32",
-        )  # fmt: skip
-        sizes |= {"temperature": 1.0, "microbatch_size": args.micro, **ours.DTYPES}
-        reference = scoring.make_completion_logprobs(cfg, mesh, **sizes)
+        relayout = sampling.make_relayout(cfg, mesh, ours.FLOAT32)
+        sample = sampling.make_sample(cfg, mesh, shapes, draws, "float32")
+        reference = scoring.make_completion_logprobs(
+            cfg, mesh, shapes, ours.FLOAT32, temperature=1.0, microbatch=args.micro
+        )
         update = make_update(
-            cfg, mesh, optimizer, schedule, **sizes, clip_eps=0.2, kl_coef=0.01,
-            remat="",
-        )  # fmt: skip
+            cfg, mesh, optimizer, schedule, shapes, ours.FLOAT32, objective, args.micro
+        )
         rewards = programs.rows(mesh, (B, G), np.float32)
         judge = programs.compile_program(
             lambda r: (advantages.group_advantages(r), advantages.teaching(r)),

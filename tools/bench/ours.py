@@ -15,6 +15,7 @@ from blue.inference.embed import TextEncoder
 from blue.models import gemma3, qwen3
 from blue.models.decoder import DecoderConfig
 from blue.models.params import abstract_params, make_init
+from blue.runtime.shapes import Precision
 from blue.runtime.sharding import AXES
 from blue.sources.encoder import own_encoder
 from blue.text.tokenizer import Tokenizer
@@ -23,7 +24,7 @@ from blue.training.optimizers import make_optimizer, make_schedule
 from configs import base
 from tools.bench import measure
 
-DTYPES = {"params_dtype": "float32", "dtype": "float32"}
+FLOAT32 = Precision("float32", "float32")
 
 
 def _sized(cfg: DecoderConfig, size: dict[str, int]) -> DecoderConfig:

@@ -3,7 +3,7 @@
     python tools/bench/plan_scaling.py fits|scaling|update|head|tables [--out=DIR]
 
 `fits`: the paper's two profilers on v6e:8x8 and v6e:2x4 at a completion limit of 2048,
-and Gemma 3 12B as a frozen reader on v6e:8x8, tensor-parallel. `scaling`: one user a
+and Gemma 3 12B as a frozen judge on v6e:8x8, tensor-parallel. `scaling`: one user a
 chip on 8, 16, 64 and 256 chips, completions of 512. `update`: reference pass and update
 alone, by completion length and by what the backward pass computes again. `head`: its
 log-probabilities and their gradient alone. Writes
@@ -61,7 +61,7 @@ def passes(fields: dict[str, Any]) -> dict[str, Any]:
     from blue.models import families
     from blue.runtime import programs
     from blue.runtime.sharding import make_mesh
-    from blue.stages import plan
+    from blue.stages import plan, plan_programs
     from blue.stages.plan_compile import compile_all
     from configs import profiler_amazon_clothing
 
@@ -72,7 +72,7 @@ def passes(fields: dict[str, Any]) -> dict[str, Any]:
     mesh = make_mesh(1, -1, 1, devices=devices)
     presets = (config.profiler.preset, config.encoder.preset)
     with programs.described():
-        parts = plan.make_parts(config, mesh, *map(families.preset, presets))
+        parts = plan_programs.make_parts(config, mesh, *map(families.preset, presets))
         parts = {name: parts[name] for name in ("reference", "update")}
         compiled = compile_all(parts)
     entries = {
@@ -137,7 +137,7 @@ def judged() -> dict[str, Any]:
     from blue.models.params import abstract_params
     from blue.runtime import programs
     from blue.runtime.sharding import make_mesh
-    from blue.stages import plan
+    from blue.stages import plan, plan_programs
     from blue.stages.plan_compile import compile_part
     from configs import profiler_amazon_clothing
 
@@ -148,9 +148,9 @@ def judged() -> dict[str, Any]:
     mesh = make_mesh(*JUDGE["mesh"], devices=devices)
     cfg = families.preset(JUDGE["preset"])
     with programs.described():
-        part = plan.make_choice_part(config, mesh, cfg)
+        part = plan_programs.make_choice_part(config, mesh, cfg)
         compiled = compile_part(part)
-        resident = plan.gib(abstract_params(cfg, mesh, "bfloat16"))
+        resident = plan_programs.gib(abstract_params(cfg, mesh, "bfloat16"))
     entry = plan.describe(part, compiled, 0.0, chip, chips_count=mesh.size)
     return JUDGE | {"resident_gib": resident, "choice": entry}
 
@@ -164,7 +164,7 @@ def plot(plans: dict[str, Any], path: Path) -> None:
         from matplotlib import pyplot
     except ImportError:
         return
-    from blue.runtime import hlo
+    from blue.runtime.hlo.collectives import network_bytes
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     sizes = [plan["chips"] for plan in plans.values()]
@@ -173,7 +173,7 @@ def plot(plans: dict[str, Any], path: Path) -> None:
         axes[0].plot(
             sizes, [r["flops_per_chip"] / 1e12 for r in rows], "o-", label=name
         )
-        moved = [hlo.network_bytes(r["collectives"]) / 1e9 for r in rows]
+        moved = [network_bytes(r["collectives"]) / 1e9 for r in rows]
         axes[1].plot(sizes, moved, "o-", label=name)
     axes[0].set(title="TFLOP a chip", xlabel="chips", xscale="log", yscale="log")
     axes[1].set(title="GB over the network, a chip", xlabel="chips", xscale="log")
@@ -195,9 +195,9 @@ def table(head: str, rows: list[list[Any]]) -> str:
 
 def tables(found: dict[str, dict[str, Any]]) -> str:
     """All tables, of {name of a file: what it holds}."""
-    from blue.runtime import hlo
+    from blue.runtime.hlo.collectives import network_bytes
 
-    network = lambda program: hlo.network_bytes(program["collectives"]) / 1e9
+    network = lambda program: network_bytes(program["collectives"]) / 1e9
     temporaries = lambda p: f"{p['hbm_gib'].get('temporaries', float('nan')):.1f}"
     fits, scaled, passed = [], [], []
     for name, plan in found["fits"].items():
@@ -288,7 +288,7 @@ def main() -> None:
             if arguments.only in name:
                 keep(name, planned(*what))
         if arguments.only in JUDGE["preset"]:
-            keep("gemma3_12b as a frozen reader", judged())
+            keep("gemma3_12b as a frozen judge", judged())
         return
     if arguments.what == "head":
         for tokens in (512, 2048):

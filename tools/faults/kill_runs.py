@@ -38,7 +38,7 @@ PHASES = {  # phase -> the functions of the library that it is inside of
     "item table": ["blue.sources.encoder:_embed_items"],
     "rollout": ["blue.stages.train_profiler:write"],
     "reward": ["blue.stages.train_profiler:score"],
-    "update": ["blue.stages.train_profiler:to_host"],
+    "update": ["blue.training.loop:to_host"],
     "metrics": [
         "blue.workdir.writer:Writer.scalars",
         "blue.workdir.writer:Writer.samples",
@@ -59,7 +59,7 @@ PHASES = {  # phase -> the functions of the library that it is inside of
     "profile files": ["blue.stages.write_profiles:finish"],
     "evaluation": ["blue.stages.evaluate:run"],
     "evaluation files": [
-        "blue.stages.evaluate:write_file",
+        "blue.stages.evaluate:write_text",
         "blue.evaluation.comparison:draw",
     ],
 }
@@ -117,8 +117,8 @@ def trace_steps(path: Path) -> None:
 
     write = experience.write
 
-    def traced(params: Any, batch: Any, step: int, **options: Any) -> Any:
-        written = write(params, batch, step, **options)
+    def traced(params: Any, batch: Any, step: int, sampler: Any) -> Any:
+        written = write(params, batch, step, sampler)
         data, tokens = hashlib.sha256(), hashlib.sha256()
         data.update(json.dumps([batch.users, batch.prompts]).encode())
         for array in (batch.next_items, batch.negatives, batch.options, batch.answer):

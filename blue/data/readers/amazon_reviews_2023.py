@@ -6,8 +6,9 @@ Hou et al. 2024, https://arxiv.org/abs/2403.03952. Files are named as published
 never kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from blue.data.log import Log, clean_line
 from blue.data.readers.assemble import Catalogue, Events, make_log, take_rows
@@ -52,9 +53,9 @@ def read(
 
     An item is a parent_asin. Of a user's reviews of an item the earliest is kept. Items
     without a title are left out, with their reviews. Item columns are title, brand (or
-    store), category (main_category; in `Log.columns`, where that is missing, the
-    category that a review names), categories (the path, by commas), description,
-    features and price.
+    store), category, categories (the path, by commas), description, features and price.
+    A category is the main_category; in `Log.columns`, where that is missing, it is the
+    category that a review names.
 
     Args:
       title_template, item_template, max_bad_fraction, item_columns: as in
@@ -66,41 +67,27 @@ def read(
     folder = Path(path)
     reviews, metas = _find(folder)
     catalogue = Catalogue(title_template, item_template, item_columns, COLUMNS)
+    events = Events(catalogue)
 
     def take_item(values: list) -> str:
         parent, asin, title, brand, store, *rest = values
         cells = dict(zip(COLUMNS, (title, brand or store, *rest), strict=True))
         return catalogue.add_titled(parent or asin, cells)
 
-    item_files = [
-        take_rows(
-            file,
-            read_rows(file, _META, required=["title"]),
-            take_item,
-            max_bad_fraction,
-        )
-        for file in metas
-    ]
-    events = Events(catalogue)
-    category = catalogue.columns.get("category")
-
     def take_review(values: list) -> str:
         user, parent, asin, when, rating, named = values
         reason = events.add(user, parent or asin, when, rating)
-        if not reason and named and category is not None:
-            number = catalogue.numbers[read_id(parent or asin)]
-            category[number] = category[number] or clean_line(read_text(named))
+        if not reason and named:
+            _name_category(catalogue, read_id(parent or asin), named)
         return reason
 
-    event_files = [
-        take_rows(
-            file,
-            read_rows(file, _REVIEW, required=["user_id", "timestamp", "rating"]),
-            take_review,
-            max_bad_fraction,
-        )
-        for file in reviews
-    ]
+    def take(file: Path, names: list[str], required: list[str], one: Callable):
+        rows = read_rows(file, names, required=required)
+        return take_rows(file, rows, one, max_bad_fraction)
+
+    needed = ["user_id", "timestamp", "rating"]
+    item_files = [take(file, _META, ["title"], take_item) for file in metas]
+    event_files = [take(file, _REVIEW, needed, take_review) for file in reviews]
     return make_log(
         folder.resolve().name,
         catalogue,
@@ -109,6 +96,14 @@ def read(
         event_files=event_files,
         once=True,
     )
+
+
+def _name_category(catalogue: Catalogue, item_id: str, named: Any) -> None:
+    """The category of an item that has none is the one that a review names."""
+    category = catalogue.columns.get("category")
+    if category is not None:
+        number = catalogue.numbers[item_id]
+        category[number] = category[number] or clean_line(read_text(named))
 
 
 def _find(folder: Path) -> tuple[list[Path], list[Path]]:

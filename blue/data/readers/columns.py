@@ -1,8 +1,8 @@
 """Which column of a file is which: as told, else an obvious one; or what to set.
 
-A name from the config that the file has is taken as it is. Where the file has none of a
-default name (`user_id`), a column by one of its usual names (`customerId`) takes its
-place if there is exactly one, and the log says so. All else is a one-line error.
+A name from the config that the file has is taken as it is. Where the file has no column
+of a default name (`user_id`), exactly one column with a usual name (`customerId`) takes
+its place; the choice is logged. Anything else is a one-line error.
 """
 
 import difflib
@@ -60,8 +60,8 @@ def find_columns(
     `item_template` the `title_template`.
 
     Raises:
-      UserError: names that a file does not have, and default names without one obvious
-        column; with the columns there are and the flags to set. Or no such file.
+      UserError: names that a file does not have, or default names without one obvious
+        column, with the columns there are and the flags to set. Or no such file.
     """
     _check_file(items, "data.items")
     _check_file(events, "data.events")
@@ -99,7 +99,7 @@ def find_columns(
 def find_user_column(path: Path, name: str, *, separator: str) -> str:
     """The column of user ids in a further file, where events have them as `name`."""
     file = _File(path, column_names(path, separator=separator))
-    if not file.found:  # told when it is read
+    if not file.found:  # reported when it is read
         return name
     name = "user_id" if "user_id" in file.found else name
     column = file.find("user_id", name, "user_id")
@@ -165,7 +165,7 @@ class _File:
         """The template of the config's `field`, `{title}` with the column it means."""
         try:
             parsed = [name for _, name, _, _ in string.Formatter().parse(template)]
-        except ValueError:  # told where the template is used
+        except ValueError:  # reported where the template is used
             return template
         for name in filter(None, parsed):
             if name in self.found:

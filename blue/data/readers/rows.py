@@ -1,8 +1,9 @@
 """Rows of the table files a user brings: Parquet, JSON lines, CSV, any separator.
 
-A file's kind is its ending: .parquet or .pq; .jsonl, .ndjson or .json with one object a
-line; every other ending is text with one row a line. Each may be gzipped (.gz). Rows
-are streamed; one that cannot be split into its columns comes with what is wrong.
+A file's kind is its ending. .parquet and .pq are Parquet; .jsonl, .ndjson and .json
+have one object a line. Every other ending is text with one row a line. Each may be
+gzipped (.gz). Rows are streamed; one that cannot be split into its columns comes with
+the reason.
 """
 
 import contextlib
@@ -28,6 +29,8 @@ _Binary = io.BufferedReader | gzip.GzipFile
 
 
 class Row(NamedTuple):
+    """The wanted columns of one row, or why it cannot be read."""
+
     line: int  # in the file, from 1; a Parquet file's row number
     values: list  # one for each wanted column, None where there is none
     reason: str = ""  # what is wrong with the row; `values` is then all None
@@ -51,7 +54,7 @@ def read_rows(
 
     Raises:
       UserError: one line, for a file that is missing, damaged, not in its encoding or
-        without a required column (of JSON lines: in every row, known at the end).
+        without a required column. Of JSON lines that is known at the end.
     """
     wanted = list(wanted)
     if not path.is_file():
@@ -92,7 +95,7 @@ def is_utf8(path: Path) -> bool:
     """Whether the whole file, gzipped or not, is UTF-8. A missing or damaged one is."""
     try:
         return not _first_undecodable(path)
-    except (OSError, EOFError, zlib.error):  # told when it is read
+    except (OSError, EOFError, zlib.error):  # reported when it is read
         return True
 
 

@@ -5,6 +5,7 @@ Any column names, item texts from templates.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from blue.data.log import Log
 from blue.data.readers.assemble import Catalogue, Events, make_log, take_rows
@@ -13,13 +14,22 @@ from blue.data.readers.rows import read_rows
 from blue.errors import UserError
 
 
+class Layout(NamedTuple):
+    """Where in a folder a log lies: two files and the names of their columns.
+
+    Numbers, from 1, in place of names mean that the text file has no header.
+    """
+
+    events: str
+    items: str
+    separator: str  # of columns in text files; empty: what the first line has most
+    columns: Mapping[str, str]  # by user_id, item_id, timestamp, rating, items_item_id
+
+
 def read(
     path: str,
     *,
-    events: str,
-    items: str,
-    separator: str,
-    columns: Mapping[str, str],
+    layout: Layout,
     title_template: str,
     item_template: str,
     max_bad_fraction: float,
@@ -27,13 +37,12 @@ def read(
 ) -> Log:
     """The log in the files `events` and `items` of the folder `path`.
 
+    Times are seconds or milliseconds since 1970 or ISO text; without a time zone, UTC.
+    An empty rating cell is a missing rating (NaN), an empty name of its column: none
+    has ratings.
+
     Args:
-      separator: of columns in text files, one or more characters; empty: `,`, tab, `;`
-        or `|`, whichever the first line has most.
-      columns: the names of user_id, item_id, timestamp and rating (empty: no ratings)
-        in the events and of items_item_id in the items. Numbers, from 1, mean that the
-        text file has no header. Times are seconds or milliseconds since 1970 or ISO
-        text; without a time zone, UTC. An empty rating cell is a missing rating (NaN).
+      layout: its separator is one or more characters; empty: `,`, tab, `;` or `|`.
       title_template: a history line, such as "{title} ({year})", from columns of the
         items. Lists are joined by commas, a missing value leaves no stray punctuation.
       item_template: likewise, what the encoder and the options read.
@@ -44,43 +53,41 @@ def read(
     Raises:
       UserError: one line that names the file and what is wrong with it.
     """
-    folder, separator = Path(path), separator.replace("\\t", "\t")
-    if any(character in '"\r\n' for character in separator):
-        raise UserError(f"data.separator={separator!r} cannot separate columns")
+    folder, separator = Path(path), _separator(layout)
+    events, items = folder / layout.events, folder / layout.items
     columns, title_template, item_template = find_columns(
-        folder / events,
-        folder / items,
+        events,
+        items,
         separator=separator,
-        columns=columns,
+        columns=layout.columns,
         title_template=title_template,
         item_template=item_template,
     )
     catalogue = Catalogue(title_template, item_template, item_columns)
     wanted = list(dict.fromkeys([columns["items_item_id"], *catalogue.fields]))
     item_file = take_rows(
-        folder / items,
-        read_rows(folder / items, wanted, separator=separator),
+        items,
+        read_rows(items, wanted, separator=separator),
         lambda values: catalogue.add(values[0], dict(zip(wanted, values, strict=True))),
         max_bad_fraction,
     )
-    check_times(
-        folder / events,
-        columns["timestamp"],
-        separator=separator,
-        max_bad_fraction=max_bad_fraction,
-    )
+    times = columns["timestamp"]
+    check_times(events, times, separator=separator, max_bad_fraction=max_bad_fraction)
     log_events = Events(catalogue)
     keys = [columns[key] for key in ("user_id", "item_id", "timestamp", "rating")]
     event_file = take_rows(
-        folder / events,
-        read_rows(folder / events, [key for key in keys if key], separator=separator),
+        events,
+        read_rows(events, [key for key in keys if key], separator=separator),
         lambda values: log_events.add(*values),
         max_bad_fraction,
     )
-    return make_log(
-        folder.resolve().name,
-        catalogue,
-        log_events,
-        item_files=[item_file],
-        event_files=[event_file],
-    )
+    files = {"item_files": [item_file], "event_files": [event_file]}
+    return make_log(folder.resolve().name, catalogue, log_events, **files)
+
+
+def _separator(layout: Layout) -> str:
+    """The separator as one or more characters. Raises `UserError`."""
+    separator = layout.separator.replace("\\t", "\t")
+    if any(character in '"\r\n' for character in separator):
+        raise UserError(f"data.separator={separator!r} cannot separate columns")
+    return separator

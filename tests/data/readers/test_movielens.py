@@ -6,35 +6,9 @@ import gzip
 import pytest
 
 from blue.data.log import join
-from blue.data.readers import movielens
 from blue.data.readers.movielens import movie
-from blue.sources.data import load_log
-from configs import base
+from tests.helpers.movielens_files import MOVIES, RATINGS, read, write_csv
 from tests.helpers.real_logs import real_log
-
-RATINGS = ["1,0007,4.0,300", "1,0012,2.5,100", "2,0007,5,200"]
-MOVIES = [
-    ("0007", "Avventura, L' (Adventure, The) (1960)", "Drama|Mystery|Romance"),
-    ("0012", "Amélie, 2nd cut", "(no genres listed)"),
-]
-
-
-def read(path, **changes):
-    arguments = dict(
-        title_template="{title} ({year})",
-        item_template="{title} ({year}). {genres}",
-        item_columns=("year", "genres"),
-        max_bad_fraction=0.01,
-    )
-    return movielens.read(str(path), **(arguments | changes))
-
-
-def write_csv(path, ratings=RATINGS, movies=MOVIES):
-    lines = ["userId,movieId,rating,timestamp", *ratings]
-    (path / "ratings.csv").write_text("\n".join(lines) + "\n")
-    lines = ["movieId,title,genres"]
-    lines += [f'{number},"{title}",{genres}' for number, title, genres in movies]
-    (path / "movies.csv").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def write_dat(path, encoding="utf-8", gz=False):
@@ -120,42 +94,6 @@ def test_a_folder_without_the_files(tmp_path):
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n")
     with pytest.raises(ValueError, match="no ratings.csv with movies.csv"):
         read(tmp_path)
-
-
-def test_join_unifies_ids_and_keeps_the_first_text(tmp_path):
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    write_csv(tmp_path / "a")
-    other = [("0099", "New One (2001)", "War"), ("0007", "Else (1961)", "Noir")]
-    ratings = ["2,0099,3,250", "0,0007,1,50", "2,0007,5,200"]
-    write_csv(tmp_path / "b", ratings, other)
-    log = join([read(tmp_path / "a"), read(tmp_path / "b")])
-    assert log.name == "a+b" and log.user_ids == ["0", "1", "2"]
-    assert log.item_ids == ["0007", "0012", "0099"]
-    assert log.titles[0] == "L'Avventura (The Adventure) (1960)"
-    assert log.columns["year"] == ["1960", "", "2001"]
-    assert log.user.tolist() == [0, 1, 1, 2, 2]
-    assert log.item.tolist() == [0, 1, 0, 0, 2]
-    assert log.timestamp.tolist() == [50, 100, 300, 200, 250]
-    assert log.rows_bad == {"join: duplicate (user, item, time)": 1}
-    assert log.rows_read == 10
-
-
-def test_folders_separated_by_commas_are_joined(tmp_path):
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        write_csv(tmp_path / name)
-    config = base.get_config()
-    config.data.update(name="movielens", path=f"{tmp_path}/a, {tmp_path}/b")
-    config.data.update(category="genres", pseudo_item_template="{year} {genres}")
-    log = load_log(config, "")
-    assert log.name == "a+b" and (len(log.item), log.rows_read) == (3, 10)
-    assert list(log.columns) == ["genres", "year"]
-    config.data.name = "movielense"
-    with pytest.raises(
-        ValueError, match="'movielense'; known are synthetic, table, mo"
-    ):
-        load_log(config, "")
 
 
 # --- real logs: users, events and rated items as their READMEs say

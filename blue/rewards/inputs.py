@@ -1,0 +1,157 @@
+"""What rewards look at: one function an input, of the name that a reward asks for.
+
+An input is computed only where a reward asks for it. Its return type says its shape, in
+the letters of `SIZES`, and the kind of its numbers: Float is float32, Int int32.
+Vectors are those of the frozen encoder, of unit length.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from blue.errors import UserError
+from blue.inference.generate import Profile
+from blue.rewards.batch import Batch
+from blue.text import queries
+from blue.text.rule_profiles import profile_word_stats
+
+SIZES = {
+    "B": "users of a batch",
+    "G": "profiles of a user",
+    "K": "next items of a user",
+    "M": "negatives of a user",
+    "O": "options of a question",
+    "E": "width of the encoder",
+}
+DTYPES = {Float: np.float32, Bool: np.bool_, Int: np.int32}
+
+
+class Given(NamedTuple):
+    """What inputs are computed from, on the host."""
+
+    batch: Batch
+    profiles: Sequence[Sequence[Profile]]  # [B][G]
+    titles: Sequence[str]  # of the catalogue, as the next
+    items: Float[np.ndarray, "items E"]
+    ask: Callable[[Sequence[str], Sequence[Sequence[str]]], np.ndarray] | None
+    # the judge: (profiles, options of each) -> scores
+    views: Mapping[str, Float[np.ndarray, "B G E"]]  # of VIEWS, those asked for
+
+
+# --- inputs of the encoder: (query format, history, profile) -> the text it embeds
+
+VIEWS: dict[str, Callable[[queries.QueryFormat, list[str], str], str]] = {
+    "history_profile_emb": queries.history_profile_query,
+    "profile_emb": lambda form, history, profile: queries.profile_query(form, profile),
+}
+
+
+def history_profile_emb(given: Given) -> Float[np.ndarray, "B G E"]:
+    """The vector of the recent history with the profile."""
+    return given.views["history_profile_emb"]
+
+
+def profile_emb(given: Given) -> Float[np.ndarray, "B G E"]:
+    """The vector of the profile alone."""
+    return given.views["profile_emb"]
+
+
+# --- inputs of the judge: a forward pass each
+
+JUDGED = ("choice_scores",)
+
+
+def choice_scores(given: Given) -> Float[np.ndarray, "B G O"]:
+    """The judge's score of each option, from the profile alone."""
+    assert given.ask, "asked for without a judge"
+    options = given.batch.options
+    pairs = [(b, p.text) for b, row in enumerate(given.profiles) for p in row]
+    shown = [[given.titles[int(i)] for i in options[b]] for b, _ in pairs]
+    scores = given.ask([text for _, text in pairs], shown)
+    return scores.reshape(len(given.profiles), -1, options.shape[1])
+
+
+# --- inputs of the batch and of the text
+
+
+def choice_answer(given: Given) -> Float[np.ndarray, "B O"]:
+    """1 at the next item, else 0."""
+    return given.batch.answer.astype(np.float32)
+
+
+def next_item_emb(given: Given) -> Float[np.ndarray, "B K E"]:
+    """Vectors of the next items; the paper has one, K = 1."""
+    return given.items[given.batch.next_items]
+
+
+def next_item_mask(given: Given) -> Bool[np.ndarray, "B K"]:
+    """Which of the K next items there are."""
+    return given.batch.next_item_mask
+
+
+def negative_emb(given: Given) -> Float[np.ndarray, "B M E"]:
+    """Vectors of the items sampled once a user, shared by the group."""
+    return given.items[given.batch.negatives]
+
+
+def negative_mask(given: Given) -> Bool[np.ndarray, "B M"]:
+    """Which of the M negatives there are."""
+    return given.batch.negative_mask
+
+
+def in_batch_mask(given: Given) -> Bool[np.ndarray, "B K B"]:
+    """[u, k, w]: whether user w may be compared with user u's next item k."""
+    return given.batch.in_batch_mask
+
+
+def finished(given: Given) -> Bool[np.ndarray, "B G"]:
+    """Whether an end token was sampled."""
+    return np.array([[p.finished for p in group] for group in given.profiles])
+
+
+def repeated_words(given: Given) -> Float[np.ndarray, "B G"]:
+    """The share of a profile's words that were said before, in [0, 1]."""
+    stats = [[profile_word_stats(p.text, []) for p in row] for row in given.profiles]
+    share = lambda s: 1.0 - s["distinct"] if s["words"] else 0.0
+    return np.array([[share(s) for s in row] for row in stats], np.float32)
+
+
+# --- finding and computing them
+
+
+def find(name: str) -> Callable[[Given], np.ndarray] | None:
+    """The input of that name: a function of this file that takes `given` alone."""
+    found = globals().get(name)
+    right = inspect.isfunction(found) and [*inspect.signature(found).parameters]
+    return found if right == ["given"] else None
+
+
+def names() -> list[str]:
+    """Of all inputs."""
+    return [name for name in globals() if find(name)]
+
+
+def shape_and_dtype(name: str, sizes: Mapping[str, int]) -> tuple[tuple, Any]:
+    """What the return type of the input says, with sizes for its letters."""
+    found = find(name)
+    assert found, name
+    kind = inspect.signature(found, eval_str=True).return_annotation
+    words = kind.dim_str.split()
+    shape = tuple(int(w) if w.isdecimal() else sizes[w] for w in words)
+    return shape, DTYPES[kind.dtype]
+
+
+def compute(name: str, given: Given, expected: Any) -> np.ndarray:
+    """The input as `expected`, an abstract array, describes it."""
+    found = find(name)
+    assert found, name
+    array = np.asarray(found(given), expected.dtype)
+    if array.shape != expected.shape:
+        raise UserError(
+            f"the input {name} has shape {array.shape}, and its return type says "
+            f"{expected.shape}"
+        )
+    return array
