@@ -47,6 +47,7 @@ from blue.stages.step_programs import (
 )
 from blue.text import queries
 from blue.training import session, watch
+from blue.training.alarm_watch import check_first_step
 from blue.training.loop import Loop, is_finished
 from blue.training.policy import UpdateBatch
 
@@ -125,7 +126,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             kept = update_batch._asdict() | facts_of_batch(train, rows, experience)
             metrics = loop.check(info, kept)
         if step == loop.first_step:
-            session.check_first_step(config, metrics, step)
+            check_first_step(config, metrics, step)
         now = time.monotonic()
         step_s = now - loop.started
         metrics |= watch.step_metrics(run, policy.cfg, experience, bucket, step_s)
