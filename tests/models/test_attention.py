@@ -123,7 +123,7 @@ def test_parts_leave_out_what_nobody_sees_and_no_more(queries, keys, window):
     "family, window",
     [
         (gemma3.tiny_gemma3, 9),
-        (qwen3.tiny_qwen3, 0),
+        pytest.param(qwen3.tiny_qwen3, 0, marks=pytest.mark.slow),
         pytest.param(gemma3.tiny_gemma3, 1, marks=pytest.mark.slow),
     ],
 )
