@@ -22,9 +22,9 @@ from blue.models import gemma3
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_encoder, own_encoder
+from blue.sources.open_run import Run, open_run
 from blue.sources.profiler import load_profiler, make_generate
 from blue.sources.role import stage_checkpoints
-from blue.sources.run import Run, open_run
 from blue.sources.text import own_query_format_of, prompt_format_of, query_format_of
 from blue.stages import train_encoder, warm_start
 from blue.text import queries
