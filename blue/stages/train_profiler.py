@@ -35,9 +35,9 @@ from blue.runtime import watchdog
 from blue.runtime.sharding import no_hidden_transfers
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.judge import make_judge, questions_at_a_time
+from blue.sources.open_run import Run, open_run
 from blue.sources.profiler import load_profiler_base, make_generate_with
 from blue.sources.role import add_adapters, stage_id
-from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.stages.step_programs import (
     StepPrograms,

@@ -26,8 +26,8 @@ from blue.models import lora
 from blue.models.decoder import Params
 from blue.runtime import preemption, programs, tracing, watchdog
 from blue.runtime.sharding import to_host
+from blue.sources.open_run import Run
 from blue.sources.role import stage_checkpoints
-from blue.sources.run import Run
 from blue.training import session
 from blue.training.alarm_watch import watch_alarms
 from blue.workdir.writer import Writer

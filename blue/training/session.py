@@ -20,7 +20,7 @@ from blue.models.decoder import Params
 from blue.models.params import shapes_of
 from blue.runtime.sharding import to_host
 from blue.sources import adapters
-from blue.sources.run import Run
+from blue.sources.open_run import Run
 from blue.training import optimizers
 from blue.training.optimizers import (
     TrainState,

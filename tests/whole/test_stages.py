@@ -24,9 +24,9 @@ from blue.rewards import inputs
 from blue.runtime import preemption
 from blue.runtime.sharding import AXES, make_mesh, put, to_host
 from blue.sources.data import load_examples, load_log
+from blue.sources.open_run import Run
 from blue.sources.profiler import load_profiler
 from blue.sources.role import stage_checkpoints
-from blue.sources.run import Run
 from blue.stages import train_encoder, train_profiler, warm_start
 from blue.training import replay, session, watch
 from blue.workdir import checkpoints, record, writer
