@@ -25,6 +25,7 @@ TESTED_IN = {
 }
 # Test files that are named after something other than a module.
 NOT_MODULES = {
+    "data/readers/test_add_data_set": "a recipe of a README",
     "hub/test_export_parity": "exports in the libraries that read them",
     "models/test_add_family": "a recipe of a README",
     "rewards/test_add_reward": "a recipe of a README",
