@@ -23,7 +23,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from blue.data.log import Log, clean_line
+from blue.data.clean import clean_line
+from blue.data.log import Log
 from blue.data.readers import table
 from blue.errors import UserError
 from blue.hub import recipe, sentence_layout

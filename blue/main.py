@@ -27,7 +27,7 @@ from blue.runtime import xla_flags
 from blue.workdir import settings, usage
 from blue.workdir.stages import STAGES
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 FORMAT = "%(asctime)s %(levelname).1s %(message)s"
 
 # The TPU compiler without a TPU; read by jax and libtpu when they are loaded.
@@ -117,10 +117,10 @@ def run(argv: Sequence[str]) -> None:
         resume.open_stages(config.resume, workdir, stages)
         record.save(config, workdir)
         for name, value in record.redacted(config).items():
-            log.info("%s: %s", name, json.dumps(value))
+            logger.info("%s: %s", name, json.dumps(value))
         for stage in stages:
             preemption.leave_if_requested(f"before stage {stage}")
-            log.info("stage %s", stage)
+            logger.info("stage %s", stage)
             watchdog.beat("load", stage=stage)
             module = importlib.import_module(f"blue.stages.{STAGES[stage].module}")
             module.run(config, workdir)
@@ -138,7 +138,7 @@ def set_up_logging() -> None:
         datefmt="%H:%M:%S",
         level=logging.WARNING,
     )
-    log.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO)
     # A broken checkpoint is one line of ours; asyncio would add a page for every leaf.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger("absl").addFilter(_not_raised_anyway)

@@ -23,8 +23,8 @@ from blue.hub.recipe import EncoderRecipe, ProfilerRecipe
 from blue.inference.generate import Profile
 from blue.sources.data import load_log
 from blue.sources.encoder import load_encoder, own_encoder
+from blue.sources.open_run import open_run
 from blue.sources.profiler import load_profiler_base, make_generate_with
-from blue.sources.run import open_run
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.stages import train_encoder, warm_start, write_profiles
 from blue.text import prompts, queries

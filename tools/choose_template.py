@@ -23,7 +23,7 @@ from blue.evaluation.cohort import choose_cohort
 from blue.runtime import sharding
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_text_encoder
-from blue.sources.run import Run
+from blue.sources.open_run import Run
 from blue.text.markdown import markdown_table
 from blue.workdir import settings
 

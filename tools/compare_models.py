@@ -44,9 +44,9 @@ from blue.runtime.progress import Progress
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_log
 from blue.sources.encoder import load_encoder
+from blue.sources.open_run import Run
 from blue.sources.profiler import load_profiler_base
 from blue.sources.role import add_adapters, find_checkpoint, stage_checkpoints
-from blue.sources.run import Run
 from blue.sources.text import load_role_tokenizer
 from blue.text.tokenizer import Tokenizer, load_tokenizer
 from blue.training import optimizers, session

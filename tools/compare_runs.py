@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.evaluation import metrics, protocols, report
 from blue.evaluation.cohort import choose_cohort, write_profiles
 from blue.sources.encoder import load_item_table, load_text_encoder
+from blue.sources.open_run import Run, open_run
 from blue.sources.profiler import load_profiler, make_generate
-from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.text import queries
 from blue.text.markdown import markdown_table

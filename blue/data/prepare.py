@@ -13,19 +13,13 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
 from blue.data.cache import read_arrays, write_arrays
+from blue.data.clean import clean_line
+from blue.data.cutting import Cut, Cutting, cut_log
 from blue.data.examples import Examples, Split, rng_for
-from blue.data.log import Log, clean_line
+from blue.data.log import Log
 from blue.data.negatives import check_candidates, draw_negatives
-from blue.data.splits import (
-    TIES,
-    WINDOW_POLICIES,
-    Cut,
-    Cutting,
-    break_ties,
-    cut_log,
-    given_users,
-    split_users,
-)
+from blue.data.splits import TIES, WINDOW_POLICIES, given_users, split_users
+from blue.data.ties import break_ties
 from blue.errors import UserError
 
 logger = logging.getLogger("blue")

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from etils import epath
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 CHECKED = ".checked"  # entries older than this file were found whole
 
 hits = {"count": 0, "seconds": 0.0}  # of the whole process: programs read, not compiled
@@ -54,7 +54,7 @@ def use(directory: str) -> None:
         directory = os.path.expanduser(directory)
     if jax.default_backend() == "cpu":
         if jax.device_count() > 1:
-            log.info("compile_cache: not used on %d CPU devices", jax.device_count())
+            logger.info("compile_cache: not used on %d CPU devices", jax.device_count())
             return
         # code for this very CPU: a home directory may be mounted on several
         directory = f"{directory}/cpu-{_cpu_fingerprint()}"
@@ -64,7 +64,7 @@ def use(directory: str) -> None:
             remove_torn(Path(directory))
     except Exception as error:  # of whatever file system it is
         reason = str(error).partition("\n")[0]
-        log.warning("compile_cache=%s: not used: %s", directory, reason)
+        logger.warning("compile_cache=%s: not used: %s", directory, reason)
         return
     jax.config.update("jax_compilation_cache_dir", directory)
     # everything: a second run is to compile nothing at all
@@ -102,7 +102,7 @@ def remove_torn(directory: Path) -> None:
         try:
             if path.stat().st_mtime_ns >= since and not _is_whole(path.read_bytes()):
                 path.unlink()
-                log.info("%s: cut short, removed", path)
+                logger.info("%s: cut short, removed", path)
         except FileNotFoundError:
             continue  # another run was faster
 

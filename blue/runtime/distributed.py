@@ -29,7 +29,7 @@ from jax._src import distributed as runtime  # the only way to its key-value sto
 
 from blue.errors import UserError
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 LOST = 75  # exit code: start again
 CRASH = 1  # of an exception that nobody expected, maybe of a lost process
 GRACE_S = 10.0  # for the others to end by themselves after one of them has ended
@@ -196,7 +196,7 @@ def _watch_over(here: Place, heartbeat_s: float, timeout_s: float) -> None:
     _now.update(joined=met, starting="")
     threading.Thread(target=_watch, args=(met,), name="peers", daemon=True).start()
     told = "; ".join(f"process {n}: {name}" for n, name in names.items())
-    log.info("this is process %d of %d (%s)", here.process_id, len(names), told)
+    logger.info("this is process %d of %d (%s)", here.process_id, len(names), told)
 
 
 # --- the thread
@@ -222,10 +222,10 @@ def _watch(joined: _Joined) -> None:
             if alive.get(process, "") != sign:
                 heard[process] = (alive[process], now)
                 if joined.silent.pop(process, None):
-                    log.warning("%s is heard of again", _name(joined, process))
+                    logger.warning("%s is heard of again", _name(joined, process))
             elif now - since > joined.heartbeat_s / 2 and process not in left:
                 if process not in joined.silent:
-                    log.error(
+                    logger.error(
                         "LOST: %s has not been heard of for %.1f s; if it stays so, "
                         "this process ends after distributed.heartbeat_s = %g",
                         _name(joined, process), now - since, joined.heartbeat_s,
@@ -234,7 +234,7 @@ def _watch(joined: _Joined) -> None:
         for process in left.keys() - joined.left.keys() - {me}:
             joined.left[process] = _code_and_reason(left[process])
             reason = joined.left[process][1]
-            log.error("%s has ended: %s", _name(joined, process), reason)
+            logger.error("%s has ended: %s", _name(joined, process), reason)
             ends_at = ends_at or now + GRACE_S
         if ends_at and now > ends_at:
             _end(joined)

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from blue.errors import Preempted
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 EXIT_CODE = 75  # of sysexits.h: try again later
 
 _asked = threading.Event()
@@ -99,7 +99,7 @@ def _listen(
             heard = True
             _asked.set()
             tell(signal.SIGTERM)
-            log.warning(
+            logger.warning(
                 "SIGTERM: leaving after this step, at the latest in %g s; a second one "
                 "leaves at once",
                 grace_s,

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from blue.runtime import compile_cache, preemption, watchdog
 from blue.runtime.sharding import by_batch
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 
 # Of the whole process, for `speed/compiles`; those out of compile_cache are among them.
 compiles = {"count": 0, "seconds": 0.0}
@@ -105,9 +105,9 @@ def wait() -> None:
             watchdog.beat()
     preemption.leave_if_requested("stopped after compilation")
     seconds = time.monotonic() - started
-    log.info("waited %.1f s for the last of %d programs to compile", seconds, count)
+    logger.info("waited %.1f s for the last of %d programs to compile", seconds, count)
     read = compile_cache.hits
-    log.info(
+    logger.info(
         "since the start %d compiled (%.1f s of work), %d read from the cache (%.1f s)",
         compiles["count"] - read["count"],
         compiles["seconds"] - read["seconds"],

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 
 
 LINE_S = 10.0  # seconds between progress lines where there is no terminal
@@ -33,7 +33,7 @@ class Progress:
         self._live = sys.stderr.isatty()
         self._open = False
         if first:
-            log.info("%s: resumed, goes on with %s %d", stage, unit, first)
+            logger.info("%s: resumed, goes on with %s %d", stage, unit, first)
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
         """Unit `step` is done, and all before it."""
@@ -48,7 +48,7 @@ class Progress:
             sys.stderr.flush()
             self._open = True
         elif last or now - self._last_line >= LINE_S:
-            log.info("%s", self._line(step, values))
+            logger.info("%s", self._line(step, values))
             self._last_line = now
 
     def end(self) -> None:

@@ -8,7 +8,7 @@ import jax
 
 from blue.runtime import watchdog
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 
 
 def steps(
@@ -67,7 +67,7 @@ def _start(directory: str | Path) -> bool:
             directory, create_perfetto_trace=True, profiler_options=options
         )
     except RuntimeError as error:  # somebody else takes one
-        log.warning("profile_steps: no trace: %s", str(error).partition("\n")[0])
+        logger.warning("profile_steps: no trace: %s", str(error).partition("\n")[0])
         return False
     return True
 
@@ -75,7 +75,7 @@ def _start(directory: str | Path) -> bool:
 def _stop(directory: str | Path) -> bool:
     try:
         jax.profiler.stop_trace()
-        log.info("profile_steps: a trace is in %s/plugins/profile", directory)
+        logger.info("profile_steps: a trace is in %s/plugins/profile", directory)
     except (OSError, RuntimeError) as error:
-        log.warning("profile_steps: no trace: %s", str(error).partition("\n")[0])
+        logger.warning("profile_steps: no trace: %s", str(error).partition("\n")[0])
     return False

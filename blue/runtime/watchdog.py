@@ -24,7 +24,7 @@ from typing import Any
 
 from blue.runtime import files
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 EXIT_CODE = 71
 TICK_S = 0.5  # between two looks of the thread
 HEARTBEAT_S = 5.0  # between two heartbeats
@@ -125,7 +125,7 @@ def _write_heartbeat(
         files.write_text(path, json.dumps(record) + "\n", durable=False)
     except OSError as error:
         if warn:
-            log.warning("%s: no heartbeat: %s", path, error.strerror)
+            logger.warning("%s: no heartbeat: %s", path, error.strerror)
         return False
     return True
 

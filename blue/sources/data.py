@@ -7,12 +7,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from blue.data import synthetic
+from blue.data.cutting import Cutting
 from blue.data.examples import Examples
 from blue.data.log import Log, join
 from blue.data.prepare import prepare
 from blue.data.readers import amazon_reviews_2023, google_local, movielens, table
 from blue.data.readers.assemble import template_columns
-from blue.data.splits import Cutting, read_splits
+from blue.data.splits import read_splits
 from blue.errors import UserError
 from blue.runtime import distributed, preemption
 from blue.workdir import startup

@@ -23,8 +23,8 @@ from blue.models.encoder import architecture
 from blue.runtime import distributed, files
 from blue.runtime.programs import Program
 from blue.runtime.progress import slices_with_progress
+from blue.sources.open_run import Run
 from blue.sources.role import check_divides, load_role, precision_of
-from blue.sources.run import Run
 from blue.sources.text import own_query_prompt, token_counter
 from blue.workdir.checkpoints import fingerprint
 

@@ -13,6 +13,7 @@ from blue.runtime.shapes import Shapes
 from blue.runtime.sharding import put, to_host
 from blue.sources import adapters
 from blue.sources.encoder import load_encoder
+from blue.sources.open_run import Run
 from blue.sources.role import (
     check_divides,
     load_role,
@@ -20,7 +21,6 @@ from blue.sources.role import (
     stage_checkpoints,
     stage_id,
 )
-from blue.sources.run import Run
 
 
 def load_profiler(run: Run, which: str, *, stage: str = "profiler") -> Model | None:

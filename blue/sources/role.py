@@ -26,7 +26,7 @@ from blue.models.params import abstract_params, make_init
 from blue.runtime.shapes import Precision
 from blue.runtime.sharding import batch_shards, dividing_fsdp, put, replicated
 from blue.sources import adapters
-from blue.sources.run import Run
+from blue.sources.open_run import Run
 from blue.sources.text import load_role_tokenizer
 from blue.text.tokenizer import Tokenizer
 from blue.workdir import startup

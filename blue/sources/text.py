@@ -13,7 +13,7 @@ from blue.hub.model import Model
 from blue.hub.source import fetch
 from blue.inference.embed import TextEncoder
 from blue.runtime import distributed, files
-from blue.sources.run import Run
+from blue.sources.open_run import Run
 from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile
 from blue.text.templates import TEMPLATES, Templates, wordings

@@ -34,8 +34,8 @@ from blue.runtime import preemption, watchdog
 from blue.runtime.files import write_text
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.judge import make_choice_scorer
+from blue.sources.open_run import Run, open_run
 from blue.sources.profiler import load_profiler, make_generate
-from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, query_format_of, templates_of
 from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile

@@ -28,8 +28,8 @@ from blue.runtime.sharding import (
     put,
 )
 from blue.sources.encoder import load_encoder
+from blue.sources.open_run import open_run
 from blue.sources.role import add_adapters, check_divides, stage_id
-from blue.sources.run import open_run
 from blue.sources.text import own_query_format_of
 from blue.stages.step_programs import encoder_programs, encoder_row_tokens
 from blue.text import queries

@@ -35,9 +35,9 @@ from blue.runtime import watchdog
 from blue.runtime.sharding import no_hidden_transfers
 from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.judge import make_judge, questions_at_a_time
+from blue.sources.open_run import Run, open_run
 from blue.sources.profiler import load_profiler_base, make_generate_with
 from blue.sources.role import add_adapters, stage_id
-from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.stages.step_programs import (
     StepPrograms,
@@ -47,6 +47,7 @@ from blue.stages.step_programs import (
 )
 from blue.text import queries
 from blue.training import session, watch
+from blue.training.alarm_watch import check_first_step
 from blue.training.loop import Loop, is_finished
 from blue.training.policy import UpdateBatch
 
@@ -125,7 +126,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             kept = update_batch._asdict() | facts_of_batch(train, rows, experience)
             metrics = loop.check(info, kept)
         if step == loop.first_step:
-            session.check_first_step(config, metrics, step)
+            check_first_step(config, metrics, step)
         now = time.monotonic()
         step_s = now - loop.started
         metrics |= watch.step_metrics(run, policy.cfg, experience, bucket, step_s)

@@ -24,9 +24,9 @@ from blue.rewards import judges
 from blue.runtime import programs, watchdog
 from blue.runtime.shapes import Shapes
 from blue.runtime.sharding import by_batch, no_hidden_transfers, put
+from blue.sources.open_run import open_run
 from blue.sources.profiler import load_profiler_base
 from blue.sources.role import add_adapters, check_divides, stage_id
-from blue.sources.run import open_run
 from blue.sources.text import prompt_format_of
 from blue.stages.step_programs import warm_start_programs, warm_start_shapes
 from blue.text import prompts, queries

@@ -34,9 +34,9 @@ from blue.runtime import distributed, files, preemption, programs, watchdog
 from blue.runtime.progress import Progress
 from blue.runtime.shapes import Shapes
 from blue.runtime.sharding import batch_shards
+from blue.sources.open_run import Run, open_run
 from blue.sources.profiler import load_profiler
 from blue.sources.role import check_divides, precision_of, stage_id
-from blue.sources.run import Run, open_run
 from blue.sources.text import prompt_format_of, templates_of
 from blue.text import queries
 from blue.workdir.checkpoints import fingerprint

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from blue.data.log import clean_line
+from blue.data.clean import clean_line
 from blue.errors import UserError
 
 # One user's: a number a title, None or NaN where there is none; or none at all.

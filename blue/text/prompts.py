@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from blue.data.log import clean_line
+from blue.data.clean import clean_line
 from blue.errors import UserError
 from blue.text.templates import Templates
 from blue.text.tokenizer import Tokenizer

@@ -26,9 +26,10 @@ from blue.models import lora
 from blue.models.decoder import Params
 from blue.runtime import preemption, programs, tracing, watchdog
 from blue.runtime.sharding import to_host
+from blue.sources.open_run import Run
 from blue.sources.role import stage_checkpoints
-from blue.sources.run import Run
 from blue.training import session
+from blue.training.alarm_watch import watch_alarms
 from blue.workdir.writer import Writer
 
 logger = logging.getLogger("blue")
@@ -78,7 +79,7 @@ class Loop:
             tensorboard=config.log.tensorboard,
             hparams=config.to_dict(),
         )
-        self._alarms_at = session.watch_alarms(config, run.workdir, stage, self.writer)
+        self._alarms_at = watch_alarms(config, run.workdir, stage, self.writer)
         self.step, self.started = self.first_step, time.monotonic()
         self.save_s = 0.0  # of the newest checkpoint: a step is logged before its own
 

@@ -31,9 +31,9 @@ from blue.runtime import sharding
 from blue.runtime.shapes import Shapes
 from blue.sources import adapters
 from blue.sources.encoder import load_encoder
+from blue.sources.open_run import open_run
 from blue.sources.profiler import load_profiler_base
 from blue.sources.role import add_adapters, precision_of, stage_checkpoints
-from blue.sources.run import open_run
 from blue.training import optimizers, session
 from blue.training.contrastive import contrastive_gradients
 from blue.training.optimizers import apply_gradients, non_finite_leaves

@@ -3,7 +3,6 @@ whole loop of the two supervised stages."""
 
 import dataclasses
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,8 +20,8 @@ from blue.models.decoder import Params
 from blue.models.params import shapes_of
 from blue.runtime.sharding import to_host
 from blue.sources import adapters
-from blue.sources.run import Run
-from blue.training import alarms, optimizers
+from blue.sources.open_run import Run
+from blue.training import optimizers
 from blue.training.optimizers import (
     TrainState,
     make_optimizer,
@@ -32,7 +31,7 @@ from blue.training.optimizers import (
 from blue.workdir import bad_batches, record, resume
 from blue.workdir.checkpoints import Checkpoints
 from blue.workdir.stages import STAGES
-from blue.workdir.writer import Writer, has_lines, last_lines
+from blue.workdir.writer import Writer, has_lines
 
 logger = logging.getLogger("blue")
 
@@ -157,52 +156,6 @@ def leave(writer: Writer, done: int) -> None:
     """Ends a preempted run whose checkpoint of step `done` is saved (exit 75)."""
     writer.close()
     raise Preempted(f"step {done} is saved; the same command goes on")
-
-
-def alarm_limits(config: ConfigDict) -> alarms.Limits:
-    """config.alarms, for the precision and the batch of this run."""
-    return alarms.limits(
-        config.alarms.to_dict(),
-        # Other devices than CPUs round the factors of float32 products, too.
-        exact=config.dtype.compute == "float32" and jax.default_backend() == "cpu",
-        completions=config.batch_size * config.group_size,
-    )
-
-
-def check_first_step(config: ConfigDict, info: Mapping[str, float], step: int) -> None:
-    """Refuses to go on from a first step whose numbers contradict each other."""
-    faults = alarms.first_step_faults(info, alarm_limits(config), resumed=step > 0)
-    if faults:
-        raise UserError(f"step {step}, the first after the start: {'; '.join(faults)}")
-
-
-def watch_alarms(
-    config: ConfigDict, workdir: str, stage: str, writer: Writer
-) -> Callable[[int, alarms.Metrics], dict[str, int]]:
-    """(step, metrics of its line) -> `alarm/*` of that line, 0 or 1.
-
-    Alarms that begin are told once, in the log and on TensorBoard; so are those that
-    end. They look at logged steps alone, and remember what metrics.jsonl has.
-    """
-    limits = alarm_limits(config)
-    most = limits.window + limits.patience
-    lines: deque = deque(last_lines(workdir, stage, most), maxlen=most)
-
-    def at_step(step: int, metrics: alarms.Metrics) -> dict[str, int]:
-        found = alarms.step_alarms(tuple(lines), metrics, limits)
-        for alarm in found.values():
-            if alarm.changed and jax.process_index() == 0:  # which has the lines
-                told = f"{'ALARM' if alarm.on else 'over'}: {alarm.name}: {alarm.text}"
-                logger.log(
-                    logging.WARNING if alarm.on else logging.INFO,
-                    "step %d: %s", step, told,
-                )  # fmt: skip
-                writer.text(step, f"alarm/{alarm.name}", told)
-        marks = {f"alarm/{name}": int(alarm.on) for name, alarm in found.items()}
-        lines.append({**metrics, **marks})
-        return marks
-
-    return at_step
 
 
 def about(

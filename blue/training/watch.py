@@ -24,7 +24,7 @@ from blue.rewards.batch import Batch, BatchSource, make_batch
 from blue.rewards.experience import Experience
 from blue.runtime import programs
 from blue.runtime.shapes import Shapes
-from blue.sources.run import Run
+from blue.sources.open_run import Run
 from blue.text import queries
 from blue.text.markdown import summary_table
 from blue.text.tokenizer import Tokenizer

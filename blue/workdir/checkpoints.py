@@ -35,7 +35,7 @@ from orbax.checkpoint import v1 as ocp
 from blue.errors import UserError
 from blue.runtime import files
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 
 COMMIT_FILE = "commit_success.txt"  # written by Orbax as the last file of a save
 FINISHED_FILE = "finished.json"
@@ -127,7 +127,7 @@ class Checkpoints:
         """
         steps, unfinished = _list(self._directory)
         for path in unfinished:
-            log.warning("%s has no %s: not finished, ignored", path, COMMIT_FILE)
+            logger.warning("%s has no %s: not finished, ignored", path, COMMIT_FILE)
         self._there |= bool(steps)
         if steps or not self._directory.exists():
             return steps[-1] if steps else None
@@ -150,7 +150,7 @@ class Checkpoints:
             raise UserError(f"{self._directory}: no checkpoint {step}, it has {steps}")
         path = self._directory / FINISHED_FILE
         if jax.process_index() == 0 and path.exists():
-            log.warning("%s is opened again, from step %d", self._directory, step)
+            logger.warning("%s is opened again, from step %d", self._directory, step)
             path.unlink()
         _barrier("reopen")
 
@@ -228,7 +228,9 @@ class Checkpoints:
             try:
                 return _read_record(path)["meta"]
             except Exception as error:  # as in _first_good
-                log.warning("BAD CHECKPOINT, passed over: %s: %s", path, _cause(error))
+                logger.warning(
+                    "BAD CHECKPOINT, passed over: %s: %s", path, _cause(error)
+                )
         return None
 
     def restore_best(self, abstract_params: Any) -> tuple[Any, dict[str, Any]]:
@@ -258,7 +260,7 @@ class Checkpoints:
         try:
             return json.loads(path.read_text()) if path.exists() else None
         except ValueError as error:  # the checkpoints tell how far it came
-            log.warning("%s is broken (%s): not finished", path, error)
+            logger.warning("%s is broken (%s): not finished", path, error)
             return None
 
     def close(self) -> None:
@@ -286,7 +288,7 @@ def _delete(paths: Mapping[epath.Path, str]) -> None:
     """
     if jax.process_index() == 0:
         for path, reason in paths.items():
-            log.info("removing %s (%s)", path, reason)
+            logger.info("removing %s (%s)", path, reason)
             if not path.is_dir():  # not made by us
                 path.unlink()
                 continue
@@ -348,7 +350,7 @@ def _warn_if_full(path: epath.Path, state: Any) -> None:
     folder = next(p for p in path.parents if p.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        log.warning(
+        logger.warning(
             "%s: %.1f GB free, and a checkpoint needs about %.1f GB",
             folder, free / 1e9, needed / 1e9,
         )  # fmt: skip
@@ -402,7 +404,7 @@ def _first_good(
                 return state, record["meta"]
             wrong = f"fingerprint {found:08x}, saved {saved:08x}"
         reason = f"{path}: {wrong or 'another process could not read it'}"
-        log.warning("BAD CHECKPOINT, passed over: %s", reason)
+        logger.warning("BAD CHECKPOINT, passed over: %s", reason)
     raise UserError(
         f"no checkpoint of {directory} can be read, tried {numbers}; last: {reason}. "
         "Restore them from a copy, or move the directory away to start again"

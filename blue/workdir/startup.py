@@ -20,7 +20,7 @@ from blue.errors import UserError
 from blue.runtime.xla_flags import is_installed
 from blue.workdir import record
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 PLUGINS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin")
 VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "NVIDIA_VISIBLE_DEVICES")
 DEVICE_FILES = ("/dev/accel0", "/dev/vfio/0", "/dev/nvidia0", "/dev/kfd")
@@ -58,7 +58,7 @@ def check(
     if found == "cpu" and not platform:
         signs = accelerator_signs(os.environ, DEVICE_FILES)
         if signs:
-            log.warning(
+            logger.warning(
                 "running on the CPU, though there are signs of an accelerator (%s); "
                 "platform=tpu or gpu makes that an error, platform=cpu is silent",
                 ", ".join(signs),

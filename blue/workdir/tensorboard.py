@@ -26,7 +26,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from blue.runtime import files
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 
 # Their classes are made when they are imported, where no type checker sees them.
 events: Any = event_pb2
@@ -138,7 +138,7 @@ def _read_projector(path: Path) -> Any:
         try:
             text_format.Parse(path.read_text(), config)
         except text_format.ParseError as error:
-            log.warning("%s is damaged (%s) and is begun again", path, error)
+            logger.warning("%s is damaged (%s) and is begun again", path, error)
             config = projectors.ProjectorConfig()
     return config
 

@@ -24,7 +24,7 @@ from blue.runtime.progress import Progress
 if TYPE_CHECKING:
     from blue.workdir.tensorboard import TensorBoard
 
-log = logging.getLogger("blue")
+logger = logging.getLogger("blue")
 MAX_POINTS = 10_000  # of a projector: what a browser bears
 
 Scalar = float | int | np.generic | np.ndarray | jax.Array
@@ -217,7 +217,7 @@ def _cut_back(path: Path, stage: str, first_step: int, *, private: bool) -> None
                     row = json.loads(line)
                     keep = row["stage"] != stage or row["step"] < first_step
                 except (ValueError, KeyError, TypeError):
-                    log.warning("%s: dropped an unreadable line", path)
+                    logger.warning("%s: dropped an unreadable line", path)
                     continue
                 if keep:
                     new.write(line if line.endswith(b"\n") else line + b"\n")

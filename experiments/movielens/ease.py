@@ -13,14 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from blue.evaluation import comparison, metrics, protocols
-from blue.evaluation.cohort import choose_users
+from blue.evaluation.cohort import choose_cohort
 from blue.sources.data import load_examples, load_log
 
 run = Path(sys.argv[1])
 config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
 log = load_log(config, str(run))
 examples = load_examples(config, log, str(run))
-cohort = choose_users(examples.test, log.titles, limit=config.evaluate.test_users)
+cohort = choose_cohort(examples.test, log.titles, limit=config.evaluate.test_users)
 rankers = comparison.rankers_without_encoder(
     log,
     examples,

@@ -1,120 +1,66 @@
-"""Where a log is cut, by hand."""
+"""Which users are held out: by a hash of their ids, or by a file."""
 
-from collections import Counter
+import pytest
 
-import numpy as np
+from blue.data.splits import given_users, read_splits, split_users
+from blue.errors import UserError
 
-from blue.data.splits import Cutting, break_ties, cut_log
-from tests.helpers.hand_logs import SETTINGS
-
-# --- where a log is cut, by hand
+IDS = [f"u{n}" for n in range(20)]
 
 
-def cut(times, items, policy, **changes):
-    stats = Counter()
-    cutting = Cutting(*(SETTINGS[name] for name in Cutting._fields))
-    cutting = cutting._replace(window_policy=policy, **changes)
-    times, items = np.array(times, np.int64), np.array(items, np.int32)
-    cuts = cut_log(times, items, stats, cutting)
-    more = cutting.targets_per_example > 1
-    return [tuple(c) if more else tuple(c)[:2] for c in cuts], dict(stats)
+def split(ids=IDS, seed=0, complete=range(20), **sizes):
+    sizes = {"num_validation": 3, "num_test": 4} | sizes
+    return split_users(ids, seed=seed, users=range(20), complete=complete, **sizes)
 
 
-TIMES = [0, 100, 6399, 6400, 9999, 10000]  # the window starts at 6400
+def test_users_are_in_one_split_each():
+    train, validation, test = split()
+    assert (len(validation), len(test)) == (3, 4)
+    assert sorted([*train, *validation, *test]) == list(range(20))
 
 
-def test_exclude_window_has_a_target_for_each_event_of_the_window():
-    assert cut(TIMES, range(6), "exclude_window") == ([(5, 3), (4, 3), (3, 3)], {})
-    assert cut(TIMES, range(6), "exclude_window", max_train_targets=2) == (
-        [(5, 3), (4, 3)],
-        {"targets_beyond_max_train_targets": 1},
-    )
-    assert cut(TIMES, range(6), "exclude_window", window_s=0) == ([(5, 5)], {})
+def test_a_users_split_depends_on_seed_and_id_alone():
+    train, validation, test = split()
+    again = split(ids=IDS[::-1])  # the same users, numbered the other way round
+    assert [sorted(19 - u for u in part) for part in again] == [train, validation, test]
+    assert split(seed=1) != (train, validation, test)
+    assert (
+        split(num_validation=9)[2] == test
+    )  # more for validation: the same are tested
 
 
-def test_exclude_window_leaves_out_repeats_and_empty_histories():
-    cuts = cut(TIMES, [7, 8, 9, 4, 8, 4], "exclude_window")
-    assert cuts == ([(5, 3)], {"targets_in_history": 1, "targets_repeated": 1})
-    cuts = cut([10, 20, 30], [1, 2, 3], "exclude_window")
-    assert cuts == ([], {"targets_without_history": 3})
+def test_only_users_with_an_example_are_held_out():
+    train, validation, test = split(complete=[2, 5, 7])
+    assert sorted([*validation, *test]) == [2, 5, 7] and len(train) == 17
 
 
-def test_include_window_is_leave_one_out():
-    assert cut(TIMES, range(6), "include_window") == ([(5, 5)], {})
-    assert cut([5, 5, 5], [1, 2, 3], "include_window") == ([(2, 2)], {})
-    assert cut([5, 6, 7], [1, 2, 1], "include_window") == (
-        [],
-        {"targets_in_history": 1},
-    )
+def read(tmp_path, text):
+    path = tmp_path / "splits.csv"
+    path.write_text(text)
+    return read_splits(path, IDS, separator="", user_column="user_id")
 
 
-def test_min_history():
-    cuts = cut(TIMES, range(6), "exclude_window", min_history=4)
-    assert cuts == ([], {"targets_without_history": 3})
-    assert cut(TIMES, range(6), "include_window", min_history=5)[0] == [(5, 5)]
+def test_a_file_says_who_is_where(tmp_path):
+    text = "user_id,split\nu0,train\nu1,test\nu2,validation\nu1,test\n"
+    splits = read(tmp_path, text)
+    assert splits == {"u0": "train", "u1": "test", "u2": "validation"}
+    assert given_users(IDS, range(20), splits) == ([0], [2], [1])
+    with pytest.raises(UserError, match="no user in test: of the 1 users listed none"):
+        given_users(IDS, [0, 2, 3], splits)
 
 
-def test_rolling_histories_are_strictly_earlier():
-    # places 1 to 5 have a history: every fifth third of them, the last one included
-    assert cut(TIMES, range(6), "rolling") == ([(5, 5), (4, 4), (2, 2)], {})
-    ties = [0, 1, 1, 1, 2, 2]  # a history is earlier by time, not by place
-    assert cut(ties, range(6), "rolling") == ([(5, 4), (4, 4), (2, 1)], {})
-    cuts = cut([0, 0, 0, 1, 1, 1], range(6), "rolling")
-    assert cuts == ([(5, 3), (4, 3), (3, 3)], {})
-    cuts, _ = cut(range(101), range(101), "rolling", rolling_targets=10)
-    assert cuts == [(place, place) for place in range(100, 0, -10)]
-    cuts, _ = cut(range(4), range(4), "rolling", rolling_targets=50)
-    assert cuts == [(3, 3), (2, 2), (1, 1)]
-
-
-def test_rolling_withholds_what_stands_before_the_target():
-    cuts, _ = cut(range(31), range(31), "rolling", embargo_items=10, min_history=10)
-    assert cuts == [(30, 20), (27, 17), (23, 13)]  # of the places 20 to 30
-    # the embargo counts events, whatever their time; the history is the shorter one
-    times = [*range(20), *[50] * 11]
-    cuts, _ = cut(times, range(31), "rolling", embargo_items=10, min_history=10)
-    assert cuts == [(30, 20), (27, 17), (23, 13)]
-    cuts, _ = cut(times, range(31), "rolling", embargo_items=2, min_history=10)
-    assert cuts[0] == (30, 20)
-    assert cut(range(9), range(9), "rolling", min_history=10) == (
-        [],
-        {"targets_without_history": 1},
-    )
-
-
-def test_more_targets_of_the_same_history():
-    two = dict(targets_per_example=3)
-    cuts = cut(TIMES, range(6), "exclude_window", **two)[0]
-    # later ones first, then the rest of the window
-    assert cuts == [(5, 3, (3, 4)), (4, 3, (5, 3)), (3, 3, (4, 5))]
-    # neither what the history holds nor the same item twice
-    cuts = cut(TIMES, [7, 8, 9, 4, 8, 4], "exclude_window", **two)[0]
-    assert cuts == [(5, 3, ())]
-    cuts = cut(range(8), [0, 1, 2, 3, 4, 3, 1, 5], "rolling", **two)[0]
-    assert cuts == [(7, 7, ()), (3, 3, (4, 7))]
-    # under rolling nothing from between the history and the target
-    cuts = cut(range(6), range(6), "rolling", embargo_items=2, **two)[0]
-    assert cuts == [(5, 3, ()), (4, 2, (5,)), (3, 1, (4, 5))]
-    assert cut(TIMES, range(6), "include_window", **two)[0] == [(5, 5, ())]
-
-
-def test_ties_are_broken_by_a_seeded_hash():
-    users, items = ["a", "b"], [str(i) for i in range(50)]
-    user = np.repeat([0, 1], 50).astype(np.int32)
-    item = np.tile(np.arange(50), 2).astype(np.int32)
-    time = np.tile(np.repeat([5, 6, 7], [20, 1, 29]), 2).astype(np.int64)
-    order = break_ties(0, users, items, user, item, time)
-    assert sorted(order) == list(range(100)) and order[20] == 20 and order[70] == 70
-    assert (time[order] == time).all() and (user[order] == user).all()
-    assert (order[:20] != np.arange(20)).any()
-    assert (item[order][:20] != item[order][50:70]).any()  # each user's own order
-    again = np.random.default_rng(0).permutation(20)  # file order does not matter
-    shuffled = np.concatenate([again, np.arange(20, 100)])
-    found = break_ties(0, users, items, user, item[shuffled], time)
-    assert (item[shuffled][found] == item[order]).all()
-    assert (break_ties(1, users, items, user, item, time) != order).any()
-    # the place of the largest id among the last moment's 29 is no longer the last
-    last = [
-        int(item[break_ties(s, users, items, user, item, time)][49]) for s in range(40)
-    ]
-    assert len(set(last)) > 10
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("u0,dev\n", "line 2: the split 'dev' of user 'u0' must be one of train, val"),
+        ("x,test\n", "line 2: user 'x' is not in the log"),
+        (
+            "u0,test\nu0,train\n",
+            "line 3: user 'u0' is in train here and in test in lin",
+        ),
+    ],
+)
+def test_mistakes_of_the_file_are_told_in_one_line(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message) as error:
+        read(tmp_path, f"user_id,split\n{rows}")
+    assert "\n" not in str(error.value)

@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 
 from blue.data import prepare as prepare_module
+from blue.data.cutting import Cutting
 from blue.data.examples import history
-from blue.data.splits import Cutting
 from blue.inference.generate import Profile
 from blue.text.rule_profiles import template_profile
 from blue.text.templates import TEMPLATES

@@ -3,9 +3,9 @@
 import numpy as np
 
 from blue.data import prepare as prepare_module
+from blue.data.cutting import Cutting
 from blue.data.examples import Split
 from blue.data.log import Log
-from blue.data.splits import Cutting
 
 SETTINGS = dict(
     seed=0,

@@ -23,9 +23,9 @@ from blue.models import gemma3
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_encoder, own_encoder
+from blue.sources.open_run import Run, open_run
 from blue.sources.profiler import load_profiler, load_profiler_base, make_generate
 from blue.sources.role import stage_checkpoints
-from blue.sources.run import Run, open_run
 from blue.sources.text import own_query_format_of, prompt_format_of, query_format_of
 from blue.text import queries
 from blue.text.tokenizer import load_tokenizer, train_tokenizer

@@ -22,9 +22,9 @@ from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import make_mesh, put, to_host
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_encoder
+from blue.sources.open_run import Run
 from blue.sources.profiler import load_profiler, load_profiler_base
 from blue.sources.role import add_adapters, stage_checkpoints
-from blue.sources.run import Run
 from blue.stages import train_encoder, train_profiler, warm_start
 from blue.training import optimizers, session
 from blue.training import policy as policy_module

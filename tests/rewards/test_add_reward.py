@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from blue.errors import UserError
-from blue.rewards import functions, inputs
+from blue.rewards import experience, functions, inputs
 from blue.rewards.program import asks_judge, rewards_of, used_inputs
 from blue.stages import train_profiler
 from blue.workdir import settings
@@ -45,13 +45,13 @@ def test_a_reward_is_a_function_an_input_and_a_section(section, tmp_path, monkey
     exec(section, {"c": c, "ConfigDict": ConfigDict})
     settings.check(c.lock())
 
-    scored, score = [], train_profiler.score
+    scored, score = [], experience.score
 
     def kept(*arguments):
         scored.append(score(*arguments))
         return scored[-1]
 
-    monkeypatch.setattr(train_profiler, "score", kept)
+    monkeypatch.setattr(experience, "score", kept)
     train_profiler.run(c, str(tmp_path))
 
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

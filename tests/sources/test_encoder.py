@@ -16,7 +16,7 @@ from blue.models.params import make_init
 from blue.runtime.sharding import make_mesh
 from blue.sources import encoder as encoder_source
 from blue.sources.encoder import load_item_table, load_text_encoder
-from blue.sources.run import Run
+from blue.sources.open_run import Run
 from blue.sources.text import query_format_of
 from blue.text.tokenizer import train_tokenizer
 from tests.helpers.foreign_words import BASE, WORDS

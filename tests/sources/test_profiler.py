@@ -8,8 +8,8 @@ from blue.errors import UserError
 from blue.hub.model import Model
 from blue.models import families
 from blue.runtime.sharding import make_mesh, put, replicated
+from blue.sources.open_run import Run, open_run
 from blue.sources.profiler import load_profiler, tie_to_encoder
-from blue.sources.run import Run, open_run
 from blue.text.tokenizer import train_tokenizer
 from configs import quickstart
 

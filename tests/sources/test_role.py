@@ -8,7 +8,7 @@ from blue.hub import sentence_layout
 from blue.models.decoder import Lora
 from blue.runtime.sharding import make_mesh
 from blue.sources import role
-from blue.sources.run import open_run
+from blue.sources.open_run import open_run
 from configs import quickstart
 
 

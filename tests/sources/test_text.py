@@ -6,7 +6,7 @@ from etils import epath
 from blue.errors import UserError
 from blue.inference.embed import TextEncoder
 from blue.sources.data import load_log
-from blue.sources.run import Run, mesh_of, open_run
+from blue.sources.open_run import Run, mesh_of, open_run
 from blue.sources.text import load_role_tokenizer, query_format_of, templates_of
 from blue.text import tokenizer
 from blue.text.templates import TEMPLATES

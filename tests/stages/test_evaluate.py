@@ -19,7 +19,7 @@ from blue.evaluation import baselines, methods
 from blue.evaluation.cohort import choose_cohort
 from blue.hub.model import Model
 from blue.inference.embed import TextEncoder
-from blue.sources.run import Run, mesh_of
+from blue.sources.open_run import Run, mesh_of
 from blue.stages import evaluate
 from blue.text import queries
 from blue.text.rule_profiles import profile_word_stats

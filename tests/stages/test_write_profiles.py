@@ -11,9 +11,9 @@ import pytest
 from blue.errors import UserError
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_log
+from blue.sources.open_run import Run
 from blue.sources.profiler import load_profiler, make_generate_with
 from blue.sources.role import stage_checkpoints
-from blue.sources.run import Run
 from blue.stages import write_profiles
 from blue.text import prompts
 from blue.text.templates import TEMPLATES

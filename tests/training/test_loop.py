@@ -13,8 +13,8 @@ from blue.hub.model import Model
 from blue.models import families
 from blue.runtime import preemption
 from blue.runtime.sharding import put, replicated
+from blue.sources.open_run import open_run
 from blue.sources.role import stage_checkpoints
-from blue.sources.run import open_run
 from blue.training import loop as loops
 from blue.training import session
 from configs import quickstart

@@ -49,7 +49,7 @@ def programs_of(cfg, mesh, micro):
 
 @pytest.fixture(scope="module")
 def one_device():
-    """(family) -> what a step gives; compiled when it is asked for."""
+    """{family: what a step gives}, made when it is asked for."""
 
     @functools.cache
     def step_of(family):

@@ -24,13 +24,12 @@ from blue.rewards import inputs
 from blue.runtime import preemption
 from blue.runtime.sharding import AXES, make_mesh, put, to_host
 from blue.sources.data import load_examples, load_log
+from blue.sources.open_run import Run
 from blue.sources.profiler import load_profiler
 from blue.sources.role import stage_checkpoints
-from blue.sources.run import Run
 from blue.stages import train_encoder, train_profiler, warm_start
 from blue.training import replay, session, watch
 from blue.workdir import checkpoints, record, writer
-from blue.workdir.writer import Writer
 from tests.helpers import small_stages
 from tests.helpers.small_stages import one_layer, same_updates  # noqa: F401
 
@@ -399,44 +398,6 @@ def test_an_update_out_of_bounds_stops_a_supervised_stage(stage, tmp_path):
     assert found["first"] is None and found["skipped"]
     assert np.isfinite(found["loss"]) and found["grad_norm"] > 0
     assert told[-1].startswith("the optimizer's step would break params/embed")
-
-
-def test_alarms_are_told_once_and_go_on_after_a_resume(tmp_path, caplog):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    c = make_config()
-    c.alarms.patience = 3
-    caplog.set_level("INFO", logger="blue")
-
-    def lines_of(workdir, values, first=0):
-        writer = Writer(
-            workdir, stage="profiler", first_step=first, num_steps=99, every=1,
-            tensorboard=True, hparams={},
-        )  # fmt: skip
-        alarms_at = session.watch_alarms(c, str(workdir), "profiler", writer)
-        for step in range(first, len(values)):
-            metrics = {"reward/frac_zero_std": values[step], "data/epoch": 0}
-            writer.scalars(step, metrics | alarms_at(step, metrics))
-        writer.close()
-        return lines(workdir, "profiler")
-
-    values = [0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.1]
-    whole = lines_of(tmp_path / "a", values)
-    marks = [row["alarm/reward_collapse"] for row in whole]
-    assert marks == [0, 0, 0, 1, 1, 1, 0]
-    begins, ends = [m for m in caplog.messages if "reward_collapse" in m]
-    assert begins.startswith(
-        "step 3: ALARM: reward_collapse: reward/frac_zero_std = 1 "
-    )
-    assert "above 0.9 for 3 lines" in begins and "lower lr" in begins
-    assert ends.startswith("step 6: over: reward_collapse")
-    events = EventAccumulator(str(tmp_path / "a/tensorboard/profiler")).Reload()
-    assert "alarm/reward_collapse" in events.Tags()["scalars"]
-    assert "alarm/reward_collapse/text_summary" in events.Tags()["tensors"]
-    for stop, back in ((3, 2), (5, 5), (6, 4)):  # killed after a line, resumed earlier
-        workdir = tmp_path / f"b{stop}"
-        lines_of(workdir, values[:stop])
-        assert lines_of(workdir, values, first=back) == whole
 
 
 def test_the_stage_ends_with_a_table(whole):

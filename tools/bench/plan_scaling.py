@@ -96,7 +96,7 @@ def head_alone(tokens: int) -> dict[str, float]:
     from blue.models import families
     from blue.models.logprobs import token_logprobs
     from blue.runtime.sharding import BATCH, make_mesh
-    from blue.stages import plan
+    from blue.stages import plan, plan_compile
     from configs import profiler_amazon_clothing
 
     config = profiler_amazon_clothing.get_config()
@@ -126,8 +126,8 @@ def head_alone(tokens: int) -> dict[str, float]:
         compiled = gradient.trace(hidden, table, targets).lower().compile()
     memory = compiled.memory_analysis()
     return {
-        "temporaries": memory.temp_size_in_bytes / plan.GIB,
-        "of_them_gradient": 4 * cfg.vocab_size * cfg.width / plan.GIB,  # float32
+        "temporaries": memory.temp_size_in_bytes / plan_compile.GIB,
+        "of_them_gradient": 4 * cfg.vocab_size * cfg.width / plan_compile.GIB,
     }
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from blue.data.log import Log, clean_line
+from blue.data.clean import clean_line
+from blue.data.log import Log
 from blue.data.readers.assemble import Catalogue, Events, make_log, take_rows
 from blue.data.readers.cells import read_id, read_text
 from blue.data.readers.rows import find_files, read_rows

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from blue.data.log import Log, clean_line, event_order
+from blue.data.clean import clean_line
+from blue.data.log import Log, event_order
 from blue.data.readers.cells import (
     bad_id,
     read_id,

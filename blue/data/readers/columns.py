@@ -13,7 +13,7 @@ import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from blue.data.log import clean_line
+from blue.data.clean import clean_line
 from blue.data.readers.cells import read_seconds
 from blue.data.readers.rows import column_names, read_rows
 from blue.errors import UserError

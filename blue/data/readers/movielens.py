@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from blue.data.log import Log, clean_line
+from blue.data.clean import clean_line
+from blue.data.log import Log
 from blue.data.readers.assemble import Catalogue, Events, make_log, take_rows
 from blue.data.readers.rows import is_utf8, read_rows
 from blue.errors import UserError

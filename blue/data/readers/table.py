@@ -81,8 +81,10 @@ def read(
         lambda values: log_events.add(*values),
         max_bad_fraction,
     )
-    files = {"item_files": [item_file], "event_files": [event_file]}
-    return make_log(folder.resolve().name, catalogue, log_events, **files)
+    name, found = folder.resolve().name, ([item_file], [event_file])
+    return make_log(
+        name, catalogue, log_events, item_files=found[0], event_files=found[1]
+    )
 
 
 def _separator(layout: Layout) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from blue.errors import UserError
-from blue.sources.run import mesh_of, open_run
+from blue.sources.open_run import mesh_of, open_run
 from configs import quickstart
 
 
