@@ -28,6 +28,12 @@ def pytest_configure(config):
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Files whose every test is deselected: torch takes two seconds to import."""
+    deselected = "not parity" in config.option.markexpr
+    return True if deselected and collection_path.name.endswith("parity.py") else None
+
+
 def pytest_collection_finish():
     """What was imported stays: it need not be looked through for garbage again."""
     gc.collect()

@@ -26,26 +26,26 @@ from blue.sources.encoder import load_encoder, own_encoder
 from blue.sources.open_run import open_run
 from blue.sources.profiler import load_profiler_base, make_generate_with
 from blue.sources.text import prompt_format_of, query_format_of
-from blue.stages import train_encoder, warm_start, write_profiles
+from blue.stages import write_profiles
 from blue.text import prompts, queries
-from configs import quickstart
+from tests.helpers import small_stages
+from tests.helpers.small_stages import one_layer  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 HISTORIES = [["orla lamp", "orla jug", "brum tent"], ["Amélie [2001]"], []]
 
 
 def make_config():
-    c = quickstart.get_config("tiny")
+    c = small_stages.make_config()
     c.warm_start.num_steps = c.train_encoder.num_steps = 1
     return c
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, one_layer):  # noqa: F811
     """A workdir of a reduced quickstart, with both exports."""
     workdir = tmp_path_factory.mktemp("run")
-    for stage in (train_encoder, warm_start):
-        stage.run(make_config(), str(workdir))
+    small_stages.end_stages(make_config(), workdir)
     return workdir
 
 

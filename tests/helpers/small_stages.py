@@ -2,11 +2,17 @@
 
 import dataclasses
 
+import jax
+import optax
 import pytest
 
 from blue.models import families
+from blue.sources.encoder import load_encoder
+from blue.sources.open_run import open_run
+from blue.sources.profiler import load_profiler_base
 from blue.stages import step_programs
 from blue.training import session
+from blue.training.loop import Loop
 from configs import quickstart
 
 
@@ -15,6 +21,23 @@ def make_config():
     c = quickstart.get_config("tiny")
     c.train_encoder.batch_size = 8
     return c
+
+
+def end_stages(config, workdir):
+    """Leaves in `workdir` an exported profiler and an exported encoder.
+
+    Both stages end as after training; their parameters are other than at the start.
+    """
+    for stage, role, load in (
+        ("encoder", "encoder", load_encoder),
+        ("warm_start", "profiler", load_profiler_base),
+    ):
+        opened = open_run(config, str(workdir))
+        model = load(opened, stage=stage)
+        params = jax.tree.map(lambda x: x * 1.25, model.params)
+        model = model._replace(params=params, origin="")
+        loop = Loop(opened, stage, model, optax.sgd(0.1), num_steps=0)
+        loop.finish(session.about(opened, stage), role)
 
 
 def remembered(function):

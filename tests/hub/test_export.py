@@ -8,12 +8,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.repocard import metadata_load
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from blue.errors import UserError
 from blue.hub import card, export, sentence_layout
@@ -24,13 +22,12 @@ from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_examples, load_log
 from blue.sources.encoder import load_encoder, own_encoder
 from blue.sources.open_run import Run, open_run
-from blue.sources.profiler import load_profiler, load_profiler_base, make_generate
+from blue.sources.profiler import load_profiler, make_generate
 from blue.sources.role import stage_checkpoints
 from blue.sources.text import own_query_format_of, prompt_format_of, query_format_of
 from blue.text import queries
 from blue.text.tokenizer import load_tokenizer, train_tokenizer
 from blue.training import session
-from blue.training.loop import Loop
 from tests.helpers import small_stages
 from tests.helpers.small_stages import one_layer  # noqa: F401
 
@@ -46,21 +43,9 @@ def make_config():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, one_layer):  # noqa: F811
-    """A workdir with an exported profiler and an exported encoder.
-
-    Both stages end as after training; their parameters are other than at the start.
-    """
+    """A workdir with an exported profiler and an exported encoder."""
     workdir = tmp_path_factory.mktemp("run")
-    for stage, role, load in (
-        ("encoder", "encoder", load_encoder),
-        ("warm_start", "profiler", load_profiler_base),
-    ):
-        opened = open_run(make_config(), str(workdir))
-        model = load(opened, stage=stage)
-        params = jax.tree.map(lambda x: x * 1.25, model.params)
-        model = model._replace(params=params, origin="")
-        loop = Loop(opened, stage, model, optax.sgd(0.1), num_steps=0)
-        loop.finish(session.about(opened, stage), role)
+    small_stages.end_stages(make_config(), workdir)
     return workdir
 
 
@@ -171,6 +156,8 @@ def test_there_and_back_is_exact(run, tmp_path):
 
 def test_the_profiler_is_what_vllm_and_transformers_look_for(run):
     """gemma3.py of vLLM reads these fields; vLLM itself is not run here."""
+    from transformers import AutoConfig, GenerationConfig
+
     directory = run / "export/profiler"
     config = AutoConfig.from_pretrained(directory)
     cfg = read_config(directory)
@@ -198,6 +185,8 @@ def test_the_profiler_is_what_vllm_and_transformers_look_for(run):
 
 
 def test_the_encoder_says_what_it_was_trained_with(run):
+    from transformers import AutoConfig
+
     directory = run / "export/encoder"
     c = make_config()
     assert sentence_layout.read(directory) == (
@@ -215,6 +204,8 @@ def test_the_encoder_says_what_it_was_trained_with(run):
 
 def check_tokenizer(tokenizer, directory):
     """AutoTokenizer on the files of an encoder's export gives our ids."""
+    from transformers import AutoTokenizer
+
     tokenizer.save(directory, pooled=True)
     loaded = AutoTokenizer.from_pretrained(directory)
     assert loaded.padding_side == "left"
@@ -256,6 +247,8 @@ def test_our_tokenizer_is_exported(tmp_path):
 
 def test_a_tokenizer_that_lost_its_last_step_gets_it_back(tmp_path):
     """Other tools drop the post-processor; whoever loads the export needs it."""
+    from transformers import AutoTokenizer
+
     tokenizer = train_tokenizer(["red shoes"] * 50, vocab_size=520)
     tokenizer.save(tmp_path)
     content = json.loads((tmp_path / "tokenizer.json").read_text())

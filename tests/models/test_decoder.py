@@ -28,7 +28,6 @@ from tests.helpers.random_decoders import (
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TWO_LAYERS = dataclasses.replace(GEMMA, num_layers=2)
-FAMILIES = pytest.mark.parametrize("cfg", [GEMMA, QWEN], ids=["gemma3", "qwen3"])
 SHALLOW = pytest.mark.parametrize("cfg", [TWO_LAYERS, QWEN], ids=["gemma3", "qwen3"])
 
 
@@ -110,7 +109,11 @@ def assert_trees_close(found, expected, *, relative):
         np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=str(path))
 
 
-@FAMILIES
+@pytest.mark.parametrize(
+    "cfg",
+    [TWO_LAYERS, QWEN, pytest.param(GEMMA, marks=pytest.mark.slow)],
+    ids=["gemma3", "qwen3", "gemma3 of five layers"],
+)
 def test_sharing_the_prompt_equals_tiling_it(cfg):
     expected, expected_grads = value_and_grad(tiled_forward, cfg)
     found, grads = value_and_grad(decoder.group_forward, cfg)
@@ -153,14 +156,14 @@ def test_answers_equal_those_of_transformers(name):
     ("name", "change"),
     [
         ("gemma3", {"window": 6}),
-        ("gemma3", {"pattern": (LOCAL,)}),
+        pytest.param("gemma3", {"pattern": (LOCAL,)}, marks=pytest.mark.slow),
         ("gemma3", {"rope_factor": 1.0}),
-        ("gemma3", {"rope_theta": 1e4}),
-        ("gemma3", {"rope_theta_local": 1e6}),
+        pytest.param("gemma3", {"rope_theta": 1e4}, marks=pytest.mark.slow),
+        pytest.param("gemma3", {"rope_theta_local": 1e6}, marks=pytest.mark.slow),
         ("gemma3", {"query_scale": 0.0}),
-        ("gemma3", {"activation": "silu"}),
+        pytest.param("gemma3", {"activation": "silu"}, marks=pytest.mark.slow),
         ("qwen3", {"rope_theta": 1e4}),
-        ("qwen3_untied", {"rope_factor": 1.0}),
+        pytest.param("qwen3_untied", {"rope_factor": 1.0}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

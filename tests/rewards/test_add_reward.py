@@ -14,6 +14,8 @@ from blue.rewards.program import asks_judge, rewards_of, used_inputs
 from blue.stages import train_profiler
 from blue.workdir import settings
 from configs import quickstart
+from tests.helpers import small_stages
+from tests.helpers.small_stages import one_layer  # noqa: F401
 
 README = Path(functions.__file__).with_name("README.md").read_text("utf-8")
 ADD, ABLATION = re.split(r"^## ", README, flags=re.M)[1:3]
@@ -38,9 +40,10 @@ def test_the_recipe_is_short():
     assert len([line for line in ADD.splitlines() if line.strip()]) <= 20
 
 
+@pytest.mark.usefixtures("one_layer")
 def test_a_reward_is_a_function_an_input_and_a_section(section, tmp_path, monkeypatch):
-    c = quickstart.get_config("tiny")
-    c.stages, c.eval_every = ("profiler",), 0
+    c = small_stages.make_config()
+    c.stages, c.eval_every, c.lr_warmup_steps = ("profiler",), 0, 0
     c.log.samples_every, c.log.tensorboard = 100, False
     exec(section, {"c": c, "ConfigDict": ConfigDict})
     settings.check(c.lock())
