@@ -119,8 +119,18 @@ def test_shards_equal_one_file(directory):
     refused(directory, "model-1.safetensors", "cannot be read")
 
 
-@pytest.mark.parametrize("sizes", [(1, -1, 1), (2, 2, 2), (1, 1, 8)], ids=str)
-@pytest.mark.parametrize("name", ["gemma3", "qwen3_untied"])
+@pytest.mark.parametrize(
+    "name, sizes",
+    [
+        ("gemma3", (2, 2, 2)),
+        ("qwen3_untied", (1, -1, 1)),
+        pytest.param("qwen3_untied", (2, 2, 2), marks=pytest.mark.slow),
+        pytest.param("qwen3_untied", (1, 1, 8), marks=pytest.mark.slow),
+        pytest.param("gemma3", (1, -1, 1), marks=pytest.mark.slow),
+        pytest.param("gemma3", (1, 1, 8), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_parameters_land_on_their_shards(name, sizes):
     mesh = make_mesh(*sizes)
     cfg, params = load_decoder(FIXTURES / name, mesh)

@@ -30,7 +30,7 @@ def mesh():
 # --- many profiles, one after the other
 
 
-def profile_writer(tokenizer, mesh, *, batch_size, refill_size, lengths, layers=2):
+def profile_writer(tokenizer, mesh, *, batch_size, refill_size, lengths, layers=1):
     """Parameters, and a writer of profiles from prompts of 20 to 300 tokens."""
     cfg, params = make(gemma3.tiny_gemma3, tokenizer, mesh, layers)
     params = dict(params, embed=params["embed"] * 3)  # far from uniform
@@ -105,7 +105,7 @@ def test_padding_waste_is_under_a_fifth(often_ending):
     one_device = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
     _, params, write = profile_writer(
         often_ending, one_device, batch_size=16, refill_size=2,
-        lengths=prompt_lengths(20, 300), layers=1,
+        lengths=prompt_lengths(20, 300),
     )  # fmt: skip
     chunks = list(write(params, iter(jobs_of(300, high=336))))
     used = sum(chunk.tokens for chunk in chunks)

@@ -17,7 +17,7 @@ from blue.runtime.shapes import Sampling
 SLOW_QWEN = pytest.param(qwen3.tiny_qwen3, marks=pytest.mark.slow)
 FAMILIES = [gemma3.tiny_gemma3, SLOW_QWEN]
 TINY = DecoderConfig(
-    family="qwen3", vocab_size=13, width=16, mlp_width=32, num_layers=2, num_heads=4,
+    family="qwen3", vocab_size=13, width=16, mlp_width=32, num_layers=1, num_heads=4,
     num_kv_heads=2, head_size=8,
 )  # fmt: skip
 
@@ -208,7 +208,9 @@ def test_completions_that_end_at_once_or_never(ends, length):
     assert (r.tokens[~r.mask] == 0).all() and (r.logprobs[~r.mask] == 0).all()
 
 
-@pytest.mark.parametrize("max_tokens, steps", [(20, 8), (6, 6)])
+@pytest.mark.parametrize(
+    "max_tokens, steps", [(20, 8), pytest.param(6, 6, marks=pytest.mark.slow)]
+)
 def test_loop_ends_soon_after_all_rows_have(max_tokens, steps):
     """Every token ends a row: eight steps are taken, and nothing comes of seven."""
     taken = []
@@ -264,7 +266,9 @@ def test_padding_more_changes_no_sample():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_refilled_slots_hold_what_sample_gives(family):
     """Eight prompts through three rows, in the middle of each other's completions."""
-    cfg = dataclasses.replace(family(), vocab_size=64, window=4, num_layers=3)
+    cfg = dataclasses.replace(
+        family(), vocab_size=64, window=4, num_layers=2, pattern=family().pattern[-2:]
+    )
     params = make_params(cfg)
     prompt, mask = prompts(cfg, 8, 7)
     options = {"group_size": 1, "max_tokens": 9, "end_ids": tuple(range(12))}

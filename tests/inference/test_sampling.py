@@ -28,7 +28,7 @@ TINY = DecoderConfig(
 DRAWS = Sampling(temperature=1.0, top_k=0, top_p=1.0, end_ids=(1,), pad_id=0)
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("kv_heads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_loop_copies_no_cache(kv_heads):
     """Counted in the compiled text: nothing of a cache's size is copied or turned."""
     cfg = dataclasses.replace(
@@ -49,7 +49,7 @@ def test_the_loop_copies_no_cache(kv_heads):
 
 
 def test_sampling_and_encoding_are_the_same_on_any_mesh():
-    cfg = small(gemma3.tiny_gemma3, layers=2)
+    cfg = small(gemma3.tiny_gemma3)
     results = []
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)

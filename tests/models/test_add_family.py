@@ -30,7 +30,9 @@ RECIPE = README[README.index("## How to add a model family") :]
 (ENTRY,) = re.findall(r"table `FAMILIES`: `(.*)`$", RECIPE, re.M)
 FLAG = "qk_norms=False"
 # the recipe's, and what told Gemma 3 from Qwen3 before there was a table
-FLAGS = pytest.mark.parametrize("flag", [FLAG, "norm_plus_one=True"])
+FLAGS = pytest.mark.parametrize(
+    "flag", [FLAG, pytest.param("norm_plus_one=True", marks=pytest.mark.slow)]
+)
 
 
 def add(monkeypatch, flag=FLAG):

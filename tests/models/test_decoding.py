@@ -1,5 +1,7 @@
 """Decoding with a cache."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +21,12 @@ from tests.helpers.random_decoders import (
     random_tokens,
 )
 
+TWO_LAYERS = dataclasses.replace(GEMMA, num_layers=2)
+
 
 @pytest.mark.parametrize(
     "cfg, starts",
-    [(GEMMA, None), (GEMMA, (0, 2, 5)), (QWEN, None)],
+    [(TWO_LAYERS, None), (GEMMA, (0, 2, 5)), (QWEN, None)],
     ids=["gemma3", "gemma3, each row at its own slot", "qwen3"],
 )
 def test_decoding_with_the_cache_equals_teacher_forcing(cfg, starts):

@@ -61,7 +61,13 @@ def test_reference_and_prefill_are_counted_as_xla_counts_them():
 
 
 @pytest.mark.parametrize(
-    "cfg, remat", [(GEMMA, "layers"), (QWEN, "layers"), (QWEN, "attention"), (QWEN, "")]
+    "cfg, remat",
+    [
+        (GEMMA, "layers"),
+        (QWEN, "attention"),
+        pytest.param(QWEN, "layers", marks=pytest.mark.slow),
+        pytest.param(QWEN, "", marks=pytest.mark.slow),
+    ],
 )
 def test_update_is_counted_as_xla_counts_it(cfg, remat):
     loss = lambda p, *x: logprobs(p, cfg, *x, remat=remat).mean()

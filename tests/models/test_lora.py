@@ -48,7 +48,11 @@ from tests.helpers.small_adapters import (
 GEMMA = dataclasses.replace(
     gemma3.tiny_gemma3(), **SMALL, num_layers=2, pattern=(LOCAL, GLOBAL), lora=EVERY
 )
-FAMILIES = pytest.mark.parametrize("cfg", [GEMMA, QWEN], ids=["gemma3", "qwen3"])
+FAMILIES = pytest.mark.parametrize(
+    "cfg",
+    [GEMMA, pytest.param(QWEN, marks=pytest.mark.slow)],  # adapters beside some alone
+    ids=["gemma3", "qwen3"],
+)
 TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 64, (3, 9)), jnp.int32)
 MASK = jnp.arange(9)[None] >= jnp.array([0, 3, 5])[:, None]
 

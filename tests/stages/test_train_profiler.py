@@ -18,7 +18,7 @@ STEPS = 4
 def make_config():
     c = small_stages.make_config()
     c.num_steps = c.train_encoder.num_steps = c.warm_start.num_steps = STEPS
-    c.warm_start.tasks = ("profile", "choice")
+    c.warm_start.tasks = ("profile",)
     c.checkpoint_every, c.eval_every = 2, 4
     c.lr_warmup_steps = 0
     c.train_encoder.lr, c.warm_start.lr_warmup_steps = 1e-3, 1

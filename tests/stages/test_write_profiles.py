@@ -106,7 +106,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing of ours catches it."""
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_anywhere_it_goes_on_without_losing_or_doubling(
     whole, tmp_path, monkeypatch, seed
 ):

@@ -14,13 +14,14 @@ from blue.runtime.shapes import Precision, Sampling, Shapes
 from blue.training import optimizers
 from blue.training.optimizers import make_optimizer, make_schedule
 from blue.training.policy import Objective, UpdateBatch, make_update
+from tests.helpers.updates import mesh_of
 
 B, G, P, C, LIKED = 8, 8, 4, 6, 7
 
 
 def test_reward_rises():
     """The reward is the share of token LIKED; it starts at chance, 1/16."""
-    mesh = sharding.make_mesh(1, -1, 1)
+    mesh = mesh_of((1, 1, 1))
     cfg = dataclasses.replace(
         gemma3.tiny_gemma3(), vocab_size=16, width=16, mlp_width=32, head_size=8,
         num_layers=1, pattern=("global",),

@@ -41,7 +41,7 @@ STEPS = 4
 def make_config():
     c = small_stages.make_config()
     c.num_steps = c.train_encoder.num_steps = c.warm_start.num_steps = STEPS
-    c.warm_start.tasks = ("profile", "choice")
+    c.warm_start.tasks = ("profile",)
     c.checkpoint_every, c.eval_every = 2, 4
     c.lr_warmup_steps = 0
     c.train_encoder.lr, c.warm_start.lr_warmup_steps = 1e-3, 1
@@ -384,7 +384,6 @@ def test_an_update_out_of_bounds_stops_a_supervised_stage(stage, tmp_path):
     c.stages, c.max_nonfinite, c.checkpoint_every = (stage,), 2, 1
     section = {"encoder": c.train_encoder, "warm_start": c.warm_start}[stage]
     section.lr, section.lr_warmup_steps, section.lr_schedule = 1e39, 0, "constant"
-    c.warm_start.tasks = ("profile",)
     c.log.tensorboard = False
     record.save(c, str(tmp_path))
     with pytest.raises(errors.NonFinite, match="step 1: 2 updates in a row"):
