@@ -410,6 +410,7 @@ def _write_json(path: epath.Path, content: dict[str, Any]) -> None:
 # --- names and shapes
 
 
+@functools.cache
 def _shapes(cfg: DecoderConfig, dtype: Any = "float32") -> Params:
     init = lambda key: init_params(cfg, key, str(jnp.dtype(dtype)))
     return jax.eval_shape(init, jax.random.key(0))
