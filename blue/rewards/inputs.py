@@ -1,6 +1,7 @@
-"""What rewards look at: one function an input, of the name that a reward asks for.
+"""Inputs of rewards: one function for each, with the name that a reward's parameter
+has.
 
-An input is computed only where a reward asks for it. Its return type says its shape, in
+An input is computed only where a reward needs it. Its return type says its shape, in
 the letters of `SIZES`, and the kind of its numbers: Float is float32, Int int32.
 Vectors are those of the frozen encoder, of unit length.
 """
@@ -38,7 +39,7 @@ class Given(NamedTuple):
     items: Float[np.ndarray, "items E"]
     ask: Callable[[Sequence[str], Sequence[Sequence[str]]], np.ndarray] | None
     # the judge: (profiles, options of each) -> scores
-    views: Mapping[str, Float[np.ndarray, "B G E"]]  # of VIEWS, those asked for
+    views: Mapping[str, Float[np.ndarray, "B G E"]]  # the requested ones of VIEWS
 
 
 # --- inputs of the encoder: (query format, history, profile) -> the text it embeds
@@ -93,7 +94,7 @@ def next_item_mask(given: Given) -> Bool[np.ndarray, "B K"]:
 
 
 def negative_emb(given: Given) -> Float[np.ndarray, "B M E"]:
-    """Vectors of the items sampled once a user, shared by the group."""
+    """Vectors of the negatives, sampled once a user and shared by the group."""
     return given.items[given.batch.negatives]
 
 
@@ -113,7 +114,7 @@ def finished(given: Given) -> Bool[np.ndarray, "B G"]:
 
 
 def repeated_words(given: Given) -> Float[np.ndarray, "B G"]:
-    """The share of a profile's words that were said before, in [0, 1]."""
+    """The share of a profile's words that occurred before in it, in [0, 1]."""
     stats = [[profile_word_stats(p.text, []) for p in row] for row in given.profiles]
     share = lambda s: 1.0 - s["distinct"] if s["words"] else 0.0
     return np.array([[share(s) for s in row] for row in stats], np.float32)
@@ -130,12 +131,12 @@ def find(name: str) -> Callable[[Given], np.ndarray] | None:
 
 
 def names() -> list[str]:
-    """Of all inputs."""
+    """Names of all inputs."""
     return [name for name in globals() if find(name)]
 
 
 def shape_and_dtype(name: str, sizes: Mapping[str, int]) -> tuple[tuple, Any]:
-    """What the return type of the input says, with sizes for its letters."""
+    """Shape and dtype by the return type of the input; sizes: of its letters."""
     found = find(name)
     assert found, name
     kind = inspect.signature(found, eval_str=True).return_annotation

@@ -1,8 +1,8 @@
 """Stage `profiler`: GRPO on the profiler, the paper's algorithm.
 
-BLUE, https://arxiv.org/abs/2605.06981. Start at `run`: its loop is the algorithm box.
-A step reads B users, writes G profiles each, embeds them with the frozen encoder, asks
-the judge for the next item, and moves the profiler towards the better of the G.
+BLUE, https://arxiv.org/abs/2605.06981. Start at `run`: its loop is the algorithm box. A
+step writes G profiles for each of B users. The frozen encoder and the judge score them,
+and the update moves the profiler towards the better of the G.
 """
 
 import logging
@@ -57,7 +57,7 @@ PROGRESS = ("reward/total", "policy/kl", "policy/entropy", "rollout/truncated")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-    """Trains the profiler; leaves checkpoints, metrics, samples, TensorBoard files."""
+    """Trains the profiler; writes checkpoints, metrics, samples, TensorBoard files."""
     if is_finished(config, workdir, STAGE):
         return
     # --- data, models
@@ -112,7 +112,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             judge = judge_of() if show or scorer.rewards.need_judge() else None
             watchdog.beat("rollout")
             sampled = write(loop.params, batch, step, sampler)
-            # asked for before the host reads: the devices are not idle meanwhile
+            # started before the host decodes text, so that the devices are not idle
             ref_logprobs = reference_logprobs(run_on, base.params, sampled)
             texts = read(sampled, batch, scorer)
             watchdog.beat("reward")
@@ -139,7 +139,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             metrics |= validate(loop.params)
             loop.keep_best(metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
-            # the same few held-out users every time, through the same programs
+            # the same held-out users every time, through the same programs
             sampled = write(loop.params, watched.batch, step, sampler)
             texts = read(sampled, watched.batch, scorer)
             shown = score(judge_of(), watched.batch, texts, scorer)
@@ -158,7 +158,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def batch_source(run: Run, base: Model) -> BatchSource:
-    """What batches are made from; the prompts are for the starting profiler."""
+    """What batches are made from. Prompts are in the starting profiler's format."""
     return BatchSource(
         examples=run.examples,
         log=run.log,
@@ -207,8 +207,8 @@ def make_update_batch(
 def facts_of_batch(
     split: Split, indices: Int[np.ndarray, " B"], experience: Experience
 ) -> dict[str, Any]:
-    """What a kept batch says of itself: which training examples and users (numbers, no
-    names) it is made of, and their rewards."""
+    """What is saved with a skipped batch: indices of its examples and users (no names),
+    and their rewards."""
     about = {"example": indices, "user": split.user[indices]}
     about["reward_total"] = experience.total
     return about | {f"reward_{name}": r for name, r in experience.parts.items()}
