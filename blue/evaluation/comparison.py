@@ -1,4 +1,4 @@
-"""What is compared with what: every method as a ranker, ranked under every protocol."""
+"""The comparison: every method as a ranker, ranked under every protocol."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ logger = logging.getLogger("blue")
 
 
 class Space(NamedTuple):
-    """An encoder at work: what it is asked, and where it puts the catalogue."""
+    """An encoder with its query format and the vectors of the catalogue."""
 
     name: str
     embed: Embed
@@ -39,7 +39,7 @@ class Space(NamedTuple):
 
 
 def rule_profiles(given: Given) -> dict[str, list[str]]:
-    """Profiles nobody learned to write: method -> one a row."""
+    """Profiles by rule: method -> one a row."""
     written = {m.name: m.profile(given) for m in methods.METHODS if m.profile}
     return {name: texts for name, texts in written.items() if texts is not None}
 
@@ -53,11 +53,11 @@ def rankers_without_encoder(given: Given) -> list[Ranker]:
 def rankers_of_space(
     given: Given, profiles: Mapping[str, Sequence[str]], space: Space
 ) -> list[Ranker]:
-    """Every variant that is a vector: mean items and texts, raw and centred.
+    """Rankers of all variants with vectors: mean items and texts, raw and centred.
 
     Centred ones subtract the mean item vector of the training pool from items, and the
     mean query of their form from profiles. What all texts of a form share does not
-    tell users apart. `profiles` has one text a row for each method that writes them.
+    distinguish users. `profiles` has one text a row for each method that writes them.
     """
     cohort, table = given.cohort, space.item_table
     partners = partner_rows(cohort.users, seed=given.settings.seed)
@@ -96,8 +96,7 @@ def draw(
 ) -> dict[str, Candidates]:
     """Candidates of all test rows for the drawn protocols of `names`, from files.
 
-    Without a column that names the items' category, there is no protocol of the same
-    category.
+    The protocol of the same category needs a column with the items' category.
     """
     examples, settings = given.examples, given.settings
     category = given.log.columns.get(settings.category)
@@ -151,10 +150,10 @@ def rank_drawn(
 def rank_catalogue(
     given: Given, rankers: Sequence[Ranker], mesh: Mesh
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
-    """`full` and the expected protocols in one pass, and what each method recommends.
+    """`full` and the expected protocols in one pass, and each method's recommendations.
 
-    The expected ones stand for negatives drawn uniformly or by popularity, with
-    replacement, from what those protocols draw from.
+    The expected ones replace negatives drawn uniformly or by popularity, with
+    replacement, from the same items.
     """
     cohort, num = given.cohort, given.settings.negatives
     examples, counts = given.examples, given.examples.item_counts
@@ -202,7 +201,8 @@ def rank(
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
     """Every protocol of `names` that ranks two users or more, in that order.
 
-    Also what each method recommends, empty unless a protocol needs the whole catalogue.
+    Also each method's recommendations, empty unless a protocol needs the whole
+    catalogue.
     """
     ranked: dict[str, Ranked] = {}
     recommended: dict[str, dict[str, float]] = {}

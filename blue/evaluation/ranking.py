@@ -1,9 +1,9 @@
 """Ranking the whole catalogue on the devices, for methods whose scores are cosines.
 
-`protocols.rank_all` says what is computed, for any scores, and is what this is tested
-against. Here the catalogue goes to the devices in slabs, each split over all of them. A
-device takes its part a block at a time, so memory does not grow with the catalogue.
-Only counts and the best items come back.
+`protocols.rank_all` computes the same for any scores; tests compare the two. Here the
+catalogue goes to the devices in slabs, each split over all devices. A device processes
+its part in blocks, so memory does not grow with the catalogue. Only counts and the best
+items return to the host.
 """
 
 import functools
@@ -27,7 +27,8 @@ OVER_ALL = PartitionSpec(AXES)  # items, over every device
 
 
 class Found(NamedTuple):
-    """Of one slab: what stands at or above each query's target, and the best items."""
+    """The result for one slab: counts and weights at or above each query's target, and
+    the best items."""
 
     above: Int[Array | np.ndarray, " Q"]
     tied: Bool[Array | np.ndarray, " Q"]
@@ -37,14 +38,14 @@ class Found(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Shapes of the program; another catalogue of the same sizes needs no other."""
+    """Shapes of the program; catalogues of equal sizes share it."""
 
     queries: int
     width: int
     slab: int  # items, a multiple of the devices' number
     block: int  # divides what a device has of a slab
     weights: int  # columns
-    own: int  # items of a query that may not stand against its target
+    own: int  # excluded items of a query's user
     mates: int  # items of its target's title
 
 
@@ -63,7 +64,7 @@ def _rank_block(
 
     def without(cells: Int[Array, "Q m"]) -> Bool[Array, "Q n"]:
         at = cells - start
-        at = jnp.where((at >= 0) & (at < size), at, size)  # the last column is cut off
+        at = jnp.where((at >= 0) & (at < size), at, size)  # the last column is dropped
         rows = jnp.arange(len(cells))[:, None]
         return ~jnp.zeros((len(cells), size + 1), bool).at[rows, at].set(True)[:, :-1]
 
@@ -100,10 +101,10 @@ def _merge(
 
 @functools.cache
 def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
-    """(vectors [Q E], score at the target [Q], own [Q m], mates [Q m], number of items
-    of the catalogue, slab [n E], its weights [n W], number of its first item) -> Found.
+    """(vectors [Q E], target's score [Q], own [Q m], mates [Q m], number of all items,
+    slab [n E], its weights [n W], its first item's number) -> Found.
 
-    own, mates: item numbers, filled up with -1.
+    own: the user's items; mates: items of the target's title; both filled up with -1.
     """
     Q, E, slab, block, W, own, mates = sizes
     per_device = slab // mesh.size
@@ -170,8 +171,8 @@ def rank_all(
 ) -> FullRanks:
     """`protocols.rank_all` of a ranker by cosines, on the devices of `mesh`.
 
-    The same but for float32's last digits in `shares`, and in `top` where scores differ
-    by no more than these.
+    The same, except for float32 rounding in `shares`, and in `top` where scores are
+    that close.
     """
     assert ranker.cosines is not None, ranker.names
     queries, table, centre = ranker.cosines

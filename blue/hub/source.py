@@ -1,7 +1,7 @@
 """Where a checkpoint comes from: a local directory, gs://, or the Hugging Face Hub.
 
-Of the hub only safetensors, JSON, tokenizer and licence files are fetched, never
-pickled weights or code. The token is that of the usual environment or login.
+From the hub only safetensors, JSON, tokenizer and licence files are downloaded, never
+pickled weights or code. The token is that of the environment or login.
 """
 
 import functools
@@ -20,7 +20,7 @@ from blue.errors import UserError
 logger = logging.getLogger("blue")
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "*tokenizer.model")
-LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")  # to be passed on with weights
+LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")  # to be copied with weights
 PATTERNS = (
     "*.safetensors",
     *TOKENIZER_FILES,
@@ -33,11 +33,11 @@ _HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 
 class Source(NamedTuple):
-    """Where a model's first weights come from; all empty for random ones."""
+    """The source of a model's first weights; all empty for random ones."""
 
     checkpoint: str = ""  # as given: a directory, gs://..., owner/name[@revision]
     commit: str = ""  # of the hub
-    directory: str = ""  # where its files lie
+    directory: str = ""  # of its files
 
 
 def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
@@ -58,7 +58,7 @@ def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
     if "://" in checkpoint:
         try:
             found = epath.Path(checkpoint).exists()
-        except ImportError as error:  # of the library for such places
+        except ImportError as error:  # of the library for gs://
             raise UserError(
                 f"{told}: {_line(error)}: pip install 'blue-profiles[gcs]'"
             ) from error
@@ -82,7 +82,7 @@ def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
     return Source(checkpoint, commit, directory)
 
 
-@functools.cache  # one commit a process, whoever asks
+@functools.cache  # one commit a process
 def _download(repo: str, revision: str | None, weights: bool) -> str:
     return huggingface_hub.snapshot_download(
         repo,
@@ -93,7 +93,7 @@ def _download(repo: str, revision: str | None, weights: bool) -> str:
 
 
 def _reason(error: Exception, repo: str) -> str:
-    """Why the hub gave nothing, and what to do."""
+    """Why the download failed, and what to do."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     log_in = "log in with `hf auth login` or HF_TOKEN"

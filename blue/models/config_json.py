@@ -1,6 +1,6 @@
 """Fields of a checkpoint's config.json that families share, read and written.
 
-What the decoder cannot do is refused.
+What the decoder does not support is refused.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ SIZES = {  # our name -> the key
 
 
 def whole(config: Mapping[str, Any], key: str) -> int:
-    """A field that counts something: a whole number of at least 1."""
+    """The field `key`, a whole number of at least 1. Raises `UserError`."""
     value = config.get(key)
     if type(value) is not int or value < 1:
         raise UserError(f"{key} is {value!r}; it must be a whole number of at least 1")
@@ -29,7 +29,7 @@ def whole(config: Mapping[str, Any], key: str) -> int:
 
 
 def number(config: Mapping[str, Any], key: str) -> float:
-    """A field that measures something: a number above 0."""
+    """The field `key`, a number above 0. Raises `UserError`."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise UserError(f"{key} is {value!r}; it must be a number above 0")
@@ -61,7 +61,7 @@ def read(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(cfg: DecoderConfig) -> dict[str, Any]:
-    """The keys that `read` reads; those of transformers 4, which every reader knows."""
+    """The keys that `read` reads, in the form of transformers 4, which 5 also reads."""
     return {
         **{key: getattr(cfg, ours) for ours, key in SIZES.items()},
         "rms_norm_eps": cfg.norm_eps,
@@ -73,7 +73,7 @@ def write(cfg: DecoderConfig) -> dict[str, Any]:
 
 
 def only(config: Mapping[str, Any], **supported: Any) -> None:
-    """Refuses fields with another value than the one supported; absent ones pass."""
+    """Raises `UserError` for a field with an unsupported value; it may be absent."""
     for key, value in supported.items():
         found = config.get(key, value)
         if found != value and (found or value):  # null, false and 0 are all "off"

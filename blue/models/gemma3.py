@@ -89,14 +89,14 @@ TENSORS = tensor_names(
         "post_feedforward_layernorm": "post_mlp_norm",
     }
 )
-# Its terms hold for what is made from it, too, and ask for the notice.
+# Its terms also bind derived models, and require the notice.
 LICENCE = {"license": "gemma", "license_link": "https://ai.google.dev/gemma/terms"}
 NOTICE = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at "
     "ai.google.dev/gemma/terms"
 )
 
-# What released files leave out: the defaults of transformers' Gemma3TextConfig.
+# Keys that released files omit: the defaults of transformers' Gemma3TextConfig.
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 262208,
     "hidden_size": 2304,
@@ -140,7 +140,7 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
     if factor_local != 1:
         raise UserError("RoPE scaling of sliding_attention layers is not supported")
     text["rope_parameters"] = parts.get("full_attention")
-    # the outer value rules where a multimodal config has both
+    # the outer value counts where a multimodal config has both
     tied = config.get("tie_word_embeddings", text["tie_word_embeddings"])
     shared = config_json.read({**text, "tie_word_embeddings": tied})
     scalar = config_json.number(text, "query_pre_attn_scalar")
@@ -172,7 +172,7 @@ def _pattern(text: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def to_config(cfg: DecoderConfig) -> dict[str, Any]:
-    """The config.json of a text model, with the keys that every reader knows."""
+    """The config.json of a text model, for transformers 4 and 5."""
     names = {kind: name for name, kind in KINDS.items()}
     return {
         "architectures": ["Gemma3ForCausalLM"],

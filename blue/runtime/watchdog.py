@@ -26,17 +26,17 @@ from blue.runtime import files
 
 logger = logging.getLogger("blue")
 EXIT_CODE = 71
-TICK_S = 0.5  # between two looks of the thread
+TICK_S = 0.5  # between two checks of the thread
 HEARTBEAT_S = 5.0  # between two heartbeats
 
 # What the process is doing, for the thread; `signs` counts signs of life.
 _now: dict[str, Any] = {"stage": "", "step": None, "phase": "load", "signs": 0}
 
-listeners: list[Callable[[str], None]] = []  # told the name of each phase that begins
+listeners: list[Callable[[str], None]] = []  # called with each new phase
 
 
 def beat(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
-    """A sign of life; from here on `phase`, `step`, `stage`, where they are given."""
+    """A sign of life; also sets `phase`, `step` and `stage`, where given."""
     if stage:
         _now.update(stage=stage, step=None)
     if step is not None:
@@ -50,7 +50,7 @@ def beat(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-    """The phase `name` inside, the one before it afterwards."""
+    """Sets the phase `name` inside, and the former phase afterwards."""
     before = _now["phase"]
     beat(name)
     try:
@@ -66,7 +66,7 @@ def watching(
     *,
     process: int | None = None,
 ) -> Iterator[None]:
-    """Watches over what is inside; limits: phase -> seconds, 0 for none.
+    """Watches the code inside; limits: phase -> seconds, 0 for none.
 
     process: this process's index where there are several; each has its own heartbeat.
     """
@@ -88,7 +88,7 @@ def watching(
 
 
 def _watch(path: Path, limits: dict[str, float], stop: threading.Event) -> None:
-    """The thread. It counts its own ticks: a process that was asleep did not hang."""
+    """The thread. It counts its own ticks: a suspended process did not hang."""
     signs, quiet_s, unwritten_s, told = _now["signs"], 0.0, 0.0, False
     before = time.monotonic()
     told = _write_heartbeat(path, quiet_s, "running")
@@ -110,7 +110,7 @@ def _watch(path: Path, limits: dict[str, float], stop: threading.Event) -> None:
 def _write_heartbeat(
     path: Path, quiet_s: float, status: str, *, warn: bool = True
 ) -> bool:
-    """Replaces the file; False where it cannot be written, which stops nothing."""
+    """Replaces the file; False if it cannot be written."""
     record = {
         "stage": _now["stage"],
         "step": _now["step"],
@@ -131,7 +131,7 @@ def _write_heartbeat(
 
 
 def _leave(path: Path, quiet_s: float, limit: float) -> None:
-    """Writes the stacks of all threads, and ends the process as a kill would."""
+    """Writes the stacks of all threads, and ends the process at once."""
     told = (
         f"hang: stage {_now['stage'] or '-'}, step {_now['step']}, phase "
         f"{_now['phase']}: no sign of life for {quiet_s:.0f} s, more than "

@@ -1,4 +1,4 @@
-"""Users as a caller of the Python API gives them: checked, and cleaned as logs are."""
+"""Arguments of the Python API that describe users: checked, and cleaned like logs."""
 
 import math
 import numbers
@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from blue.data.clean import clean_line
 from blue.errors import UserError
 
-# One user's: a number a title, None or NaN where there is none; or none at all.
+# Of one user: a number for each title, None or NaN where there is none; or None.
 Ratings = Sequence[float | int | None] | np.ndarray | None
 
 
@@ -26,7 +26,7 @@ def clean_histories(histories: Sequence[Sequence[str]]) -> list[list[str]]:
 
     Raises:
         UserError: one user's titles in place of a list of users, something that is no
-            text, or a title of which nothing is left.
+            text, or a title that is empty once cleaned.
     """
     if isinstance(histories, str) or any(isinstance(h, str) for h in histories):
         raise UserError(

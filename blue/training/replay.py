@@ -1,12 +1,13 @@
-"""What went wrong in a batch whose update was skipped.
+"""Replays a batch whose update was skipped, to find the first number not finite.
 
 python -m blue.training.replay RUN FILE
 
-RUN is the workdir and FILE one of RUN/bad_batches/STAGE-STEP.npz. Rebuilds the update
-of the stage from RUN/config.json and the newest checkpoint at or before that step, runs
-it on the batch, and prints the loss, the gradient's norm for every parameter, what is
-the first to be not finite, in which row (user, by its number in the log), and whether
-the optimizer's step would be. Reads RUN, writes nothing but what reading a run makes.
+RUN is the workdir and FILE one of RUN/bad_batches/STAGE-STEP.npz. It rebuilds the
+stage's update from RUN/config.json and the newest checkpoint at or before that step. It
+runs the update on the batch and prints the loss and the gradient's norm for every
+parameter. It names the first term that is not finite and its row (user, by its number
+in the log). It also says whether the optimizer's step would be finite. RUN is only
+read, except for caches that reading a run makes.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def profiler(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
         names.sort(key=lambda n: n == "reward_total")  # the sum after its parts
         rewards = [Term(n.replace("_", "/", 1), kept[n]) for n in names]
         return [
-            *([] if batch.teaching.any() else rewards),  # a few are left out, no harm
+            *([] if batch.teaching.any() else rewards),  # some rewards may be NaN
             Term("advantage", batch.advantages, batch.teaching),
             Term("reference log-probability", batch.ref_logprobs, counts),
             Term("log-probability", current, counts),
@@ -162,9 +163,10 @@ STAGES = {"profiler": profiler, "warm_start": warm_start, "encoder": encoder}
 
 
 def replay(run: str, file: str) -> dict[str, Any]:
-    """What `describe` tells: stage, step, parameters_of_step, loss, grad_norm,
-    grad_norms, first (term, row, place in it; None if all is finite), user, left_out,
-    broken (leaves of the state that the optimizer's step would break), skipped."""
+    """The results that `describe` prints: stage, step, parameters_of_step, loss,
+    grad_norm, grad_norms, user, left_out, skipped. first: term, row and place in it;
+    None if all is finite. broken: leaves of the state that the optimizer's step would
+    make non-finite."""
     name, step, kept = bad_batches.load(file)
     if name not in STAGES:
         raise UserError(f"{file}: stage {name} is none of {', '.join(STAGES)}")
@@ -265,7 +267,7 @@ def _leaves(tree: Any) -> dict[str, np.ndarray]:
 
 
 def describe(found: dict[str, Any]) -> list[str]:
-    """What `replay` found, in lines."""
+    """The results of `replay`, as lines of text."""
     at = found["parameters_of_step"]
     lines = [
         f"{found['stage']}, step {found['step']}, with the parameters of step {at}",
@@ -290,7 +292,7 @@ def describe(found: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Replays what the command line names, and prints what was found."""
+    """Replays the batch that the command line names, and prints the results."""
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("run")
     parser.add_argument("file")
