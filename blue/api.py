@@ -197,7 +197,7 @@ class Encoder:
     """A model that turns texts into vectors; from `load_encoder`."""
 
     recipe: EncoderRecipe  # wording and lengths
-    query_prompt: str  # stands before every query
+    query_prompt: str  # before every query
     model: Model = dataclasses.field(repr=False)
     mesh: Mesh = dataclasses.field(repr=False)
 
@@ -305,8 +305,8 @@ def load_encoder(
     Args:
         checkpoint: a directory, local or gs://, or a hub id `owner/name[@revision]`, of
             a Qwen3 or Gemma 3 whose last token is pooled.
-        query_prompt: what stands before a query; None: what the checkpoint says in
-            config_sentence_transformers.json, else nothing.
+        query_prompt: the prefix of a query; None: that of the checkpoint's
+            config_sentence_transformers.json, else empty.
         settings: fields of `blue.hub.recipe.EncoderRecipe` that shall differ from the
             export's, or from the defaults for a directory that is no export.
 
@@ -353,10 +353,10 @@ def read_log(
         title_template: a history line, such as "{title} ({year})", from item columns.
         item_template: likewise, what the encoder reads of an item.
         max_bad_fraction: of a file's rows that may be broken, in [0, 1].
-        table_fields: of a table the files `events` and `items`, their `separator`
-            (guessed), and the names of their columns where they are not usual ones:
-            `user_id`, `item_id`, `timestamp`, `rating` (empty: no ratings) of the
-            events, `items_item_id` of the items.
+        table_fields: of a table the files `events` and `items`, and their `separator`
+            (guessed). Also unusual names of the events' columns `user_id`, `item_id`,
+            `timestamp` and `rating` (empty: no ratings), and of `items_item_id` of the
+            items.
 
     Raises:
         UserError: one line that names the file and what is wrong with it.

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32, Int64
 
 
 class Split(NamedTuple):
-    """Examples of one split; row i of a ragged field lies at offsets i to i + 1."""
+    """Examples of one split; row i of a ragged field is at offsets i to i + 1."""
 
     user: Int32[np.ndarray, " n"]  # index into Log.user_ids
     next_item: Int32[np.ndarray, " n"]  # index into Log.item_ids, as all items here

@@ -93,7 +93,7 @@ def _line(tokens: Sequence[str]) -> str:
 def mentions(profile: str) -> list[str]:
     """The spans of `profile` that name something, in no particular order.
 
-    1. What stands in double quotes or in «», 「」, 『』, 《》.
+    1. Text in double quotes or in «», 「」, 『』, 《》.
     2. Runs of capitalised words, with "of", "the" and the like and numbers inside them,
        but not "and". The first word of a sentence has its capital anyway: not counted.
     3. In a sentence of the plain form "The user likes a, b and c.": a, b and c.

@@ -46,7 +46,7 @@ def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
     A directory that exists wins over a hub id of the same name. Every process calls it.
 
     Args:
-        field: the config field it stands in, for messages.
+        field: the config field, for messages.
         weights: False for a tokenizer alone.
 
     Raises:

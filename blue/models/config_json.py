@@ -83,7 +83,7 @@ def only(config: Mapping[str, Any], **supported: Any) -> None:
 def rope(*parts: Mapping[str, Any] | None, theta: Any) -> tuple[float, float]:
     """Base and linear factor of a rotary embedding; later parts win, None is empty.
 
-    theta: the base where no part has one, as it stands in the file.
+    theta: the base where no part has one, as in the file.
 
     Raises `UserError` for any scaling but the linear one (positions / factor).
     """

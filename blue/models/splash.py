@@ -152,8 +152,8 @@ def attention(
     """G completions attend to their prompt's keys and each to its own.
 
     k, v: of the right-aligned prompt, shared, and of the completions. real: which of
-    them are no padding. Rows lie on the mesh as `sharding.keep_rows` says; heads are
-    split over `tensor` where they divide.
+    them are no padding. Rows are sharded as by `sharding.keep_rows`; heads are split
+    over `tensor` if it divides them.
     """
     (B, G, C, N, H), P = q.shape, k[0].shape[1]
     visible = Visible(padded(P), G, padded(C), window)

@@ -9,9 +9,9 @@ next-item reward, and their unweighted sum. `unfinished` and `repetition` are ad
 to the paper.
 
 A profile that could not be scored (NaN among its vectors or option scores) has the
-reward NaN and is left out of its group; it changes no other profile's reward. An empty
-profile is scored like any other. Its embedding reward is near that of no information. A
-likelihood judge gives it equal scores, so no option is picked.
+reward NaN. It is left out of its group and changes no other reward. An empty profile is
+scored like any other. Its embedding reward is near that of no information. A likelihood
+judge gives it equal scores, so no option is picked.
 """
 
 from collections.abc import Mapping
@@ -56,11 +56,11 @@ def item_to_user(
     """log p(user view | next item) among the other users of the batch, in (-inf, 0].
 
     The mean over the next items of an example. Another user counts with the mean of
-    exp(cosine / temperature) over its rollouts that have a vector: one unit of mass a
-    user, the same for the whole group. So other users' sampling adds no noise to the
-    differences within a group. -log(B) when all embeddings are equal and nothing is
-    masked; 0 where nobody is left to compare with, as in a batch whose targets are all
-    the same item.
+    exp(cosine / temperature) over its rollouts that have a vector. So each user has one
+    unit of mass, the same for the whole group. So other users' sampling adds no noise
+    to the differences within a group. -log(B) when all embeddings are equal and nothing
+    is masked. 0 where no other user is left, as in a batch whose targets are all the
+    same item.
     """
     tau = similarity_temperature
     positive = jnp.einsum("BGE,BKE->BGK", view, next_item_emb) / tau

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class Place(NamedTuple):
-    """Where this process stands among the others."""
+    """This process's place in the run."""
 
     coordinator: str  # host:port of process 0
     num_processes: int

@@ -3,8 +3,8 @@
 Stage `evaluate`. Every method of `methods` turns a test user into a ranking, and every
 protocol of `protocols` says among which items the next one is ranked. The first is
 BLUE's, https://arxiv.org/abs/2605.06981, section "Evaluation": 99 stored negatives.
-Trained profiles stand beside untrained ones, raw history, rankers and profiles without
-a model, and other users' profiles. All numbers have intervals over users.
+Trained profiles are compared with untrained ones, raw history, rankers and profiles
+without a model, and other users' profiles. All numbers have intervals over users.
 """
 
 import functools

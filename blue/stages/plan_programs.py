@@ -30,7 +30,7 @@ from blue.stages.step_programs import (
 from blue.training import optimizers, session
 
 OWN_ITEMS = 256  # of a user's history, which the ranking excludes
-END, PAD = (1,), 0  # stand in for a tokenizer's ids: no shape depends on them
+END, PAD = (1,), 0  # in place of a tokenizer's ids: no shape depends on them
 
 
 def make_parts(

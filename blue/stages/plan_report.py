@@ -50,7 +50,7 @@ def _seconds(value: Any) -> str:
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column is text, the others are numbers and stand to the right."""
+    """The first column is text, the others are right-aligned numbers."""
     line = lambda cells: f"| {' | '.join(cells)} |"
     rule = ["---"] + ["---:"] * (len(names) - 1)
     return "\n".join([line(names), line(rule), *map(line, rows)])

@@ -191,7 +191,7 @@ def reference_logprobs(
 def make_update_batch(
     sampled: Sampled, ref_logprobs: jax.Array, experience: Experience
 ) -> UpdateBatch:
-    """The rollout of a step as the update sees it; all of it lies on the devices."""
+    """The rollout of a step for the update; all of it is on the devices."""
     return UpdateBatch(
         prompt=sampled.prompt,
         prompt_mask=sampled.prompt_mask,

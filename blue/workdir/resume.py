@@ -48,7 +48,7 @@ def note(
         config: of the run, nested.
         model: fields of the architecture.
         tokenizer, data: fingerprints.
-        fields: names of the config's sizes that the stage may not change.
+        fields: names of the config's sizes that must not change.
     """
     flat = dict(_leaves(config))
     same = {f"model.{key}": value for key, value in model.items()}

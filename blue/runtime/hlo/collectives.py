@@ -106,7 +106,7 @@ def collective_totals(text: str) -> dict[str, dict[str, int]]:
 
     Pairs of start and done count once, and a tuple's arrays are added up. Collectives
     in fusions, calls and asynchronous computations count where they are called from.
-    All branches of a conditional count. Those in loops count as often as they run; a
+    All branches of a conditional count. Those in loops count as often as they run. A
     loop whose length the text does not show, such as a decode loop, counts as one turn.
     """
     totals: dict[str, dict[str, int]] = {}

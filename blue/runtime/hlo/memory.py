@@ -77,7 +77,7 @@ def memory_bytes(text: str, *, a_turn: bool = False) -> int | float:
 
 
 def _main(shape: str) -> int:
-    """Bytes of the arrays of a shape that lie in main memory."""
+    """Bytes of the arrays of a shape that are in main memory."""
     far = [a for a in arrays(shape) if not re.search(r"S\([1-9]", a.layout)]
     return sum(-(-bits_of(a.dtype) * math.prod(a.dims) // 8) for a in far)
 

@@ -155,7 +155,7 @@ def operands(instruction: Instruction) -> list[str]:
 
 
 def _constant(name: str, siblings: Mapping[str, Instruction]) -> int | None:
-    """The integer that a name stands for, through copies; None if it is computed."""
+    """The constant that a name refers to, through copies; None if it is computed."""
     while name in siblings and siblings[name].opcode in ("copy", "bitcast"):
         name = operands(siblings[name])[0]
     if name not in siblings or siblings[name].opcode != "constant":
