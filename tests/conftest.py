@@ -15,7 +15,7 @@ def pytest_configure(config):
     """Before the first import of jax; subprocesses of tests inherit it all."""
     # Tracing makes so many objects that by default a tenth of the time goes into
     # looking through them all, again and again.
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(200_000, 20, 100)
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["HF_HUB_OFFLINE"] = "1"

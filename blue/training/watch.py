@@ -216,7 +216,8 @@ def show_samples(
 
 def show_histograms(writer: Writer, step: int, experience: Experience) -> None:
     """Rewards, advantages and lengths of a step's profiles, for TensorBoard."""
-    writer.histogram(step, "reward/total", experience.total)
+    # not `reward/total`: TensorBoard shows one kind of chart a tag
+    writer.histogram(step, "reward/distribution", experience.total)
     writer.histogram(step, "advantage", experience.advantages)
     writer.histogram(step, "rollout/length", experience.mask.sum(-1))
 

@@ -100,6 +100,7 @@ def test_a_profile_does_not_depend_on_the_others(often_ending, mesh):
     assert one == {60: whole[60]} and not list(write(params, iter([])))
 
 
+@pytest.mark.slow
 def test_padding_waste_is_under_a_fifth(often_ending):
     one_device = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
     _, params, write = profile_writer(

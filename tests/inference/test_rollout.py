@@ -69,7 +69,9 @@ def sample(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize(
+    "temperature", [0.7, pytest.param(1.0, marks=pytest.mark.slow)]
+)
 def test_sampler_and_trainer_agree(family, temperature):
     cfg = dataclasses.replace(family(), vocab_size=64, window=4)
     params = make_params(cfg, sharpen=2.0)
@@ -105,7 +107,14 @@ def test_greedy_with_cache_equals_greedy_without():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"temperature": 0.5}, {"top_k": 4}, {"top_p": 0.6}], ids=str
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"temperature": 0.5},
+        {"top_k": 4},
+        {"top_p": 0.6},
+    ],
+    ids=str,
 )
 def test_sampled_frequencies_match_the_distribution(options):
     """Chi-square of 6,000 first tokens, and of second tokens after the commonest."""

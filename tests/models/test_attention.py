@@ -106,7 +106,7 @@ def test_parts_leave_out_what_nobody_sees_and_no_more(queries, keys, window):
     for limit in (window, 0):
         at = np.arange(keys)
         see = np.array(causal_mask(at[keys - queries :], at, limit))
-        parts = decoder.near(queries, keys, limit)
+        parts = decoder.visible_parts(queries, keys, limit)
         if queries < decoder.LONG:
             assert len(parts) == 1
         elif limit:  # no longer than window or 256: the work is linear in queries
@@ -123,7 +123,7 @@ def test_parts_leave_out_what_nobody_sees_and_no_more(queries, keys, window):
     "family, window",
     [
         (gemma3.tiny_gemma3, 9),
-        (qwen3.tiny_qwen3, 0),
+        pytest.param(qwen3.tiny_qwen3, 0, marks=pytest.mark.slow),
         pytest.param(gemma3.tiny_gemma3, 1, marks=pytest.mark.slow),
     ],
 )

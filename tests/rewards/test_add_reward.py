@@ -51,7 +51,7 @@ def test_a_reward_is_a_function_an_input_and_a_section(section, tmp_path, monkey
         scored.append(score(*arguments))
         return scored[-1]
 
-    monkeypatch.setattr(experience, "score", kept)
+    monkeypatch.setattr(train_profiler, "score", kept)
     train_profiler.run(c, str(tmp_path))
 
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

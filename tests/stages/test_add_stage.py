@@ -38,7 +38,7 @@ def test_the_recipe_is_short():
 
 def test_without_the_recipe_there_is_no_such_stage(tmp_path, capsys):
     assert main([*COMMAND, f"--workdir={tmp_path}/run"]) == 2
-    assert "stage has 'popular', must be of encoder" in capsys.readouterr().err
+    assert "stage has 'popular', must be of prepare, encoder" in capsys.readouterr().err
 
 
 def test_the_stage_runs_and_help_lists_it(added, tmp_path, capsys):

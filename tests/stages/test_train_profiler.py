@@ -56,7 +56,7 @@ def test_a_hidden_transfer_in_a_step_stops_the_run(tmp_path, monkeypatch):
         seen = real(*args, **fields)
         return seen._replace(device_advantages=seen.device_advantages * 2)
 
-    monkeypatch.setattr(experience, "score", careless)
+    monkeypatch.setattr(train_profiler, "score", careless)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train_profiler.run(c, str(tmp_path))
 

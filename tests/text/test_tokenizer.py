@@ -228,6 +228,7 @@ def test_decode_leaves_out_control_and_unknown_ids(real):
     )
 
 
+@pytest.mark.slow
 def test_saved_real_tokenizers_are_the_same(tmp_path):
     prints = set()
     for name in ("qwen3", "qwen3_embedding"):

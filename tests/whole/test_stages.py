@@ -240,8 +240,9 @@ def test_tensorboard_has_scalars_text_histograms_and_points(whole):
     tags = events.Tags()
     assert "reward/total" in tags["scalars"]
     assert any(tag.startswith("samples/0") for tag in tags["tensors"])
-    kind = events.SummaryMetadata("advantage").plugin_data.plugin_name
-    assert kind == "histograms"
+    for tag in ("advantage", "reward/distribution", "rollout/length"):
+        kind = events.SummaryMetadata(tag).plugin_data.plugin_name
+        assert kind == "histograms"
 
 
 def test_the_projector_shows_items_and_hashed_users(whole):

@@ -1,6 +1,6 @@
 """CPU seconds of the test command of two revisions, on one machine.
 
-python tools/bench/test_time.py [--old=6d1e727] [--new=HEAD] [--fresh] [--rounds=1]
+python tools/bench/time_tests.py [--old=6d1e727] [--new=HEAD] [--fresh] [--rounds=1]
 
 Each revision is cloned into a temporary folder and runs the pytest part of the test
 command that its README gives, one after the other, with an empty compile cache. Both
