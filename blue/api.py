@@ -230,11 +230,11 @@ class Encoder:
             raise UserError(f"kind is {kind!r}, must be one of {', '.join(KINDS)}")
         _check_texts("texts", texts)
         if kind == "query":
-            told = [t if isinstance(t, str) else self._view(t, []) for t in texts]
-            told = [self.query_prompt + text for text in told]
+            inputs = [t if isinstance(t, str) else self._view(t, []) for t in texts]
+            inputs = [self.query_prompt + text for text in inputs]
         else:
-            told = [clean_line(_text(t), ITEM_CHARS) for t in texts]
-        if not told:
+            inputs = [clean_line(_text(t), ITEM_CHARS) for t in texts]
+        if not inputs:
             return np.zeros((0, self.width), np.float32)
         of = self.recipe
         rows = _whole_batch(of.batch_size, self.mesh)
@@ -254,7 +254,7 @@ class Encoder:
             batch_size=rows,
         )
         step = ITEMS_A_CALL
-        parts = [told[first : first + step] for first in range(0, len(told), step)]
+        parts = [inputs[first : first + step] for first in range(0, len(inputs), step)]
         vectors = [embedder.embed(self.model.params, part) for part in parts]
         if not all(np.isfinite(part).all() for part in vectors):
             raise UserError(f"{self.model.name}: its vectors are not finite")
@@ -373,7 +373,7 @@ def read_log(
             )
     files = {key: table_fields.get(key, usual) for key, usual in TABLE.items()}
     columns = {key: table_fields.get(key, usual) for key, usual in COLUMNS.items()}
-    layout = table.Layout(**files, columns=columns)
+    layout = table.TableLayout(**files, columns=columns)
     read = functools.partial(table.read, layout=layout)
     try:
         return (READERS | {"table": read})[name](
@@ -383,8 +383,8 @@ def read_log(
             max_bad_fraction=max_bad_fraction,
         )
     except UserError as error:  # the message names flags; here they are arguments
-        told = re.sub(r"(--config\.)?\bdata\.(columns\.)?(?=[a-z])", "", str(error))
-        raise UserError(told) from None
+        message = re.sub(r"(--config\.)?\bdata\.(columns\.)?(?=[a-z])", "", str(error))
+        raise UserError(message) from None
 
 
 def rank(

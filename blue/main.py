@@ -44,13 +44,13 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(usage.text())
         return 0
     set_up_logging()
-    code, told = _run(argv)
-    if told:
-        sys.stderr.write(f"{told}\n")
+    code, reason = _run(argv)
+    if reason:
+        sys.stderr.write(f"{reason}\n")
     if "jax" in sys.modules:
         from blue.runtime import distributed
 
-        return distributed.leave(code, told)
+        return distributed.end_process(code, reason)
     return code
 
 
@@ -121,7 +121,7 @@ def run(argv: Sequence[str]) -> None:
         for stage in stages:
             preemption.leave_if_requested(f"before stage {stage}")
             logger.info("stage %s", stage)
-            watchdog.beat("load", stage=stage)
+            watchdog.sign_of_life("load", stage=stage)
             module = importlib.import_module(f"blue.stages.{STAGES[stage].module}")
             module.run(config, workdir)
 

@@ -121,11 +121,11 @@ def _copy(address: str, path: epath.Path) -> None:
     with _open(address) as reply, path.open("wb") as file:
         size = int(reply.headers.get("Content-Length") or 0)
         done, start = 0, time.monotonic()
-        told = start
+        logged = start
         while chunk := reply.read(_CHUNK):
             done += file.write(chunk)
-            if (now := time.monotonic()) - told > 10:
-                told, rate = now, done / (now - start)
+            if (now := time.monotonic()) - logged > 10:
+                logged, rate = now, done / (now - start)
                 left = f", {(size - done) / rate:.0f} s left" if size else ""
                 print(f"{path.name}: {done >> 20} MiB, {rate / 2**20:.1f} MiB/s{left}")
     if size and done != size:

@@ -53,7 +53,7 @@ class Settings(NamedTuple):
     ease_max_items: int
 
 
-class Given(NamedTuple):
+class Task(NamedTuple):
     """The data a method may use: the log, its examples, and the users to rank for."""
 
     log: Log
@@ -63,8 +63,8 @@ class Given(NamedTuple):
 
 
 Table = Float[np.ndarray, "items E"]
-# (given, item vectors, what to subtract from each of them) -> a vector a row [U E]
-Vectors = Callable[[Given, Table, Float[np.ndarray, " E"] | None], np.ndarray]
+# (task, item vectors, what to subtract from each of them) -> a vector a row [U E]
+Vectors = Callable[[Task, Table, Float[np.ndarray, " E"] | None], np.ndarray]
 
 
 class Method(NamedTuple):
@@ -73,9 +73,9 @@ class Method(NamedTuple):
     name: str
     query: Callable[[QueryFormat, list[str]], str] | None = None
     vectors: Vectors | None = None
-    profile: Callable[[Given], list[str] | None] | None = None  # None: there is none
+    profile: Callable[[Task], list[str] | None] | None = None  # None: there is none
     profiler: str = ""  # base: before GRPO, trained: after it
-    ranker: Callable[[Given], Ranker | None] | None = None  # None: there is none
+    ranker: Callable[[Task], Ranker | None] | None = None  # None: there is none
     forms: tuple[str, ...] = (ALONE, RECENT)  # of a profile
     shuffled: tuple[str, ...] = ()  # forms that have a control
     centred: bool = False
@@ -86,48 +86,48 @@ class Method(NamedTuple):
 # --- the functions of the rows
 
 
-def _constant(given: Given) -> list[str]:
-    titles, counts = given.log.titles, given.examples.item_counts
-    num = given.settings.recent_items
+def _constant(task: Task) -> list[str]:
+    titles, counts = task.log.titles, task.examples.item_counts
+    num = task.settings.recent_items
     popular = baselines.constant_profile(titles, counts, num=num)
-    return [popular] * len(given.cohort.rows)
+    return [popular] * len(task.cohort.rows)
 
 
-def _pseudo_item(given: Given) -> list[str] | None:
-    template, recent = given.settings.pseudo_item_template, given.settings.recent_items
+def _pseudo_item(task: Task) -> list[str] | None:
+    template, recent = task.settings.pseudo_item_template, task.settings.recent_items
     if not template:
         return None
-    split, rows = given.cohort.split, given.cohort.rows
+    split, rows = task.cohort.split, task.cohort.rows
     items = [history(split, row)[0][-recent:] for row in rows]
-    return baselines.pseudo_items(template, given.log.columns, items)
+    return baselines.pseudo_items(template, task.log.columns, items)
 
 
 def _mean_items(
-    given: Given, table: Table, centre: np.ndarray | None, newest: int | None = None
+    task: Task, table: Table, centre: np.ndarray | None, newest: int | None = None
 ) -> np.ndarray:
-    split, rows = given.cohort.split, given.cohort.rows
+    split, rows = task.cohort.split, task.cohort.rows
     return baselines.history_vectors(split, rows, table, newest=newest, centre=centre)
 
 
-def _mean_recent(given: Given, table: Table, centre: np.ndarray | None) -> np.ndarray:
-    return _mean_items(given, table, centre, given.settings.recent_items)
+def _mean_recent(task: Task, table: Table, centre: np.ndarray | None) -> np.ndarray:
+    return _mean_items(task, table, centre, task.settings.recent_items)
 
 
-def _random(given: Given) -> Ranker:
-    return baselines.chance(given.cohort.example_ids, seed=given.settings.seed)
+def _random(task: Task) -> Ranker:
+    return baselines.chance(task.cohort.example_ids, seed=task.settings.seed)
 
 
-def _popular(given: Given) -> Ranker:
-    return baselines.popularity(given.examples.item_counts)
+def _popular(task: Task) -> Ranker:
+    return baselines.popularity(task.examples.item_counts)
 
 
-def _ease(given: Given) -> Ranker | None:
-    most, num = given.settings.ease_max_items, len(given.examples.pool)
+def _ease(task: Task) -> Ranker | None:
+    most, num = task.settings.ease_max_items, len(task.examples.pool)
     if num > most:
         logger.info("no EASE: %d items, evaluate.ease_max_items=%d", num, most)
         return None
-    split, rows, l2 = given.cohort.split, given.cohort.rows, given.settings.ease_l2
-    return baselines.ease(given.log, given.examples, split, rows, l2=l2)
+    split, rows, l2 = task.cohort.split, task.cohort.rows, task.settings.ease_l2
+    return baselines.ease(task.log, task.examples, split, rows, l2=l2)
 
 
 METHODS = (

@@ -188,8 +188,8 @@ def speculation_rate(profile: str) -> float:
     name unless it opens the sentence.
     """
     said = [_QUOTED.sub("", s) for s in sentences(profile)]
-    told = [bool(_FUTURE.search(s[:1].lower() + s[1:])) for s in said]
-    return float(np.mean(told)) if told else np.nan
+    predicts = [bool(_FUTURE.search(s[:1].lower() + s[1:])) for s in said]
+    return float(np.mean(predicts)) if predicts else np.nan
 
 
 # --- leaks

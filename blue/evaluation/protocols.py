@@ -104,7 +104,7 @@ def popularity_weights(
     return item_counts.astype(np.float64) ** POWER
 
 
-def draw_negatives(
+def draw_weighted(
     rng: np.random.Generator,
     weights: Float[np.ndarray, " items"],
     num: int,
@@ -160,7 +160,7 @@ def draw_candidates(
             weights *= bool(category and category[target])
         weights[items_of_user(split, row)] = 0.0
         weights[examples.title_group == examples.title_group[target]] = 0.0
-        negatives = draw_negatives(rng_for(seed, protocol, user, target), weights, num)
+        negatives = draw_weighted(rng_for(seed, protocol, user, target), weights, num)
         if len(negatives) == num:
             rows.append(row)
             drawn.append(np.concatenate([[target], negatives]))

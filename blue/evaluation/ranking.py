@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
     block: int  # divides what a device has of a slab
     weights: int  # columns
     own: int  # excluded items of a query's user
-    mates: int  # items of its target's title
+    same_title: int  # items of its target's title
 
 
 def _rank_block(
@@ -57,7 +57,7 @@ def _rank_block(
     query: tuple[Array, ...],
 ) -> Found:
     """`carry` with one more block of items, numbered from `start`."""
-    vectors, bar, own, mates, num_items = query
+    vectors, bar, own, same_title, num_items = query
     size = len(items)
     scores = jnp.matmul(vectors, items.T, precision=jax.lax.Precision.HIGHEST)
     here = start + jnp.arange(size) < num_items
@@ -71,7 +71,7 @@ def _rank_block(
     eligible = without(own) & here[None]
     not_below = ~(scores < bar[:, None] - TOLERANCE) & eligible  # so is NaN
     equal = not_below & (scores <= bar[:, None] + TOLERANCE)
-    counted = (not_below & without(mates)).astype(jnp.float32)
+    counted = (not_below & without(same_title)).astype(jnp.float32)
     shown = jnp.where(eligible, jnp.fmax(scores, -jnp.inf), -jnp.inf)
     best, top = _merge(
         jnp.concatenate([carry.best, shown], axis=1),
@@ -101,12 +101,11 @@ def _merge(
 
 @functools.cache
 def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
-    """(vectors [Q E], target's score [Q], own [Q m], mates [Q m], number of all items,
+    """(vectors [Q E], target's score [Q], own [Q m], same_title [Q m], number of items,
     slab [n E], its weights [n W], its first item's number) -> Found.
-
-    own: the user's items; mates: items of the target's title; both filled up with -1.
+    own: the user's items; same_title: those of the target's title; filled up with -1.
     """
-    Q, E, slab, block, W, own, mates = sizes
+    Q, E, slab, block, W, own, same_title = sizes
     per_device = slab // mesh.size
 
     def on_device(start: Array, items: Array, weights: Array, query: tuple) -> Found:
@@ -131,7 +130,7 @@ def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
         return Found(total(found.above), tied, total(found.weight_above), best, top)
 
     def run(
-        vectors: Array, bar: Array, own: Array, mates: Array, num_items: Array,
+        vectors: Array, bar: Array, own: Array, same_title: Array, num_items: Array,
         items: Array, weights: Array, start: Array,
     ) -> Found:  # fmt: skip
         whole = PartitionSpec()
@@ -142,7 +141,9 @@ def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
             out_specs=whole,
             check_vma=False,
         )
-        return by_device(start, items, weights, (vectors, bar, own, mates, num_items))
+        return by_device(
+            start, items, weights, (vectors, bar, own, same_title, num_items)
+        )
 
     here = replicated(mesh)
     whole = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=here)
@@ -152,7 +153,7 @@ def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
         whole((Q, E), jnp.float32),
         whole((Q,), jnp.float32),
         whole((Q, own), jnp.int32),
-        whole((Q, mates), jnp.int32),
+        whole((Q, same_title), jnp.int32),
         whole((), jnp.int32),
         spread((slab, E), jnp.float32),
         spread((slab, W), jnp.float32),
@@ -180,8 +181,8 @@ def rank_all(
     num_queries = num_methods * num_rows
     at_target = protocols.score_targets(ranker, targets).reshape(num_queries)
     sizes = slab_sizes(mesh, num_items, width, weights.shape[1], block=block)
-    own, mates = _filled(targets.own), _filled(targets.same_title)
-    sizes = sizes._replace(own=own.shape[1], mates=mates.shape[1])
+    own, same_title = _filled(targets.own), _filled(targets.same_title)
+    sizes = sizes._replace(own=own.shape[1], same_title=same_title.shape[1])
     program = make_rank_slab(mesh, sizes)
     whole = replicated(mesh)
     parts = []
@@ -192,7 +193,7 @@ def rank_all(
             queries.reshape(num_queries, width)[at].astype(np.float32),
             at_target[at].astype(np.float32),
             own[row],
-            mates[row],
+            same_title[row],
             np.int32(num_items),
         )
         parts.append(put(asked, whole))
@@ -216,11 +217,11 @@ def rank_all(
 def slab_sizes(
     mesh: Mesh, num_items: int, width: int, num_weights: int, *, block: int = BLOCK
 ) -> Sizes:
-    """Sizes for a catalogue; those of `own` and `mates` are the caller's to set."""
+    """Sizes for a catalogue; the caller sets those of `own` and `same_title`."""
     block = min(block, -(-num_items // mesh.size))
     blocks = min(BLOCKS, -(-num_items // (mesh.size * block)))
     slab = mesh.size * block * blocks
-    return Sizes(QUERIES, width, slab, block, num_weights, own=1, mates=1)
+    return Sizes(QUERIES, width, slab, block, num_weights, own=1, same_title=1)
 
 
 def _full(rows: np.ndarray, size: int) -> Float[np.ndarray, "n x"]:

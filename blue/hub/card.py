@@ -216,8 +216,8 @@ vLLM was not run by the authors."""
 
 def _not_evaluated(facts: Mapping[str, Any]) -> str:
     value = facts["validation"]
-    told = "" if value is None else f" NDCG@10 on validation users: {value:.3f}."
-    return f"Not evaluated yet.{told}"
+    validation = "" if value is None else f" NDCG@10 on validation users: {value:.3f}."
+    return f"Not evaluated yet.{validation}"
 
 
 def _licence_words(facts: Mapping[str, Any]) -> str:

@@ -205,8 +205,8 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        told = error.strerror or error
-        raise UserError(f"{path}: {told}; a model needs this file") from None
+        reason = error.strerror or error
+        raise UserError(f"{path}: {reason}; a model needs this file") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, dict):

@@ -32,7 +32,7 @@ logger = logging.getLogger("blue")
 TASKS = {"profiler": "CAUSAL_LM", "encoder": "FEATURE_EXTRACTION"}  # PEFT's words
 
 
-class Run(NamedTuple):
+class RunFacts(NamedTuple):
     """Facts about the run that made the weights."""
 
     stage: str
@@ -52,7 +52,7 @@ def write(
     model: Model,
     workdir: str | os.PathLike,
     role: str,
-    run: Run,
+    run: RunFacts,
 ) -> None:
     """Writes the stage's best parameters; replaces an earlier export of the role.
 
@@ -83,7 +83,7 @@ def write(
     _write_adapters(directory.parent / f"{role}_adapter", model, role, best)
 
 
-def _save_tokenizer(draft: epath.Path, model: Model, role: str, run: Run) -> None:
+def _save_tokenizer(draft: epath.Path, model: Model, role: str, run: RunFacts) -> None:
     """Writes the tokenizer's files and the role's other files."""
     if role == "profiler":
         model.tokenizer.save(draft, sampling=_sampling(run.sampling_temperature))
@@ -175,7 +175,7 @@ def _describe(
     directory: epath.Path,
     model: Model,
     role: str,
-    run: Run,
+    run: RunFacts,
     meta: Mapping[str, Any],
     weights: int,
 ) -> None:

@@ -155,7 +155,7 @@ def _look_up(config: Any, place: str) -> Any:
     return config
 
 
-def _check(told: str, value: Any, usual: Any, name: str) -> Any:
+def _check(argument: str, value: Any, usual: Any, name: str) -> Any:
     """`value` as the type of `usual`. Raises `UserError`."""
     whole = f"1 to {LARGEST}"
     if name in ONE_OF:
@@ -169,7 +169,7 @@ def _check(told: str, value: Any, usual: Any, name: str) -> Any:
         right = type(value) in (int, float) and math.isfinite(value) and value >= 0
         value, must = float(value) if right else value, "a number of 0 or more"
     if not right:
-        raise UserError(f"{told} is {value!r}, must be {must}")
+        raise UserError(f"{argument} is {value!r}, must be {must}")
     return tuple(sorted(set(value))) if isinstance(usual, tuple) else value
 
 

@@ -66,7 +66,7 @@ def read(directory: epath.PathLike) -> Layout:
 def _chain(root: epath.Path) -> dict[str, str]:
     """Kind of module -> its sub-folder."""
     path = root / MODULES
-    told = f"{path}: %s; must be Transformer, Pooling and perhaps Normalize"
+    problem = f"{path}: %s; must be Transformer, Pooling and perhaps Normalize"
     modules = _read(path, [])
     paths: dict[str, str] = {}
     for module in modules:
@@ -74,12 +74,12 @@ def _chain(root: epath.Path) -> dict[str, str]:
         name = str(kind).rpartition(".")[2]
         ours = str(kind).startswith("sentence_transformers.") and name in CHAIN
         if not ours or name in paths:
-            raise UserError(told % f"module {len(paths)} has type {kind!r}")
+            raise UserError(problem % f"module {len(paths)} has type {kind!r}")
         if not isinstance(folder, str) or folder.startswith("/") or ".." in folder:
             raise UserError(f"{path}: path is {folder!r}; must be a sub-folder")
         paths[name] = folder
     if tuple(paths) not in (CHAIN, CHAIN[:2]):
-        raise UserError(told % f"its modules are {', '.join(paths) or 'none'}")
+        raise UserError(problem % f"its modules are {', '.join(paths) or 'none'}")
     return paths
 
 

@@ -52,7 +52,7 @@ def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
     Raises:
         UserError: it is neither; or the hub does not have it or give it.
     """
-    told = f"{field}={checkpoint}"
+    subject = f"{field}={checkpoint}"
     if os.path.isdir(checkpoint):
         return Source(checkpoint, "", checkpoint)
     if "://" in checkpoint:
@@ -60,25 +60,25 @@ def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
             found = epath.Path(checkpoint).exists()
         except ImportError as error:  # of the library for gs://
             raise UserError(
-                f"{told}: {_line(error)}: pip install 'blue-profiles[gcs]'"
+                f"{subject}: {_line(error)}: pip install 'blue-profiles[gcs]'"
             ) from error
         if not found:
-            raise UserError(f"{told} is not there")
+            raise UserError(f"{subject} is not there")
         return Source(checkpoint, "", checkpoint)
     if os.path.exists(checkpoint):
-        raise UserError(f"{told} is a file; name the directory that holds it")
+        raise UserError(f"{subject} is a file; name the directory that holds it")
     match = _HUB_ID.fullmatch(checkpoint)
     if match is None:
         raise UserError(
-            f"{told} is no directory here, and no hub id (owner/name or "
+            f"{subject} is no directory here, and no hub id (owner/name or "
             "owner/name@revision)"
         )
     try:
         directory = _download(match[1], match[2], weights)
     except (OSError, ValueError, errors.HTTPError) as error:  # pyright: ignore
-        raise UserError(f"{told} {_reason(error, match[1])}") from error
+        raise UserError(f"{subject} {_reason(error, match[1])}") from error
     commit = Path(directory).name
-    logger.info("%s: commit %s, in %s", told, commit, directory)
+    logger.info("%s: commit %s, in %s", subject, commit, directory)
     return Source(checkpoint, commit, directory)
 
 

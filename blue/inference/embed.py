@@ -31,7 +31,7 @@ class TextEncoder(NamedTuple):
     fingerprint: str  # equal where vectors are equal: names them on disk
     query_prompt: str | None = None  # before queries; None: not stated
     weights: int | None = None  # `fingerprint` of our own parameters
-    spent: Mapping[str, int] | None = None  # as in `Embedder`; None: it does not say
+    slot_counts: Mapping[str, int] | None = None  # as in `Embedder`
 
 
 class Embedder(NamedTuple):
@@ -41,7 +41,7 @@ class Embedder(NamedTuple):
     embed: Callable[[Params, Sequence[str]], np.ndarray]
     # -> a function that waits for them; the devices have started when it returns
     start: Callable[[Params, Sequence[str]], Callable[[], np.ndarray]]
-    spent: dict[str, int]  # so far: "slots" that were computed, "tokens" in them
+    slot_counts: dict[str, int]  # so far: "slots" that were computed, "tokens" in them
 
 
 def make_embed_programs(
@@ -73,7 +73,7 @@ def make_embedder(
     texts are embedded once, so their vectors are bitwise equal.
     """
     lengths = tuple(run)
-    spent = {"slots": 0, "tokens": 0}
+    slot_counts = {"slots": 0, "tokens": 0}
 
     def start(params: Params, texts: Sequence[str]) -> Callable[[], np.ndarray]:
         place: dict[tuple[int, ...], int] = {}
@@ -93,8 +93,8 @@ def make_embedder(
             length = rows.tokens.shape[1]
             on_devices = put(tuple(rows[:5]), by_batch(mesh))
             waiting.append((rows.text, run[length](params, *on_devices)))
-            spent["slots"] += rows.tokens.size
-            spent["tokens"] += rows.used
+            slot_counts["slots"] += rows.tokens.size
+            slot_counts["tokens"] += rows.used
 
         def vectors() -> np.ndarray:
             out = np.zeros((len(place), cfg.width), np.float32)
@@ -106,4 +106,4 @@ def make_embedder(
         return vectors
 
     embed = lambda params, texts: start(params, texts)()
-    return Embedder(embed, start, spent)
+    return Embedder(embed, start, slot_counts)

@@ -32,7 +32,7 @@ class Rollout(NamedTuple):
     logprobs: Float[Array, "B G C"]  # of the sampler, float32; 0 where mask is False
 
 
-class Model(NamedTuple):
+class SamplerModel(NamedTuple):
     """The functions of a model that sampling uses.
 
         prefill(prompt, mask) -> (hidden [B D], what to keep of the prompts)
@@ -146,7 +146,7 @@ def _row_keys(key: Any, example_ids: Int[Array, " B"], group_size: int) -> Any:
 
 
 def sample(
-    model: Model,
+    model: SamplerModel,
     hidden: Float[Array, "B D"],
     kept: Any,
     key: Any,
@@ -159,9 +159,8 @@ def sample(
     """G completions of every prompt, at most `max_tokens` long.
 
     hidden, kept: of `model.prefill`. A row stops at any of the end ids and includes it,
-    so it has one token or more. An empty completion is an end token alone. One that
-    reaches the limit has no end token. The loop ends fewer than `CHECK_EVERY` steps
-    after all rows have.
+    so it has one token or more. An empty completion is an end token alone; one at the
+    limit has none. The loop ends fewer than `CHECK_EVERY` steps after all rows have.
     """
     B, G = hidden.shape[0], group_size
     row_keys = _row_keys(key, example_ids, G)
@@ -225,7 +224,7 @@ def new_slots(hidden: Float[Array, "B D"], state: Any, max_tokens: int) -> Slots
 
 
 def refill(
-    model: Model,
+    model: SamplerModel,
     slots: Slots,
     prompt: Int[Array, "N P"],
     prompt_mask: Bool[Array, "N P"],
@@ -250,7 +249,7 @@ def refill(
 
 
 def advance(
-    model: Model,
+    model: SamplerModel,
     slots: Slots,
     key: Any,
     num_free: Int[Array, ""],

@@ -66,7 +66,7 @@ def sampler_model(
     group: int = 1,
     length: int = 0,
     dtype: Any,
-) -> rollout.Model:
+) -> rollout.SamplerModel:
     """A decoder as the functions that `rollout.sample` takes.
 
     params: in the decode layout. There is room for `group` completions of `length`
@@ -95,7 +95,7 @@ def sampler_model(
             "BGD,VD->BGV", hidden, head, preferred_element_type=jnp.float32
         )
 
-    return rollout.Model(prefill, begin, step, logits)
+    return rollout.SamplerModel(prefill, begin, step, logits)
 
 
 def _sampling_key(seeds: UInt32[Array, " 3"]) -> Array:

@@ -32,7 +32,7 @@ def attention_implementation(
 
     platform: of the devices, "cuda" for NVIDIA's; compute_capability: (major, minor).
     """
-    if platform == "tpu" and splash.serves(head_size, query_tokens, key_tokens):
+    if platform == "tpu" and splash.fits_tiles(head_size, query_tokens, key_tokens):
         return "splash"
     if platform != "cuda" or compute_capability < AMPERE:
         return None  # cuDNN has flash attention since Ampere

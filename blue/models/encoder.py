@@ -71,8 +71,8 @@ def embed_packed(
     see = related & causal_mask(order, order, window=0)
 
     def body(x: Array, layer: Params, kind: str) -> tuple[Array, None]:
-        near = causal_mask(position, position, window=window_of(cfg, kind))
-        dense = self_attention(cfg, see & near)
+        earlier = causal_mask(position, position, window=window_of(cfg, kind))
+        dense = self_attention(cfg, see & earlier)
         attend = row_attention(cfg, kind, segment, parent, dense)
         return run_block(cfg, layer, kind, x, position, attend)[0], None
 
@@ -96,7 +96,7 @@ def row_attention(
     def attend(q: Float[Array, "R T N H"], kv: KV) -> tuple[Array, KV]:
         sizes = {"head_size": q.shape[-1], "query_tokens": T, "key_tokens": T}
         kernel = attention.implementation_here(dtype=q.dtype, **sizes)
-        if kernel != "splash" or window or not splash.numbers(T):
+        if kernel != "splash" or window or not splash.can_number_slots(T):
             return dense(q, kv)
         out = splash.packed_attention(
             q, kv.k, kv.v, segment, parent, scale=cfg.scale(),

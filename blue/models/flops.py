@@ -111,7 +111,7 @@ def _attend(
     for rows, queries, before in blocks:
         if masked:
             dense += rows * attention(cfg, queries, before)
-        elif tiles and splash.serves(cfg.head_size, queries, before + queries):
+        elif tiles and splash.fits_tiles(cfg.head_size, queries, before + queries):
             kernels += rows * attention(cfg, queries, before, tile_pairs)
         else:
             dense += rows * attention(cfg, queries, before, dense_pairs)

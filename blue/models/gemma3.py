@@ -122,7 +122,7 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
     field, for what is wrong or not supported.
     """
     text = {**DEFAULTS, **(config.get("text_config") or config)}
-    config_json.only(
+    config_json.require_supported(
         text,
         hidden_activation="gelu_pytorch_tanh",
         attn_logit_softcapping=None,
@@ -143,11 +143,11 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
     # the outer value counts where a multimodal config has both
     tied = config.get("tie_word_embeddings", text["tie_word_embeddings"])
     shared = config_json.read({**text, "tie_word_embeddings": tied})
-    scalar = config_json.number(text, "query_pre_attn_scalar")
+    scalar = config_json.positive_number(text, "query_pre_attn_scalar")
     return _gemma3(
         **shared,
         pattern=_pattern(text),
-        window=config_json.whole(text, "sliding_window"),
+        window=config_json.positive_int(text, "sliding_window"),
         rope_theta_local=theta_local,
         query_scale=0.0 if scalar == shared["head_size"] else scalar**-0.5,
     )
@@ -156,7 +156,7 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
 def _pattern(text: Mapping[str, Any]) -> tuple[str, ...]:
     """The shortest pattern of the layers; the family's own where it fits."""
     key = next((k for k in text if k.endswith("sliding_window_pattern")), None)
-    every = config_json.whole(text, key) if key else len(PATTERN)
+    every = config_json.positive_int(text, key) if key else len(PATTERN)
     usual = (LOCAL,) * (every - 1) + (GLOBAL,)
     if text.get("layer_types") is None:
         return usual

@@ -146,7 +146,7 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
     supported (windows, biases, RoPE scaling other than linear).
     """
     config = {**DEFAULTS, **config}
-    config_json.only(config, hidden_act="silu", use_sliding_window=False)
+    config_json.require_supported(config, hidden_act="silu", use_sliding_window=False)
     return _qwen3(**config_json.read(config))
 
 

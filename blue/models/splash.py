@@ -37,13 +37,13 @@ BITS = 10  # of a slot's number: three numbers fill an int32
 MOST_PACKED = 1 << BITS  # slots of a row
 
 
-def serves(head_size: int, query_tokens: int, key_tokens: int) -> bool:
+def fits_tiles(head_size: int, query_tokens: int, key_tokens: int) -> bool:
     """Whether blocks are long enough: tiles of queries are at least half full."""
     enough = key_tokens >= FEW_KEYS and query_tokens > LANES // 2
     return head_size % LANES == 0 and enough
 
 
-def numbers(tokens: int) -> bool:
+def can_number_slots(tokens: int) -> bool:
     """Whether `packed_attention` can number the slots of such rows."""
     return padded(tokens) <= MOST_PACKED
 
@@ -173,7 +173,7 @@ def attention(
         ids = splash_attention_kernel.SegmentIds(
             segments[:, visible.prompt :], segments
         )
-        with _told(kernel.fwd_mask_info, visible.tile, q):
+        with _flops_in_name(kernel.fwd_mask_info, visible.tile, q):
             return jax.vmap(kernel)(q, k, v, ids)
 
     q = _heads_first(own(_scaled(q, scale)))
@@ -215,7 +215,7 @@ def packed_attention(
             ids = splash_attention_kernel.SegmentIds(family, family)
             return kernel(q, k, v, ids)
 
-        with _told(by_queries, tile, q):
+        with _flops_in_name(by_queries, tile, q):
             return jax.vmap(one)(q, k, v, *rows)
 
     segment, parent = whole(segment, -1), whole(parent, -1)
@@ -256,7 +256,7 @@ def _scaled(q: Array, scale: float) -> Array:
     return (q.astype(jnp.float32) * scale).astype(q.dtype)
 
 
-def _told(tables: Any, T: int, q: Float[Array, "B N T H"]) -> Any:
+def _flops_in_name(tables: Any, T: int, q: Float[Array, "B N T H"]) -> Any:
     """Puts the FLOPs of one of the kernel's products into its name: the compiled text
     says nothing else about them (runtime/hlo)."""
     tiles = np.count_nonzero(tables.block_mask)

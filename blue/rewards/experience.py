@@ -126,7 +126,7 @@ def read(sampled: Sampled, batch: Batch, scorer: Scorer) -> Texts:
     """
     tokens, mask = to_host((sampled.rollout.tokens, sampled.rollout.mask))
     arrived = time.monotonic()
-    before = dict(scorer.encoder.spent or {"slots": 0, "tokens": 0})
+    before = dict(scorer.encoder.slot_counts or {"slots": 0, "tokens": 0})
     profiles = [
         [decode_profile(scorer.tokenizer, t, m) for t, m in zip(*group, strict=True)]
         for group in zip(tokens, mask, strict=True)
@@ -138,10 +138,10 @@ def read(sampled: Sampled, batch: Batch, scorer: Scorer) -> Texts:
         "time/rollout_s": arrived - sampled.started,
         "time/text_s": time.monotonic() - arrived,
     }
-    spent = scorer.encoder.spent or before
-    slots = spent["slots"] - before["slots"]
+    slot_counts = scorer.encoder.slot_counts or before
+    slots = slot_counts["slots"] - before["slots"]
     if slots:
-        used = spent["tokens"] - before["tokens"]
+        used = slot_counts["tokens"] - before["tokens"]
         metrics["speed/encoder_padding"] = 1 - used / slots
     return Texts(profiles, mask, views, metrics)
 
@@ -182,15 +182,15 @@ def score(
     started = time.monotonic()
     rewards, profiles = scorer.rewards, texts.profiles
     ask = None if judge is None else functools.partial(scorer.ask, judge)
-    given = inputs.Given(batch, profiles, scorer.titles, scorer.items, ask, {})
+    context = inputs.Context(batch, profiles, scorer.titles, scorer.items, ask, {})
     (arrays,) = rewards.program.args  # abstract arrays, replaced below
     judged = rewards.used.intersection(inputs.JUDGED)
-    found = {n: inputs.compute(n, given, arrays[n]) for n in judged if ask}
+    found = {n: inputs.compute(n, context, arrays[n]) for n in judged if ask}
     answered = time.monotonic()
-    given = given._replace(views=texts.views())
+    context = context._replace(views=texts.views())
     embed_s = time.monotonic() - answered
     rest = rewards.used.difference(inputs.JUDGED)
-    found |= {n: inputs.compute(n, given, arrays[n]) for n in rest}
+    found |= {n: inputs.compute(n, context, arrays[n]) for n in rest}
     # unused inputs are zeros
     zeros = {n: np.zeros(x.shape, x.dtype) for n, x in arrays.items() if n not in found}
     device_advantages, device_teaching, total, parts = rewards.program(

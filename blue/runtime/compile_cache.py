@@ -123,8 +123,8 @@ def _cpu_fingerprint() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
         names = ("model name", "flags", "Features", "CPU part")
-        told = [line for line in lines if line.startswith(names)]
+        facts = [line for line in lines if line.startswith(names)]
     except OSError:
-        told = []
-    told.append(f"{platform.machine()} {platform.processor()}")
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+        facts = []
+    facts.append(f"{platform.machine()} {platform.processor()}")
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]

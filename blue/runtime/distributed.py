@@ -89,13 +89,13 @@ def place(
         ("num_processes", num_processes, 0, VARIABLES[1]),
         ("process_id", process_id, -1, VARIABLES[2]),
     ):
-        told = environment.get(variable, "") if value == missing else str(value)
-        if not re.fullmatch(r"\d+", told):
+        setting = environment.get(variable, "") if value == missing else str(value)
+        if not re.fullmatch(r"\d+", setting):
             raise UserError(
                 f"distributed.coordinator={address}: and distributed.{field} or "
-                f"{variable} is {told!r}, must be a number"
+                f"{variable} is {setting!r}, must be a number"
             )
-        numbers.append(int(told))
+        numbers.append(int(setting))
     if not numbers[1] < numbers[0]:
         raise UserError(
             f"distributed.process_id={numbers[1]}: must be below "
@@ -196,8 +196,8 @@ def _watch_over(here: Place, heartbeat_s: float, timeout_s: float) -> None:
     met = _Joined(client, here, names, heartbeat_s, {}, {}, threading.Event())
     _now.update(joined=met, starting="")
     threading.Thread(target=_watch, args=(met,), name="peers", daemon=True).start()
-    told = "; ".join(f"process {n}: {name}" for n, name in names.items())
-    logger.info("this is process %d of %d (%s)", here.process_id, len(names), told)
+    members = "; ".join(f"process {n}: {name}" for n, name in names.items())
+    logger.info("this is process %d of %d (%s)", here.process_id, len(names), members)
 
 
 # --- the thread
@@ -323,7 +323,7 @@ _C_ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)  # kept alive for 
 # --- to wait for each other
 
 
-def of_first(make: Callable[[], T]) -> T:
+def on_process_0(make: Callable[[], T]) -> T:
     """The result (JSON) of `make`, run in process 0 only, in every process.
 
     Called by every process. If it raises a `UserError`, all processes raise it.
@@ -344,17 +344,17 @@ def of_first(make: Callable[[], T]) -> T:
         return value
     while True:
         try:
-            told = json.loads(client.blocking_key_value_get(key, 1000))
+            answer = json.loads(client.blocking_key_value_get(key, 1000))
             break
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
-    if "error" in told:
-        raise UserError(told["error"])
-    return told["value"]
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer["value"]
 
 
-def meet() -> None:
+def wait_for_all() -> None:
     """Waits until all processes call it, a day at most."""
     if jax.process_count() > 1:
         client = runtime.global_state.client
@@ -363,18 +363,18 @@ def meet() -> None:
         client.wait_at_barrier(f"blue/meet/{_now['turns']}", 24 * 3600 * 1000)
 
 
-def after_first(make: Callable[[], T]) -> T:
+def process_0_first(make: Callable[[], T]) -> T:
     """`make()` in process 0 first, then in the others, which find the files it
     wrote."""
     made: list[T] = []
-    of_first(lambda: made.append(make()))
+    on_process_0(lambda: made.append(make()))
     return made[0] if made else make()
 
 
 # --- to end
 
 
-def leave(code: int, why: str) -> int:
+def end_process(code: int, why: str) -> int:
     """The last call of every process, with its exit code; returns the code to use.
 
     0: waits for the others. Any other code: writes the reason for the others, waits

@@ -52,7 +52,7 @@ class Program:
 
     def __call__(self, *arguments: Any) -> Any:
         """Runs the program; waits for its compilation first."""
-        watchdog.beat()
+        watchdog.sign_of_life()
         assert self._compiled, "only described"
         return self._compiled.result()(*arguments)
 
@@ -74,7 +74,7 @@ class Program:
 
 
 @contextlib.contextmanager
-def described() -> Iterator[None]:
+def descriptions_only() -> Iterator[None]:
     """Inside, programs are described but not compiled: stage `plan` compiles them
     itself."""
     global _only_described
@@ -102,7 +102,7 @@ def wait() -> None:
     with watchdog.phase("compile"):
         while _pending:
             _pending.pop().result()
-            watchdog.beat()
+            watchdog.sign_of_life()
     preemption.leave_if_requested("stopped after compilation")
     seconds = time.monotonic() - started
     logger.info("waited %.1f s for the last of %d programs to compile", seconds, count)

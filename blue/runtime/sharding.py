@@ -81,7 +81,7 @@ def _connect(mesh: Mesh) -> None:
     gloo makes a group of devices at its first sum. It fails if one of them is 30 s
     late, for instance because it compiles. Later sums wait without limit.
     """
-    distributed.meet()
+    distributed.wait_for_all()
     ones = np.ones(mesh.devices.shape, np.float32)
     sets = (AXES, AXES[:2], AXES[1:], *((axis,) for axis in AXES))
     wide = (tuple(a for a in axes if mesh.shape[a] > 1) for axes in sets)

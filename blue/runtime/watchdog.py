@@ -1,7 +1,7 @@
 """A run that hangs ends with exit code 71, all stacks on stderr and in a file.
 
-Stages say which phase they are in (`beat`, `phase`); every call of a compiled program
-is a sign of life too. A thread counts the seconds since the last sign and compares them
+Stages report their phase (`sign_of_life`, `phase`); every call of a compiled program is
+a sign of life too. A thread counts the seconds since the last sign and compares them
 with the limit of the phase. It writes heartbeat.json for outside monitors:
 
     {"stage", "step", "phase", "quiet_s", "time", "host", "pid", "status"}
@@ -35,7 +35,7 @@ _now: dict[str, Any] = {"stage": "", "step": None, "phase": "load", "signs": 0}
 listeners: list[Callable[[str], None]] = []  # called with each new phase
 
 
-def beat(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
+def sign_of_life(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
     """A sign of life; also sets `phase`, `step` and `stage`, where given."""
     if stage:
         _now.update(stage=stage, step=None)
@@ -52,11 +52,11 @@ def beat(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
 def phase(name: str) -> Iterator[None]:
     """Sets the phase `name` inside, and the former phase afterwards."""
     before = _now["phase"]
-    beat(name)
+    sign_of_life(name)
     try:
         yield
     finally:
-        beat(before)
+        sign_of_life(before)
 
 
 @contextlib.contextmanager
@@ -89,9 +89,9 @@ def watching(
 
 def _watch(path: Path, limits: dict[str, float], stop: threading.Event) -> None:
     """The thread. It counts its own ticks: a suspended process did not hang."""
-    signs, quiet_s, unwritten_s, told = _now["signs"], 0.0, 0.0, False
+    signs, quiet_s, unwritten_s, saved = _now["signs"], 0.0, 0.0, False
     before = time.monotonic()
-    told = _write_heartbeat(path, quiet_s, "running")
+    saved = _write_heartbeat(path, quiet_s, "running")
     while not stop.wait(TICK_S):
         now = time.monotonic()
         tick_s, before = min(now - before, 2 * TICK_S), now
@@ -104,7 +104,7 @@ def _watch(path: Path, limits: dict[str, float], stop: threading.Event) -> None:
             _leave(path, quiet_s, limit)
         if unwritten_s >= HEARTBEAT_S:
             unwritten_s = 0.0
-            told = _write_heartbeat(path, quiet_s, "running", warn=told) and told
+            saved = _write_heartbeat(path, quiet_s, "running", warn=saved) and saved
 
 
 def _write_heartbeat(
@@ -132,16 +132,16 @@ def _write_heartbeat(
 
 def _leave(path: Path, quiet_s: float, limit: float) -> None:
     """Writes the stacks of all threads, and ends the process at once."""
-    told = (
+    message = (
         f"hang: stage {_now['stage'] or '-'}, step {_now['step']}, phase "
         f"{_now['phase']}: no sign of life for {quiet_s:.0f} s, more than "
         f"watchdog.{_now['phase']} = {limit:g}; the newest checkpoint stands\n"
     )
-    os.write(2, told.encode())  # not the logger: its lock may be what hangs
+    os.write(2, message.encode())  # not the logger: its lock may be what hangs
     faulthandler.dump_traceback(2, all_threads=True)
     name = f"hang-{socket.gethostname()}-{os.getpid()}.txt"
     with contextlib.suppress(OSError), path.with_name(name).open("w") as file:
-        file.write(told)
+        file.write(message)
         file.flush()
         faulthandler.dump_traceback(file, all_threads=True)
     os._exit(EXIT_CODE)

@@ -36,7 +36,7 @@ def _origin(model: Model) -> str:
     return model.origin or f"{fingerprint(model.params):08x}"
 
 
-def note(model: Model) -> dict[str, Any]:
+def adapter_note(model: Model) -> dict[str, Any]:
     """The note for the meta of this model's checkpoints; JSON."""
     if model.cfg.lora is None:
         return {}
@@ -48,7 +48,7 @@ def note(model: Model) -> dict[str, Any]:
 def check(meta: Mapping[str, Any], model: Model, directory: str) -> None:
     """Raises `UserError` unless a checkpoint's note is that of `model`. Another alpha
     or base has the same leaves and would otherwise go unnoticed."""
-    found, wanted = meta.get("lora", {}), note(model).get("lora", {})
+    found, wanted = meta.get("lora", {}), adapter_note(model).get("lora", {})
     for field in sorted({*found, *wanted}):
         has, want = found.get(field), wanted.get(field)
         if has != want:

@@ -108,7 +108,7 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         f"{config.dtype.compute} {max_tokens}",
         query_prompt=own_query_prompt(encoder),
         weights=weights,
-        spent=run.spent,
+        slot_counts=run.slot_counts,
     )
 
 
@@ -123,7 +123,7 @@ def load_item_table(
     for text in log.texts:
         digest.update(text.encode() + b"\0")
     path = Path(workdir) / "items" / f"{digest.hexdigest()[:16]}.npy"
-    if not distributed.of_first(path.exists):
+    if not distributed.on_process_0(path.exists):
         _embed_items(encoder, log, path)
     return np.load(path, mmap_mode="r")
 
@@ -159,4 +159,4 @@ def _embed_items(encoder: TextEncoder, log: Log, path: Path) -> None:
             vectors.flush()
             file.close()  # the table is complete before other processes open it
 
-        distributed.of_first(finish)
+        distributed.on_process_0(finish)

@@ -138,5 +138,5 @@ def load_role_tokenizer(run: Run, role: str, checkpoint: str) -> Tokenizer:
         with files.whole_directory(directory) as draft:
             trained.save(draft)
 
-    distributed.of_first(train)
+    distributed.on_process_0(train)
     return load_tokenizer(directory)

@@ -76,7 +76,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     """
     run = open_run(config, workdir)
     subjects = choose_subjects(run)
-    watchdog.beat("evaluate")
+    watchdog.sign_of_life("evaluate")
     written, judge = write_with_profilers(run, subjects)
     judged = judge_accuracy_of(run, judge, subjects.cohort)
     del judge  # frees its memory for the encoder
@@ -102,7 +102,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     }
     if subjects.short:
         result["cold_start"] = cold_start_curve(run, subjects, written, space)
-    put_down(run, subjects, written, result, space)
+    write_results(run, subjects, written, result, space)
 
 
 # --- users
@@ -265,19 +265,19 @@ def compare(
     """
     section = run.config.evaluate
     resampling = dict(resamples=section.bootstrap, seed=run.config.seed)
-    given = methods.Given(run.log, run.examples, cohort, settings_of(run.config))
-    texts = comparison.rule_profiles(given) | dict(profiles)
-    drawn = comparison.draw(
+    task = methods.Task(run.log, run.examples, cohort, settings_of(run.config))
+    texts = comparison.rule_profiles(task) | dict(profiles)
+    drawn = comparison.draw_protocols(
         epath.Path(run.workdir) / "candidates",
-        given,
+        task,
         section.protocols,
         write=jax.process_index() == 0,
     )
-    without = comparison.rankers_without_encoder(given)
+    without = comparison.rankers_without_encoder(task)
     space = open_space(run, run.config.encoder)
-    rankers = [*without, *comparison.rankers_of_space(given, texts, space)]
+    rankers = [*without, *comparison.rankers_of_space(task, texts, space)]
     ranked, recommended = comparison.rank(
-        given, drawn, rankers, section.protocols, run.mesh
+        task, drawn, rankers, section.protocols, run.mesh
     )
     if not ranked:
         raise UserError(
@@ -296,8 +296,8 @@ def compare(
     if section.transfer.kind:
         second = open_space(run, section.transfer)
         names = [name for name in section.protocols if name in TRANSFERRED]
-        rankers = comparison.rankers_of_space(given, texts, second)
-        ranked, _ = comparison.rank(given, drawn, rankers, names, run.mesh)
+        rankers = comparison.rankers_of_space(task, texts, second)
+        ranked, _ = comparison.rank(task, drawn, rankers, names, run.mesh)
         found = summary.summarise(ranked, **resampling)
         result["transfer"] = {"encoder": second.name, **found}
     return result, space
@@ -391,7 +391,7 @@ def shown_users(
     ]
 
 
-def put_down(
+def write_results(
     run: Run,
     subjects: Subjects,
     written: Mapping[str, WrittenBy],

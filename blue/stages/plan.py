@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     step_programs.check_profiler(config, mesh)
     set_up(config)
     profiler, encoder = (read_config(config, role) for role in ("profiler", "encoder"))
-    with programs.described():
+    with programs.descriptions_only():
         plan = make_plan(config, mesh, chip, profiler, encoder)
     plan = {"topology": config.plan.topology} | plan
     directory = epath.Path(workdir)

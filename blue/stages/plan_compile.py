@@ -52,7 +52,7 @@ def compile_all(parts: Mapping[str, Part]) -> dict[str, Compiled]:
         for future in concurrent.futures.as_completed(waiting):
             name = waiting[future]
             found[name] = future.result()
-            watchdog.beat()
+            watchdog.sign_of_life()
             spent = time.monotonic() - started
             left = spent / len(found) * (len(parts) - len(found))
             logger.info(

@@ -131,7 +131,7 @@ def _encoder_update_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> 
 
 def _count_rows(mesh: Mesh, tokens: int) -> dict[str, bool]:
     """How the formulas count rows of several texts."""
-    return {"tiles": has_tiles(mesh) and splash.numbers(tokens)}
+    return {"tiles": has_tiles(mesh) and splash.can_number_slots(tokens)}
 
 
 def _ranking_part(config: ConfigDict, mesh: Mesh, width: int) -> Part:

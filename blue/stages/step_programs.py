@@ -1,8 +1,8 @@
 """The programs of every training stage, described once.
 
-A stage runs them. Stage `plan` compiles the same ones for devices that are not there,
-under `programs.described()`. Shapes come from the config and the models' configs, so
-neither weights nor data nor tokenizers are needed.
+A stage runs them. Stage `plan` compiles the same ones for devices that do not exist,
+under `programs.descriptions_only()`. Shapes come from the config and the models'
+configs, so neither weights nor data nor tokenizers are needed.
 """
 
 from collections.abc import Sequence
@@ -178,7 +178,7 @@ def check_profiler(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
-def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> program.Rewards:
+def reward_program(config: ConfigDict, mesh: Mesh, width: int) -> program.Rewards:
     """Compiles rewards and advantages. width: of the encoder's vectors."""
     sizes = {
         "B": config.batch_size,

@@ -42,8 +42,8 @@ from blue.sources.text import prompt_format_of, query_format_of
 from blue.stages.step_programs import (
     StepPrograms,
     check_profiler,
-    make_rewards,
     profiler_programs,
+    reward_program,
 )
 from blue.text import queries
 from blue.training import session, watch
@@ -94,7 +94,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         titles=log.titles,
         items=items,
         ask=make_judge(config, judge_model, mesh, batch_size=rows),
-        rewards=make_rewards(config, mesh, items.shape[1]),
+        rewards=reward_program(config, mesh, items.shape[1]),
         mesh=mesh,
     )
     validate = make_validation(run, policy, scorer, source.prompt_format)
@@ -110,14 +110,14 @@ def run(config: ConfigDict, workdir: str) -> None:
         data_s = time.monotonic() - loop.started
         with no_hidden_transfers():
             judge = judge_of() if show or scorer.rewards.need_judge() else None
-            watchdog.beat("rollout")
+            watchdog.sign_of_life("rollout")
             sampled = write(loop.params, batch, step, sampler)
             # started before the host decodes text, so that the devices are not idle
             ref_logprobs = reference_logprobs(run_on, base.params, sampled)
             texts = read(sampled, batch, scorer)
-            watchdog.beat("reward")
+            watchdog.sign_of_life("reward")
             experience = score(judge, batch, texts, scorer)
-            watchdog.beat("update")
+            watchdog.sign_of_life("update")
             update_started = time.monotonic()
             update_batch = make_update_batch(sampled, ref_logprobs, experience)
             bucket = sampled.prompt.shape[1]
@@ -134,7 +134,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
         metrics["time/checkpoint_s"] = loop.save_s
 
-        watchdog.beat("evaluate")
+        watchdog.sign_of_life("evaluate")
         if loop.due(config.eval_every):
             metrics |= validate(loop.params)
             loop.keep_best(metrics["eval/ndcg@10"])
@@ -150,9 +150,9 @@ def run(config: ConfigDict, workdir: str) -> None:
         loop.report(metrics, shown=PROGRESS)
 
     # --- the result
-    watchdog.beat("save")
+    watchdog.sign_of_life("save")
     watch.show_projector(loop.writer, run, items, encoder.embed, query_format)
-    loop.finish(session.about(run, STAGE, validated=config.eval_every > 0), "profiler")
+    loop.finish(session.facts(run, STAGE, validated=config.eval_every > 0), "profiler")
     table = watch.summary(workdir, STAGE)
     logger.info("GRPO, %d steps\n\n%s\n", config.num_steps, table)
 
@@ -209,9 +209,9 @@ def facts_of_batch(
 ) -> dict[str, Any]:
     """What is saved with a skipped batch: indices of its examples and users (no names),
     and their rewards."""
-    about = {"example": indices, "user": split.user[indices]}
-    about["reward_total"] = experience.total
-    return about | {f"reward_{name}": r for name, r in experience.parts.items()}
+    facts = {"example": indices, "user": split.user[indices]}
+    facts["reward_total"] = experience.total
+    return facts | {f"reward_{name}": r for name, r in experience.parts.items()}
 
 
 def make_validation(

@@ -196,14 +196,14 @@ def run(config: ConfigDict, workdir: str) -> None:
         with no_hidden_transfers():
             update, batch = next_step(step)
             data_s = time.monotonic() - loop.started
-            watchdog.beat("update")
+            watchdog.sign_of_life("update")
             loop.state, info = update(loop.state, loop.frozen, *batch)
             metrics = loop.check(info, {f"input_{n}": a for n, a in enumerate(batch)})
         metrics["time/step_s"] = time.monotonic() - loop.started
         metrics["time/data_s"] = data_s
         metrics["speed/compiles"] = programs.compiles["count"]
         loop.report(metrics, shown=("policy/loss",))
-    loop.finish(session.about(run, STAGE), "profiler")
+    loop.finish(session.facts(run, STAGE), "profiler")
 
 
 def to_batch(

@@ -310,7 +310,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             part.parent.mkdir(parents=True, exist_ok=True)
             replace(part, [json.dumps(facts).encode() + b"\n"])
         places = {}
-    watchdog.beat("evaluate")
+    watchdog.sign_of_life("evaluate")
     missing = users[[user_id not in places for user_id in user_ids]]
     logger.info("profiler: %s; %d profiles to write", profiler.name, len(missing))
     if len(missing):
@@ -318,5 +318,5 @@ def run(config: ConfigDict, workdir: str) -> None:
     empty = Profile("", 0, True)
     last = [to_line(user_id, empty, profiler) for user_id in strangers]
     # processes wait for the first: a later stage may read the file
-    distributed.of_first(lambda: finish(final, part, facts, user_ids, last))
+    distributed.on_process_0(lambda: finish(final, part, facts, user_ids, last))
     logger.info("%d profiles in %s", facts["users"], final)

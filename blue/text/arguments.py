@@ -36,15 +36,15 @@ def clean_histories(histories: Sequence[Sequence[str]]) -> list[list[str]]:
     return [_clean_titles(h, f"histories[{user}]") for user, h in enumerate(histories)]
 
 
-def _clean_titles(history: Sequence[str], told: str) -> list[str]:
+def _clean_titles(history: Sequence[str], where: str) -> list[str]:
     titles = []
     for place, title in enumerate(history):
         if not isinstance(title, str):
             kind = type(title).__name__
-            raise UserError(f"{told}[{place}] is {kind}, must be a title")
+            raise UserError(f"{where}[{place}] is {kind}, must be a title")
         titles.append(clean_line(title))
         if not titles[-1]:
-            raise UserError(f"{told}[{place}] is a title without visible text")
+            raise UserError(f"{where}[{place}] is a title without visible text")
     return titles
 
 
@@ -66,15 +66,15 @@ def clean_ratings(
     ]
 
 
-def _numbers(ratings: Ratings, count: int, told: str) -> Float32[np.ndarray, " h"]:
+def _numbers(ratings: Ratings, count: int, where: str) -> Float32[np.ndarray, " h"]:
     if ratings is None:
         return np.full(count, np.nan, np.float32)
     if len(ratings) != count:
-        raise UserError(f"{told} has {len(ratings)} ratings, must have {count}")
+        raise UserError(f"{where} has {len(ratings)} ratings, must have {count}")
     found = []
     for place, rating in enumerate(ratings):
         number = math.nan if rating is None else rating
         if not isinstance(number, numbers.Real) or math.isinf(number):
-            raise UserError(f"{told}[{place}] is {rating!r}, must be a finite number")
+            raise UserError(f"{where}[{place}] is {rating!r}, must be a finite number")
         found.append(float(number))
     return np.array(found, np.float32)

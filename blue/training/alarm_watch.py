@@ -47,12 +47,12 @@ def watch_alarms(
         found = alarms.step_alarms(tuple(lines), metrics, limits)
         for alarm in found.values():
             if alarm.changed and jax.process_index() == 0:  # only it has the lines
-                told = f"{'ALARM' if alarm.on else 'over'}: {alarm.name}: {alarm.text}"
+                line = f"{'ALARM' if alarm.on else 'over'}: {alarm.name}: {alarm.text}"
                 logger.log(
                     logging.WARNING if alarm.on else logging.INFO,
-                    "step %d: %s", step, told,
+                    "step %d: %s", step, line,
                 )  # fmt: skip
-                writer.text(step, f"alarm/{alarm.name}", told)
+                writer.text(step, f"alarm/{alarm.name}", line)
         marks = {f"alarm/{name}": int(alarm.on) for name, alarm in found.items()}
         lines.append({**metrics, **marks})
         return marks

@@ -5,7 +5,7 @@
         loop.state, info = update(loop.state, loop.frozen, *batch)
         metrics = loop.check(info, batch)
         loop.report(metrics, shown=("policy/loss",))
-    loop.finish(about, role)
+    loop.finish(facts, role)
 
 It starts or resumes, traces, reports to the watchdog, logs, saves and exports the
 result. It stops on numbers that are not finite and when the process is preempted. What
@@ -63,7 +63,7 @@ class Loop:
         config = run.config
         self._run, self._stage, self._model = run, stage, model
         self._checkpoints = stage_checkpoints(config, run.workdir, stage)
-        self._note = session.note(
+        self._note = session.checkpoint_note(
             config, model, data=run.examples.fingerprint, stage=stage
         )
         self.state, self.frozen, self.first_step = session.start(
@@ -104,7 +104,7 @@ class Loop:
         folder = f"{self._run.workdir}/tensorboard/{self._stage}"
         for step in tracing.steps(steps, self._run.config.profile_steps, folder):
             self.step, self.started = step, time.monotonic()
-            watchdog.beat("data", step=step)
+            watchdog.sign_of_life("data", step=step)
             yield step
 
     def check(
@@ -143,24 +143,24 @@ class Loop:
         self.writer.progress(step, {key: metrics[key] for key in shown})
         stop = preemption.requested()
         if stop or self.due(self._run.config.checkpoint_every):
-            watchdog.beat("save")
+            watchdog.sign_of_life("save")
             saving = time.monotonic()
             self._checkpoints.save(done, self.state, self._note)
             self.save_s = time.monotonic() - saving
         if stop:
-            session.leave(self.writer, done)
+            session.end_preempted(self.writer, done)
 
-    def finish(self, about: export.Run, role: str) -> None:
+    def finish(self, facts: export.RunFacts, role: str) -> None:
         """Writes the result: `best`, the export of `role`, and the mark of a finished
         stage.
 
         Without validation the last parameters are the best.
         """
-        watchdog.beat("save")
+        watchdog.sign_of_life("save")
         self.step = self.num_steps - 1
         if self._checkpoints.best() is None:
             self.keep_best(0.0)
         self.writer.close()
-        export.write(self._checkpoints, self._model, self._run.workdir, role, about)
+        export.write(self._checkpoints, self._model, self._run.workdir, role, facts)
         self._checkpoints.finish({"steps": self.num_steps})
         self._checkpoints.close()

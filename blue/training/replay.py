@@ -51,7 +51,7 @@ class Term(NamedTuple):
     counts: jax.Array | np.ndarray | bool = True
 
 
-class Stage(NamedTuple):
+class StageReplay(NamedTuple):
     """A stage's update in pieces."""
 
     model: Model
@@ -65,7 +65,7 @@ class Stage(NamedTuple):
 # --- the stages
 
 
-def profiler(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
+def profiler(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> StageReplay:
     """The GRPO update: the batch's rewards and advantages, then log-probabilities."""
     batch = UpdateBatch(*(kept[f] for f in UpdateBatch._fields))
     device = sharding.put(batch, sharding.by_batch(mesh))
@@ -105,10 +105,12 @@ def profiler(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
         return (device._replace(teaching=sharding.put(only, device.teaching.sharding)),)
 
     _, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
-    return Stage(model, optimizer, (device,), loss_and_gradients, terms, row_alone)
+    return StageReplay(
+        model, optimizer, (device,), loss_and_gradients, terms, row_alone
+    )
 
 
-def warm_start(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
+def warm_start(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> StageReplay:
     """The supervised update: log-probabilities of the given completions."""
     batch = tuple(kept[f"input_{n}"] for n in range(4))
     prompt, prompt_mask, tokens, mask = sharding.put(batch, sharding.by_batch(mesh))
@@ -129,10 +131,10 @@ def warm_start(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stag
     section = config.warm_start
     _, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
     device = prompt, prompt_mask, tokens, mask
-    return Stage(model, optimizer, device, gradients, terms, row_alone)
+    return StageReplay(model, optimizer, device, gradients, terms, row_alone)
 
 
-def encoder(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
+def encoder(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> StageReplay:
     """The contrastive update: vectors of the users' texts and of their items."""
     section = config.train_encoder
     inputs = [kept[f"input_{n}"] for n in range(7)]  # packed rows, places, item ids
@@ -153,7 +155,7 @@ def encoder(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
         return [Term(name, of_rows) for name, of_rows in found]
 
     _, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
-    return Stage(model, optimizer, device, gradients, terms, None)
+    return StageReplay(model, optimizer, device, gradients, terms, None)
 
 
 STAGES = {"profiler": profiler, "warm_start": warm_start, "encoder": encoder}
@@ -214,7 +216,7 @@ def restore(
     name: str,
     step: int,
     config: ConfigDict,
-    stage: Stage,
+    stage: StageReplay,
     mesh: Mesh,
     trained: Any,
 ) -> tuple[Any, int]:
@@ -247,7 +249,7 @@ def first_bad(terms: list[Term]) -> tuple[str, int, tuple[int, ...]] | None:
 
 
 def first_bad_gradient(
-    stage: Stage, trained: Any, frozen: Any
+    stage: StageReplay, trained: Any, frozen: Any
 ) -> tuple[str, int, tuple] | None:
     """The first row whose gradient, taken alone, is not finite."""
     assert stage.row_alone

@@ -56,7 +56,9 @@ def optimizer_of(
     return schedule, optimizer
 
 
-def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str, Any]:
+def checkpoint_note(
+    config: ConfigDict, model: Model, *, data: str, stage: str
+) -> dict[str, Any]:
     """What every checkpoint of the stage records beside its state.
 
     data: fingerprint of the examples.
@@ -70,7 +72,7 @@ def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str
         fields=STAGES[stage].sizes,
         devices=jax.device_count(),
     )
-    return {**kept, **adapters.note(model)}
+    return {**kept, **adapters.adapter_note(model)}
 
 
 def start(
@@ -152,20 +154,20 @@ def stop_if_not_finite(
         )
 
 
-def leave(writer: Writer, done: int) -> None:
+def end_preempted(writer: Writer, done: int) -> None:
     """Ends a preempted run whose checkpoint of step `done` is saved (exit 75)."""
     writer.close()
     raise Preempted(f"step {done} is saved; the same command goes on")
 
 
-def about(
+def facts(
     run: Run, stage: str, *, query_prompt: str = "", validated: bool = False
-) -> export.Run:
+) -> export.RunFacts:
     """What an export records about the run of `stage` that made it."""
     config = run.config
     ties = config.warm_start.tie_to_encoder and stage != "encoder"
     borrows = ties and config.encoder.kind == "own" and config.encoder.checkpoint
-    return export.Run(
+    return export.RunFacts(
         stage=stage,
         config=record.redacted(config),
         data=run.log.name,

@@ -159,7 +159,7 @@ def summary(workdir: str, stage: str) -> str:
     return summary_table(table, ["mean of", "first tenth", "last tenth"])
 
 
-def hashed(user: str, seed: int) -> str:
+def user_hash(user: str, seed: int) -> str:
     """A hash of the user id, for samples: the id itself is never written."""
     return hashlib.blake2b(f"{seed}/{user}".encode(), digest_size=6).hexdigest()
 
@@ -172,7 +172,7 @@ def sample_rows(
     for b in range(count):
         rows.append(
             {
-                "user": hashed(batch.users[b], seed),
+                "user": user_hash(batch.users[b], seed),
                 "history": batch.histories[b],
                 "next_item": titles[batch.next_items[b, 0]],
                 "profile": experience.profiles[b][0].text,
@@ -238,7 +238,8 @@ def show_projector(
     texts = [queries.recent_query(query_format, h) for h in users.histories]
     points = np.concatenate([items[:5000], embed(texts)])
     names = [
-        hashed(log.user_ids[user], config.seed) for user in users.split.user[users.rows]
+        user_hash(log.user_ids[user], config.seed)
+        for user in users.split.user[users.rows]
     ]
     labels = [("item", title) for title in log.titles[:5000]]
     labels += [

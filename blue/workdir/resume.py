@@ -101,13 +101,13 @@ def _with_later_fields(
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
-        f"{key} was {_told(old, key)}, is {_told(new, key)}"
+        f"{key} was {_shown(old, key)}, is {_shown(new, key)}"
         for key in sorted({*old, *new})
-        if _told(old, key) != _told(new, key)
+        if _shown(old, key) != _shown(new, key)
     ]
 
 
-def _told(values: Mapping[str, Any], key: str) -> str:
+def _shown(values: Mapping[str, Any], key: str) -> str:
     return json.dumps(values[key]) if key in values else "not there"
 
 

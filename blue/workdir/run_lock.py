@@ -44,7 +44,7 @@ def hold(workdir: str) -> Iterator[None]:
         "pid": os.getpid(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    run = distributed.of_first(lambda: _first_take(workdir, path, own))
+    run = distributed.on_process_0(lambda: _first_take(workdir, path, own))
     if jax.process_index() != 0:
         _check_shared(workdir, path, run)
         yield
@@ -91,7 +91,7 @@ def _wait_for_a_sign(path: epath.Path) -> None:
     holder = _holder(path)
     if holder.get("host") == socket.gethostname() or not _lives(holder):
         return
-    logger.info("%s: waiting for a sign of life of run %s", path, _told(holder))
+    logger.info("%s: waiting for a sign of life of run %s", path, _name(holder))
     while _lives(holder) and _holder(path) == holder:
         time.sleep(1.0)
 
@@ -111,20 +111,20 @@ def _check_shared(workdir: str, path: epath.Path, run: str) -> None:
 
 def _take(path: epath.Path, own: dict[str, Any]) -> None:
     """Writes the file, if nobody holds it or its holder has ended."""
-    with _alone(path.parent):
+    with _exclusive(path.parent):
         if path.exists():
             holder = _holder(path)
             if _lives(holder):
                 raise UserError(
-                    f"{path}: run {_told(holder)} is at work in this workdir; this one "
-                    f"({_told(own)}) must wait for its end or take another --workdir"
+                    f"{path}: run {_name(holder)} is at work in this workdir; this one "
+                    f"({_name(own)}) must wait for its end or take another --workdir"
                 )
-            logger.warning("%s: run %s is gone, its lock is taken", path, _told(holder))
+            logger.warning("%s: run %s is gone, its lock is taken", path, _name(holder))
         _write(path, own)
 
 
 @contextlib.contextmanager
-def _alone(folder: epath.Path) -> Iterator[None]:
+def _exclusive(folder: epath.Path) -> Iterator[None]:
     """Lets one process at a time enter; not in a bucket, which has no locks."""
     if "://" in os.fspath(folder):
         yield
@@ -182,6 +182,6 @@ def _lives(holder: dict[str, Any]) -> bool:
     return True
 
 
-def _told(who: dict[str, Any]) -> str:
+def _name(who: dict[str, Any]) -> str:
     facts = [f"{key} {who.get(key)}" for key in ("host", "pid", "started")]
     return " ".join([str(who.get("run")), *facts])

@@ -76,14 +76,14 @@ def _load_file(argument: str) -> ConfigDict:
             spec.loader.exec_module(module)
             config = module.get_config(*[choice] if colon else [])
     except Exception as error:  # a config is a program and may raise anything
-        told = f"--config={argument}: {_where(error, path)}"
+        message = f"--config={argument}: {_where(error, path)}"
         name = error.name if isinstance(error, ImportError) else None
         if (name or "").partition(".")[0] == "configs" and not CONFIGS.is_dir():
-            told += (
+            message += (
                 "; pip installs blue without its configs: put "
                 f"{Path(path).name} into the folder configs/ of a clone"
             )
-        raise UserError(told) from error
+        raise UserError(message) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={argument}: get_config() gave no ConfigDict")
     renamed.refuse((name for name, _ in leaves(config)), f"--config={argument}")

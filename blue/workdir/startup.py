@@ -98,14 +98,14 @@ def check_hosts_agree(facts: Mapping[str, Any]) -> None:
     differs = (everyone != everyone[:1]).any(axis=(0, 2))
     if differs.any():
         index = jax.process_index()
-        told = [
+        names = [
             f"{name} (here {json.dumps(value, default=str)[:200]})"
             for (name, value), wrong in zip(facts.items(), differs, strict=True)
             if wrong
         ]
         raise UserError(
-            f"the {jax.process_count()} processes differ in {'; '.join(told[:5])}"
-            f"{' and more' if len(told) > 5 else ''}, here being process {index}: "
+            f"the {jax.process_count()} processes differ in {'; '.join(names[:5])}"
+            f"{' and more' if len(names) > 5 else ''}, here being process {index}: "
             "start all of them with the same command, code and data"
         )
 

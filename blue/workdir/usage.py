@@ -72,14 +72,14 @@ def _fields() -> Iterator[str]:
         for node in ast.parse(source).body
         if isinstance(node, ast.FunctionDef) and node.name == "get_config"
     )
-    told = function.body[0].lineno
+    shown_to = function.body[0].lineno
     for node in function.body:
         if not isinstance(node, ast.Assign):
             continue
-        for line in sorted(n for n in alone if told < n < node.lineno):
+        for line in sorted(n for n in alone if shown_to < n < node.lineno):
             if comments[line].startswith("---"):
                 yield f"\n{comments[line].lstrip('- ')}:"
-        told = last = node.end_lineno or node.lineno
+        shown_to = last = node.end_lineno or node.lineno
         comment = [comments.get(last, "")]
         while last + 1 in alone and not comments[last + 1].startswith("---"):
             last += 1  # a comment that continues below

@@ -123,14 +123,16 @@ def _first_undecodable(path: Path) -> int:
     return 0
 
 
-def _told(path: Path, rows: Iterator[Row], share: Callable[[], float]) -> Iterator[Row]:
+def _with_progress(
+    path: Path, rows: Iterator[Row], share: Callable[[], float]
+) -> Iterator[Row]:
     """The rows; logs progress. `share`: of the file so far."""
-    start = told = time.monotonic()
+    start = logged = time.monotonic()
     for number, row in enumerate(rows, 1):
         yield row
-        if number % 1024 or (now := time.monotonic()) - told < _TELL_EVERY_S:
+        if number % 1024 or (now := time.monotonic()) - logged < _TELL_EVERY_S:
             continue
-        told, seconds, done = now, now - start, max(share(), 1e-9)
+        logged, seconds, done = now, now - start, max(share(), 1e-9)
         logger.info(
             "%s: %d rows, %.0f%%, %.0f rows/s, %.0f s left",
             *(path.name, number, 100 * done, number / seconds),
@@ -177,7 +179,7 @@ def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
         file = parquet.ParquetFile(source)
         _check_columns(path, wanted, file.schema_arrow.names)
         line, total = 0, max(file.metadata.num_rows, 1)
-        yield from _told(path, rows(), lambda: line / total)
+        yield from _with_progress(path, rows(), lambda: line / total)
     except pa.ArrowException as error:
         first_line = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable Parquet file ({first_line})") from None
@@ -205,7 +207,7 @@ def _json_rows(path: Path, wanted: list[str], required: list[str]) -> Iterator[R
 
     content, file = _open(path)
     with file:
-        yield from _told(path, rows(), _share(path, file))
+        yield from _with_progress(path, rows(), _share(path, file))
     if found:  # a field may be absent from a row, not from all of them
         _check_columns(path, required, list(found))
 
@@ -216,7 +218,7 @@ def _delimited_rows(
     content, file = _open(path)
     with file:
         rows = _split_rows(path, _lines(content, encoding), separator, wanted)
-        yield from _told(path, rows, _share(path, file))
+        yield from _with_progress(path, rows, _share(path, file))
 
 
 def _split_rows(

@@ -14,7 +14,7 @@ from blue.data.readers.rows import read_rows
 from blue.errors import UserError
 
 
-class Layout(NamedTuple):
+class TableLayout(NamedTuple):
     """The files of a log in a folder, and the names of their columns.
 
     Numbers, from 1, in place of names mean that the text file has no header.
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
 def read(
     path: str,
     *,
-    layout: Layout,
+    layout: TableLayout,
     title_template: str,
     item_template: str,
     max_bad_fraction: float,
@@ -87,7 +87,7 @@ def read(
     )
 
 
-def _separator(layout: Layout) -> str:
+def _separator(layout: TableLayout) -> str:
     """The separator as one or more characters. Raises `UserError`."""
     separator = layout.separator.replace("\\t", "\t")
     if any(character in '"\r\n' for character in separator):
