@@ -98,8 +98,8 @@ def prefill(
         kind = cfg.kind(n)
         here = _last_query(cfg, kind, prompt_mask) if n == last else attend[kind]
         x, kv = run_block(cfg, layer, kind, x, at, here)
-        last = slice(P - kept_slots(cfg, kind, P), None)
-        kept.append(Cache(*(a[:, last].transpose(0, 2, 1, 3) for a in kv)))
+        newest = slice(P - kept_slots(cfg, kind, P), None)
+        kept.append(Cache(*(a[:, newest].transpose(0, 2, 1, 3) for a in kv)))
     return final_norm(params, cfg, x)[:, 0], kept
 
 
@@ -200,11 +200,11 @@ def decode_step(
     def visible(kind: str) -> tuple[Array, Array]:
         """[B P] of the prompt's slots, [1 S] or [B S] of the completion's."""
         n, window = layer_of[kind], window_of(cfg, kind)
-        last = slice(at.shape[1] - prompt_kv[n].k.shape[2], None)
-        back = causal_mask(position[:, None], at[:, last], window=window)[:, 0]
+        newest = slice(at.shape[1] - prompt_kv[n].k.shape[2], None)
+        back = causal_mask(position[:, None], at[:, newest], window=window)[:, 0]
         # Once a ring is full, all its slots are visible.
         own = jnp.arange(cache[n].k.shape[2])[None] <= rows[:, None]
-        return back & prompt_mask[:, last], own
+        return back & prompt_mask[:, newest], own
 
     see = {kind: visible(kind) for kind in layer_of}
     x = embed_tokens(params, cfg, tokens, dtype)
