@@ -174,7 +174,7 @@ def test_another_mesh_goes_on_from_the_same_bits(whole):
             lambda s, x: jax.device_put(to_host(x), s.sharding), shapes, model.params
         )
         again = model._replace(params=there)
-        note = session.note(c, again, data=data, stage="profiler")
+        note = session.checkpoint_note(c, again, data=data, stage="profiler")
         state, _, step = session.start(saved, optimizer, again, mesh, note, "auto")
         assert step == STEPS and len(jax.tree.leaves(state)[0].devices()) == mesh.size
         assert checkpoints.fingerprint(state) == fingerprint_of(whole)
