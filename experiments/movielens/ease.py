@@ -24,7 +24,7 @@ limit = config.evaluate.test_users
 cohort = choose_cohort(examples.test, run.log.titles, limit=limit)
 settings = evaluate.settings_of(config)._replace(ease_max_items=20_000)
 rankers = comparison.rankers_without_encoder(
-    methods.Given(run.log, examples, cohort, settings)
+    methods.Task(run.log, examples, cohort, settings)
 )
 found: dict[str, dict] = {}
 for name in ("1+99", "1+99-popularity"):
