@@ -2,8 +2,8 @@
 
     from blue import load_encoder, load_profiler, rank, read_log
 
-What these do is said in `blue.api`. They are loaded at first use, so that
-`import blue` brings no jax.
+`blue.api` documents them. They are loaded at first use, so `import blue` does not
+import jax.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -66,8 +66,8 @@ __all__ = [
     "rank",
     "read_log",
 ]
-ITEM_CHARS = 2000  # of an item's text, as the readers of logs cut it
-QUERIES_A_BLOCK = 256  # whose scores of all items are in memory together
+ITEM_CHARS = 2000  # of an item's text: the limit of the readers of logs
+QUERIES_A_BLOCK = 256  # bounds the memory: scores of all items for so many queries
 KINDS = ("query", "item")
 TABLE = {"events": "events.csv", "items": "items.csv", "separator": ""}
 COLUMNS = {  # usual names, such as customerId, are found in their place
@@ -107,12 +107,12 @@ class Profiler:
 
         Args:
             histories: of each user the titles, oldest first, written as in the history
-                of training (`data.title_template`); may be empty. Whole oldest titles
-                go where the prompt is too long.
+                of training (`data.title_template`); may be empty. Oldest titles are
+                dropped where the prompt is too long.
             ratings: of each user one number a title, on any scale; None or NaN where
-                there is none. Wordings without ratings (`short`) leave them out.
-            user_ids: keys of the sampling; with a run's ids and seed the profiles are
-                those of its stage `write_profiles`. None: places in the list.
+                there is none. Wordings without ratings (`short`) ignore them.
+            user_ids: keys of the sampling. A run's ids and seed give the profiles of
+                its stage `write_profiles`. None: places in the list.
             seed: 0 to 2^32 - 1.
 
         Raises:
@@ -173,7 +173,7 @@ def load_profiler(checkpoint: str | os.PathLike, **settings: Any) -> Profiler:
 
     Args:
         checkpoint: a directory, local or gs://, or a hub id `owner/name[@revision]`, of
-            a Gemma 3 or Qwen3 with a chat template. Its parameters are spread over all
+            a Gemma 3 or Qwen3 with a chat template. Its parameters are sharded over all
             devices.
         settings: fields of `blue.hub.recipe.ProfilerRecipe` that shall differ from the
             export's, or from the defaults for a directory that is no export.
@@ -197,7 +197,7 @@ class Encoder:
     """A model that turns texts into vectors; from `load_encoder`."""
 
     recipe: EncoderRecipe  # wording and lengths
-    query_prompt: str  # stands before every query
+    query_prompt: str  # before every query
     model: Model = dataclasses.field(repr=False)
     mesh: Mesh = dataclasses.field(repr=False)
 
@@ -214,7 +214,8 @@ class Encoder:
             users = encoder.embed(["The user likes quiet books."])
             items = encoder.embed(["A title", "Another title"], kind="item")
 
-        The first call compiles. Longer texts than `recipe.max_tokens` lose their end.
+        The first call compiles. Texts longer than `recipe.max_tokens` are cut at their
+        end.
 
         Args:
             texts: strings, embedded as they are. A `Profile` among queries becomes the
@@ -229,11 +230,11 @@ class Encoder:
             raise UserError(f"kind is {kind!r}, must be one of {', '.join(KINDS)}")
         _check_texts("texts", texts)
         if kind == "query":
-            told = [t if isinstance(t, str) else self._view(t, []) for t in texts]
-            told = [self.query_prompt + text for text in told]
+            inputs = [t if isinstance(t, str) else self._view(t, []) for t in texts]
+            inputs = [self.query_prompt + text for text in inputs]
         else:
-            told = [clean_line(_text(t), ITEM_CHARS) for t in texts]
-        if not told:
+            inputs = [clean_line(_text(t), ITEM_CHARS) for t in texts]
+        if not inputs:
             return np.zeros((0, self.width), np.float32)
         of = self.recipe
         rows = _whole_batch(of.batch_size, self.mesh)
@@ -253,7 +254,7 @@ class Encoder:
             batch_size=rows,
         )
         step = ITEMS_A_CALL
-        parts = [told[first : first + step] for first in range(0, len(told), step)]
+        parts = [inputs[first : first + step] for first in range(0, len(inputs), step)]
         vectors = [embedder.embed(self.model.params, part) for part in parts]
         if not all(np.isfinite(part).all() for part in vectors):
             raise UserError(f"{self.model.name}: its vectors are not finite")
@@ -264,15 +265,15 @@ class Encoder:
         profiles: Sequence[str | Profile],
         histories: Sequence[Sequence[str]] | None = None,
     ) -> list[str]:
-        """What `embed` shall read of each user, in the words of training.
+        """The text of each user for `embed`, worded as in training.
 
             encoder.embed(encoder.user_texts(profiles, histories))
 
         Args:
             profiles: one a user.
-            histories: titles of each user, oldest first, of which the newest
-                `recipe.recent_items` stand before the profile, fewer where they do not
-                fit; None: the profiles alone.
+            histories: titles of each user, oldest first. The newest
+                `recipe.recent_items` are put before the profile, fewer where they do
+                not fit. None: the profiles alone.
         """
         _check_texts("profiles", profiles)
         if histories is None:
@@ -304,8 +305,8 @@ def load_encoder(
     Args:
         checkpoint: a directory, local or gs://, or a hub id `owner/name[@revision]`, of
             a Qwen3 or Gemma 3 whose last token is pooled.
-        query_prompt: what stands before a query; None: what the checkpoint says in
-            config_sentence_transformers.json, else nothing.
+        query_prompt: the prefix of a query; None: that of the checkpoint's
+            config_sentence_transformers.json, else empty.
         settings: fields of `blue.hub.recipe.EncoderRecipe` that shall differ from the
             export's, or from the defaults for a directory that is no export.
 
@@ -352,10 +353,10 @@ def read_log(
         title_template: a history line, such as "{title} ({year})", from item columns.
         item_template: likewise, what the encoder reads of an item.
         max_bad_fraction: of a file's rows that may be broken, in [0, 1].
-        table_fields: of a table the files `events` and `items`, their `separator`
-            (guessed), and the names of their columns where they are not usual ones:
-            `user_id`, `item_id`, `timestamp`, `rating` (empty: no ratings) of the
-            events, `items_item_id` of the items.
+        table_fields: of a table the files `events` and `items`, and their `separator`
+            (guessed). Also unusual names of the events' columns `user_id`, `item_id`,
+            `timestamp` and `rating` (empty: no ratings), and of `items_item_id` of the
+            items.
 
     Raises:
         UserError: one line that names the file and what is wrong with it.
@@ -372,7 +373,7 @@ def read_log(
             )
     files = {key: table_fields.get(key, usual) for key, usual in TABLE.items()}
     columns = {key: table_fields.get(key, usual) for key, usual in COLUMNS.items()}
-    layout = table.Layout(**files, columns=columns)
+    layout = table.TableLayout(**files, columns=columns)
     read = functools.partial(table.read, layout=layout)
     try:
         return (READERS | {"table": read})[name](
@@ -381,9 +382,9 @@ def read_log(
             item_template=item_template,
             max_bad_fraction=max_bad_fraction,
         )
-    except UserError as error:  # flags of the command are arguments here
-        told = re.sub(r"(--config\.)?\bdata\.(columns\.)?(?=[a-z])", "", str(error))
-        raise UserError(told) from None
+    except UserError as error:  # the message names flags; here they are arguments
+        message = re.sub(r"(--config\.)?\bdata\.(columns\.)?(?=[a-z])", "", str(error))
+        raise UserError(message) from None
 
 
 def rank(
@@ -435,7 +436,7 @@ def _fetch(checkpoint: str | os.PathLike) -> Source:
 def _load_model(
     source: Source, directory: str, mesh: Mesh, dtype: str, *, head: bool
 ) -> Model:
-    """The model in `directory`, after what is small and may be wrong was read."""
+    """The model in `directory`; small files are read and checked first."""
     cfg, tokenizer = read_config(directory), load_tokenizer(directory)
     check_vocabulary(cfg, tokenizer, source.checkpoint)
     cfg, params = load_decoder(directory, mesh, dtype=dtype, head=head)
@@ -443,7 +444,7 @@ def _load_model(
 
 
 def _whole_batch(size: int, mesh: Mesh) -> int:
-    """`size` rounded up to what the devices can share evenly."""
+    """`size` rounded up to a multiple of the batch shards."""
     shards = batch_shards(mesh)
     return -(-size // shards) * shards
 
@@ -456,7 +457,7 @@ def _text(text: str | Profile) -> str:
 
 
 def _check_texts(name: str, texts: Sequence[str | Profile]) -> None:
-    """Refuses one text in place of several, and what is no text."""
+    """Raises `UserError` for one text in place of several, and for what is no text."""
     if isinstance(texts, str | Profile):
         raise UserError(f"{name} is one text, must be a list of texts")
     for place, text in enumerate(texts):
@@ -467,7 +468,7 @@ def _check_texts(name: str, texts: Sequence[str | Profile]) -> None:
 
 
 def _vectors(encoder: Encoder, given: Any, kind: str) -> Float[np.ndarray, "n E"]:
-    """What was given as vectors, else its embedding."""
+    """`given` itself where it is vectors, else its embedding."""
     if not isinstance(given, np.ndarray):
         return encoder.embed(given, kind)
     if given.ndim != 2 or given.shape[1] != encoder.width:

@@ -4,7 +4,7 @@
 
 Exit codes:
     0    done
-    2    the user's mistake, told in one line
+    2    the user's mistake, in one line
     70   numbers that are not finite
     71   a hang
     75   preempted, or another process lost: start it again
@@ -30,7 +30,7 @@ from blue.workdir.stages import STAGES
 logger = logging.getLogger("blue")
 FORMAT = "%(asctime)s %(levelname).1s %(message)s"
 
-# The TPU compiler without a TPU; read by jax and libtpu when they are loaded.
+# Gives the TPU compiler without a TPU; jax and libtpu read it when they are loaded.
 COMPILER_ONLY = {
     "TPU_SKIP_MDS_QUERY": "1",
     "JAX_PLATFORMS": "cpu",
@@ -44,13 +44,13 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(usage.text())
         return 0
     set_up_logging()
-    code, told = _run(argv)
-    if told:
-        sys.stderr.write(f"{told}\n")
+    code, reason = _run(argv)
+    if reason:
+        sys.stderr.write(f"{reason}\n")
     if "jax" in sys.modules:
         from blue.runtime import distributed
 
-        return distributed.leave(code, told)
+        return distributed.end_process(code, reason)
     return code
 
 
@@ -71,7 +71,7 @@ def _run(argv: Sequence[str]) -> tuple[int, str]:
 
         if not distributed.joined():
             raise
-        traceback.print_exc()  # now: the others have to be waited for
+        traceback.print_exc()  # before waiting for the other processes
         reason = " ".join(str(error).split())[:300]
         return distributed.CRASH, f"{type(error).__name__}: {reason}"
     return 0, ""
@@ -88,16 +88,16 @@ def run(argv: Sequence[str]) -> None:
         config.platform, config.num_devices, config.num_processes = "", 0, 0
     if config.xla_flags:  # before jax starts
         xla_flags.set_for(xla_flags.platform_of(os.environ), os.environ)
-    # these bring jax, which a typo need not wait for
+    # these import jax: a mistake in the config is reported before
     from blue.rewards import program
     from blue.runtime import compile_cache, disk, distributed, preemption, watchdog
     from blue.workdir import record, resume, run_lock, startup
 
-    program.rewards_of(config.rewards.to_dict())  # told before the first stage
+    program.rewards_of(config.rewards.to_dict())  # checks, before any stage
     if not only_compiles:
         distributed.join(**config.distributed.to_dict())
     fields = dict(settings.leaves(ConfigDict(record.redacted(config))))
-    del fields["distributed.process_id"]  # which has to differ
+    del fields["distributed.process_id"]  # differs between processes
     startup.check(
         fields,
         platform=config.platform,
@@ -121,28 +121,28 @@ def run(argv: Sequence[str]) -> None:
         for stage in stages:
             preemption.leave_if_requested(f"before stage {stage}")
             logger.info("stage %s", stage)
-            watchdog.beat("load", stage=stage)
+            watchdog.sign_of_life("load", stage=stage)
             module = importlib.import_module(f"blue.stages.{STAGES[stage].module}")
             module.run(config, workdir)
 
 
 def compiler_only() -> None:
-    """Makes jax use the TPU compiler without a TPU; before its first import."""
+    """Makes jax use the TPU compiler without a TPU. Call before jax is imported."""
     os.environ.update(COMPILER_ONLY)
 
 
 def set_up_logging() -> None:
-    """Ours from INFO on, others' warnings; before their first import."""
+    """Our log from INFO on, warnings of other packages. Call before importing them."""
     logging.basicConfig(
         format=FORMAT,
         datefmt="%H:%M:%S",
         level=logging.WARNING,
     )
     logger.setLevel(logging.INFO)
-    # A broken checkpoint is one line of ours; asyncio would add a page for every leaf.
+    # A broken checkpoint is reported in one line; asyncio would log a page a leaf.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger("absl").addFilter(_not_raised_anyway)
-    # Only its tokenizers are used: no advice to install torch.
+    # Hides transformers' advice to install torch: only tokenizers are used.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -154,7 +154,8 @@ def name_process(index: int) -> None:
 
 
 def _not_raised_anyway(record: logging.LogRecord) -> bool:
-    """Threads of a save log the very error, with pages, that the save then raises."""
+    """False for errors that threads of a save log at length and the save then
+    raises."""
     return "_SignalingThread.run() raised" not in record.getMessage()
 
 

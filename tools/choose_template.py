@@ -62,9 +62,7 @@ def main(argv: list[str]) -> None:
                 encoder.embed(pseudo_items),
             ]
         )
-        ranker = protocols.Ranker(
-            ("vectors", "pseudo item"), protocols.cosine(queries, table)
-        )
+        ranker = protocols.by_cosine(("vectors", "pseudo item"), queries, table)
         every = np.arange(len(cohort.rows))
         ranks, _ = protocols.rank_candidates(ranker, every, cohort.candidates)
         values = np.stack([metrics.ndcg(r, k=10) for r in ranks])

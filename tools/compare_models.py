@@ -44,7 +44,7 @@ from blue.runtime.progress import Progress
 from blue.runtime.sharding import make_mesh
 from blue.sources.data import load_log
 from blue.sources.encoder import load_encoder
-from blue.sources.open_run import Run
+from blue.sources.open_run import Run, open_run
 from blue.sources.profiler import load_profiler_base
 from blue.sources.role import add_adapters, find_checkpoint, stage_checkpoints
 from blue.sources.text import load_role_tokenizer
@@ -82,7 +82,7 @@ def open_model(spec: str, role: str, dtype: str) -> Model:
     run, _, rest = spec.partition(":")
     if is_run(spec):
         stage, _, step = (rest or role).partition("@")
-        return open_run(run, stage, step)
+        return model_of_run(run, stage, step)
     mesh, directory = make_mesh(1, -1, 1), directory_of(spec, role)
     cfg, params = load_decoder(directory, mesh, dtype=dtype, head=role == "profiler")
     tokenizer: Any = find_tokenizer(spec, role)
@@ -97,17 +97,17 @@ def directory_of(spec: str, role: str) -> str:
     )
 
 
-def open_run(run: str, stage: str, step: str) -> Model:
+def model_of_run(run: str, stage: str, step: str) -> Model:
     """What a stage of a run trained: its best, or the state after a step."""
     if stage not in ROLE_OF:
         raise UserError(f"{run}:{stage}: the stages are {', '.join(ROLE_OF)}")
     if step and not step.isdecimal():
         raise UserError(f"{run}:{stage}@{step}: a step is a number")
     config = read_run_config(run)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    log = load_log(config, run)
+    opened = open_run(config, run)
+    mesh = opened.mesh
     load = load_encoder if stage == "encoder" else load_profiler_base
-    start = load(config, log, run, mesh, stage=stage)
+    start = load(opened, stage=stage)
     model = add_adapters(config, ROLE_OF[stage], start, mesh, stage=stage)
     frozen, trained = lora.split(model.params)
     shapes = shapes_of(trained)

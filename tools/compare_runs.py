@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
         )
         texts[run] = [queries.profile_query(query_format, p.text) for p in written]
     vectors = queries.embed_texts(encoder.embed, texts)
-    ranker = protocols.Ranker(tuple(texts), protocols.cosine(vectors, table))
+    ranker = protocols.by_cosine(tuple(texts), vectors, table)
     rows = []
     for name in ("1+99", "1+99-popularity"):
         _, candidates = protocols.draw_candidates(

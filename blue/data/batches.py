@@ -1,4 +1,4 @@
-"""Which examples a step takes, and what they share."""
+"""Which examples a step takes, with their next items and in-batch negatives."""
 
 import functools
 
@@ -12,7 +12,7 @@ from blue.errors import UserError
 def batch_indices(
     num_examples: int, *, batch_size: int, seed: int, step: int
 ) -> Int64[np.ndarray, " B"]:
-    """The examples of one step: each epoch in an order of its own, without a state.
+    """The examples of one step; each epoch has its own order, computed without state.
 
     A batch may end one epoch and begin the next.
     """
@@ -31,7 +31,7 @@ def batch_indices(
     return indices
 
 
-@functools.lru_cache(maxsize=4)  # many steps read the same few orders
+@functools.lru_cache(maxsize=4)  # consecutive steps use the same orders
 def _epoch_order(num_examples: int, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
     order = rng_for(seed, "epoch", epoch).permutation(num_examples)
     order.setflags(write=False)
@@ -51,10 +51,9 @@ def next_items(
 def in_batch_mask(
     split: Split, indices: Int[np.ndarray, " B"], title_group: Int32[np.ndarray, " I"]
 ) -> Bool[np.ndarray, "B K B"]:
-    """True at [u, k, w] where w may stand as another user against u's next item k.
+    """True at [u, k, w] where user w may be compared with user u's next item k.
 
-    Not the same user, not with the same target or its title, and without that item in
-    its history.
+    w is another user, has another target and title, and lacks that item in the history.
     """
     users, (items, _) = split.user[indices], next_items(split, indices)
     theirs = title_group[split.next_item[indices]]

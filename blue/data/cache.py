@@ -18,7 +18,7 @@ logger = logging.getLogger("blue")
 def read_arrays(
     directory: Path,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Arrays and notes that `write_arrays` left there; None if missing or damaged."""
+    """Arrays and notes of `write_arrays`; None if missing or damaged."""
     if not directory.exists():
         return None
     try:
@@ -38,10 +38,10 @@ def read_arrays(
 def write_arrays(
     directory: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any]
 ) -> None:
-    """Arrays as .npy and `notes` (plain JSON) in manifest.json.
+    """Writes arrays as .npy, and `notes` (plain JSON) in manifest.json.
 
-    The directory appears complete or not at all, in the place of a damaged one, for its
-    owner only: histories are in it. Its bytes depend on the arguments alone.
+    The directory appears complete or not at all and replaces a damaged one. It is
+    private, because it has histories. Its bytes depend only on the arguments.
     """
     digests = {}
     with files.whole_directory(directory, private=True) as draft:

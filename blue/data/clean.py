@@ -1,9 +1,9 @@
-"""Text of strangers as one clean line."""
+"""Untrusted text as one clean line."""
 
 import re
 import unicodedata
 
-# What may hide in a title without being seen. Whitespace is collapsed instead.
+# Invisible characters. Whitespace is collapsed instead.
 _INVISIBLE = re.compile(
     "["
     "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # control characters
@@ -18,12 +18,12 @@ _INVISIBLE = re.compile(
 
 
 def clean_line(text: str, max_chars: int = 300) -> str:
-    """One line of visible text: NFKC, nothing hidden in it, at most `max_chars` long.
+    """One line of visible text: NFKC, no invisible characters, at most `max_chars`.
 
     Control, bidi, zero-width and tag characters are dropped, runs of whitespace (line
     breaks too) become one space. Applying it twice changes nothing.
     """
     if not (text.isascii() and text.isprintable()):  # most titles need no Unicode work
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
-        text = unicodedata.normalize("NFKC", text)  # joins what was held apart
+        text = unicodedata.normalize("NFKC", text)  # now joined characters
     return " ".join(text.split())[:max_chars].rstrip()

@@ -1,4 +1,4 @@
-"""Where a user's log is cut: what is history, and which items are targets."""
+"""Cuts a user's log into history and targets."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -11,7 +11,7 @@ class Cut(NamedTuple):
     """An example of a user: places of its targets in the log, length of its history.
 
     The history is the first `end` events. `more` are further targets of the same
-    history, for the embedding reward alone.
+    history, used only by the embedding reward.
     """
 
     place: int
@@ -31,7 +31,7 @@ class Cutting(NamedTuple):
     max_train_targets: examples a training user, the newest first.
     targets_per_example: K, next items a training example: the target and up to K - 1
       more that follow the same history.
-    ties: order of a user's events of one moment: a seeded "hash", or the "file"'s.
+    ties: order of a user's simultaneous events: a seeded "hash", or that of the "file".
     validation_users: at most, and at most 10% of the users.
     test_users: at most, and at most 20% of the users.
     eval_negatives: items beside the target in validation and test, drawn uniformly from
@@ -59,7 +59,7 @@ def cut_log(
     stats: Counter[str],
     cutting: Cutting,
 ) -> list[Cut]:
-    """A user's examples, newest first; `stats` counts the targets that give none.
+    """A user's examples, newest first; `stats` counts targets without an example.
 
     exclude_window: a target for each event of the last `window_s` seconds, all with the
     history before the window. include_window: the last event after all the others.
@@ -107,7 +107,7 @@ def _rolling(
     places = np.arange(len(times))
     ends = np.minimum(np.searchsorted(times, times), places - embargo)
     able = np.flatnonzero(ends >= min_history)
-    if not len(able):  # counted as a target without history
+    if not len(able):  # counts as a target without history
         return [Cut(len(times) - 1, max(0, int(ends[-1])))]
     parts = range(targets, 0, -1)
     chosen = dict.fromkeys(-(-part * len(able) // targets) - 1 for part in parts)

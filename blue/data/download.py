@@ -1,13 +1,14 @@
-"""Downloads a public log in the form that its reader takes.
+"""Downloads a public log in the form that its reader expects.
 
 python -m blue.data.download amazon_reviews_2023 Clothing_Shoes_and_Jewelry DIR
 python -m blue.data.download movielens ml-latest-small DIR
 python -m blue.data.download google_local New_York DIR
 
-Amazon Reviews 2023 comes through huggingface_hub, which checks and resumes; the others
-over https. MovieLens is checked by its published MD5, Google Local by its size: no
-checksum is published. What is there already is not loaded again. DIR is then data.path.
-Mind the licences: MovieLens may not be passed on, the others are for research.
+Amazon Reviews 2023 is downloaded with huggingface_hub, which checks and resumes; the
+others over https. MovieLens is checked by its published MD5. Google Local is checked by
+its size: no checksum is published. Existing files are not downloaded again. DIR is then
+data.path. Note the licences: MovieLens may not be redistributed, the others are for
+research.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def amazon_reviews_2023(
 
 
 def movielens(release: str, directory: Path) -> list[Path]:
-    """Ratings, movies and README of a release, out of its zip file."""
+    """Ratings, movies and README of a release, from its zip file."""
     _check_name(release, RELEASES)
     address = f"{MOVIELENS}/{release}.zip"
     with _open(f"{address}.md5") as reply:
@@ -86,7 +87,7 @@ def movielens(release: str, directory: Path) -> list[Path]:
     written = []
     with zipfile.ZipFile(archive) as zipped:
         for member in zipped.infolist():
-            name = Path(member.filename).name  # whatever folder it claims to lie in
+            name = Path(member.filename).name  # without the folder in the archive
             if not member.is_dir() and _OF_RELEASE.fullmatch(name):
                 written.append(directory / name)
                 with files.whole_file(written[-1]) as draft:
@@ -105,7 +106,7 @@ def google_local(state: str, directory: Path) -> list[Path]:
 
 
 def fetch(address: str, path: Path) -> Path:
-    """The file at `address` as `path`: whole or not at all, kept if it is there."""
+    """Downloads `address` to `path`, whole or not at all; an existing file is kept."""
     if path.exists():
         print(f"{path} is there already")
         return path
@@ -116,15 +117,15 @@ def fetch(address: str, path: Path) -> Path:
 
 
 def _copy(address: str, path: epath.Path) -> None:
-    """Writes what is at `address` to `path`, and tells every ten seconds how far."""
+    """Downloads `address` to `path` and logs progress every ten seconds."""
     with _open(address) as reply, path.open("wb") as file:
         size = int(reply.headers.get("Content-Length") or 0)
         done, start = 0, time.monotonic()
-        told = start
+        logged = start
         while chunk := reply.read(_CHUNK):
             done += file.write(chunk)
-            if (now := time.monotonic()) - told > 10:
-                told, rate = now, done / (now - start)
+            if (now := time.monotonic()) - logged > 10:
+                logged, rate = now, done / (now - start)
                 left = f", {(size - done) / rate:.0f} s left" if size else ""
                 print(f"{path.name}: {done >> 20} MiB, {rate / 2**20:.1f} MiB/s{left}")
     if size and done != size:
@@ -149,7 +150,7 @@ SOURCES = {f.__name__: f for f in (amazon_reviews_2023, movielens, google_local)
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0, or 2 with what went wrong in one line."""
+    """The exit code: 0, or 2 with the error in one line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,7 @@
 """Examples: the history, next item and negatives of a user; batches of them.
 
-All randomness is a function of (seed, purpose, id), so that nothing depends on batching
-or on order.
+All randomness is a function of (seed, purpose, id): nothing depends on batching or
+order.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32, Int64
 
 
 class Split(NamedTuple):
-    """Examples of one split; row i of a ragged field lies at offsets i to i + 1."""
+    """Examples of one split; row i of a ragged field is at offsets i to i + 1."""
 
     user: Int32[np.ndarray, " n"]  # index into Log.user_ids
     next_item: Int32[np.ndarray, " n"]  # index into Log.item_ids, as all items here
@@ -23,14 +23,14 @@ class Split(NamedTuple):
     history_items: Int32[np.ndarray, " h"]  # oldest first
     history_ratings: Float32[np.ndarray, " h"]  # NaN: none given
     history_offsets: Int64[np.ndarray, " n+1"]
-    own_items: Int32[np.ndarray, " o"]  # all the user ever touched, sorted, distinct
+    own_items: Int32[np.ndarray, " o"]  # all of the user's items, sorted, distinct
     own_offsets: Int64[np.ndarray, " n+1"]
     negatives: Int32[np.ndarray, "n 99"]  # fixed candidates; none ([n, 0]) in train
     ids: Int64[np.ndarray, " n"]  # distinct over all splits
 
 
 class Examples(NamedTuple):
-    """All examples of a log, and what negatives are drawn from."""
+    """All examples of a log, and the pool of negatives."""
 
     train: Split
     validation: Split
@@ -43,7 +43,7 @@ class Examples(NamedTuple):
 
 
 def rng_for(seed: int, purpose: str, *ids: int | np.integer) -> np.random.Generator:
-    """A generator of its own for each (seed, purpose, ids)."""
+    """A generator for each (seed, purpose, ids)."""
     name = json.dumps([int(seed), purpose, *map(int, ids)])
     key = hashlib.blake2b(name.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
@@ -58,5 +58,5 @@ def history(
 
 
 def items_of_user(split: Split, i: int | np.integer) -> Int32[np.ndarray, " o"]:
-    """Every item that example i's user ever touched, sorted."""
+    """Every item of example i's user, in and after the history, sorted."""
     return split.own_items[split.own_offsets[i] : split.own_offsets[i + 1]]

@@ -1,4 +1,4 @@
-"""The log that every reader returns: its order, its text, and several as one."""
+"""The log that every reader returns, and how several are joined."""
 
 import bisect
 from collections import Counter
@@ -18,14 +18,14 @@ class Log(NamedTuple):
     user_ids: list[str]  # sorted; every user has at least one event
     item_ids: list[str]  # the whole catalogue, also items without events
     titles: list[str]  # an item's line in a history: one clean line, not empty
-    texts: list[str]  # what the encoder reads of an item
+    texts: list[str]  # an item's text for the encoder
     user: Int32[np.ndarray, " n"]  # index into user_ids
     item: Int32[np.ndarray, " n"]  # index into item_ids
     timestamp: Int64[np.ndarray, " n"]  # seconds since 1970, UTC
     rating: Float32[np.ndarray, " n"]  # NaN: none given
-    rows_read: int  # of all files, those left out included
+    rows_read: int  # of all files, including rows left out
     rows_bad: dict[str, int]  # rows that were left out, by reason
-    columns: dict[str, list[str]] = {}  # more of each item by name; "" where missing
+    columns: dict[str, list[str]] = {}  # item columns by name; "" where missing
 
     def history(self, user_id: str) -> tuple[list[str], list[float]]:
         """Titles and ratings (NaN: none) of a user's events, oldest first.
@@ -68,8 +68,8 @@ def event_order(
 def join(logs: Sequence[Log]) -> Log:
     """One log of several.
 
-    The same id is the same user or item in all of them; of an item that several
-    describe the first text counts. Item columns are those that all have.
+    Equal ids are the same user or item in all logs. If several describe an item, the
+    first text counts. Item columns are those that all logs have.
     """
     if len(logs) == 1:
         return logs[0]

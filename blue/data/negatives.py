@@ -17,14 +17,14 @@ def draw_negatives(
     title_group: Int32[np.ndarray, " I"],
     num: int,
 ) -> Int32[np.ndarray, " m"]:
-    """`num` different items (fewer if there are not as many), each equally likely."""
+    """`num` different items, or all if there are fewer, drawn uniformly."""
     owned, group = items_of_user(split, i), title_group[split.next_item[i]]
 
     def allowed(items: Int32[np.ndarray, " m"]) -> Int32[np.ndarray, " a"]:
         places = np.minimum(np.searchsorted(owned, items), len(owned) - 1)
         return items[(owned[places] != items) & (title_group[items] != group)]
 
-    if len(pool) >= 4 * (num + len(owned)):  # most draws are good: no need to list all
+    if len(pool) >= 4 * (num + len(owned)):  # most draws are accepted
         drawn = np.zeros(0, np.int32)
         for _ in range(10):
             more = allowed(pool[rng.integers(len(pool), size=2 * num)])
@@ -61,9 +61,9 @@ def sample_negatives(
 ) -> tuple[Int32[np.ndarray, "B M"], Bool[np.ndarray, "B M"]]:
     """M=`num` different items of the pool for each example, and which of them count.
 
-    None is the user's own or has the target's title. Where the pool has too few, the
-    rest is item 0 with a False in the mask. A row depends on (seed, step, example)
-    alone, not on its batch.
+    Items of the user and items with the target's title are excluded. If the pool has
+    too few, the rest is item 0 with False in the mask. A row depends only on (seed,
+    step, example), not on its batch.
     """
     items = np.zeros((len(indices), num), np.int32)
     mask = np.zeros((len(indices), num), bool)

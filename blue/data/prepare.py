@@ -26,7 +26,7 @@ logger = logging.getLogger("blue")
 
 _SPLITS = ("train", "validation", "test")
 _SHARED = ("pool", "title_group", "item_counts")
-_FORMAT = 2  # counts up when the same log and settings come to give other examples
+_FORMAT = 2  # increased when equal logs and settings give other examples
 
 
 def prepare(
@@ -37,9 +37,9 @@ def prepare(
     seed: int,
     splits: Mapping[str, str] | None = None,
 ) -> Examples:
-    """The examples of a log, from `directory`/<fingerprint> if they are there already.
+    """The examples of a log, read from `directory`/<fingerprint> if they exist.
 
-    A history is what lies before the window (exclude_window), before the last event
+    A history is everything before the window (exclude_window), before the last event
     (include_window), or strictly earlier than the target (rolling). A target that is
     also in its history gives no example.
 
@@ -53,7 +53,7 @@ def prepare(
         items for the negatives.
     """
     _check(cutting)
-    # The order and the names are hashed: they stay, so that examples on disk are found.
+    # Order and names are hashed: changing them would orphan examples on disk.
     settings: dict[str, Any] = {"seed": int(seed)} | cutting._asdict()
     if splits is not None:
         named = json.dumps(sorted(splits.items())).encode()
@@ -164,7 +164,7 @@ def _cut_logs(
     bounds: Int[np.ndarray, " u"],
     cutting: Cutting,
 ) -> tuple[dict[int, list[Cut]], Counter[str]]:
-    """Examples of each user that gives one, newest first, and what gave none."""
+    """Examples of each user that has one, newest first; counts of targets without."""
     shortest, longest = cutting.min_interactions, cutting.max_interactions
     lengths = np.diff(bounds)
     in_range = (shortest <= lengths) & (lengths <= longest)

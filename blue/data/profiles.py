@@ -1,4 +1,4 @@
-"""profiles.jsonl: what its rows are, and reading those written earlier or by others."""
+"""profiles.jsonl: making its rows, and reading files of ours or others."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def profile_row(
     step: int,
     model: str,
 ) -> dict[str, Any]:
-    """A row: the profile, whether it ends by itself, and the profiler that wrote it.
+    """A row: the profile, whether it has an end token, and the profiler that wrote it.
 
     num_tokens: of the profile, end token included. step: training steps of the model.
     """
@@ -35,9 +35,9 @@ def profile_row(
 def read_profiles(path: str, user_ids: Sequence[str], *, field: str) -> list[str]:
     """The profiles of `user_ids`, in their order, from the file `path`.
 
-    Each line is an object with `user_id` and `profile`; other keys and other users do
-    no harm. ValueError, naming the config field `field`, for a missing file, a line
-    that is no such object, a user twice or a user missing.
+    Each line is an object with `user_id` and `profile`; other keys and users are
+    ignored. Raises ValueError, with the config field `field`, for a missing file, a
+    line that is no such object, a repeated user or a missing one.
     """
     if not epath.Path(path).is_file():
         raise UserError(f"{field}={path}: there is no such file")

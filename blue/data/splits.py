@@ -1,9 +1,9 @@
-"""Who is held out, and where a user's log is cut into history and next items.
+"""Splits users into train, validation and test.
 
 The paper (https://arxiv.org/abs/2605.06981, data section) splits a log at the last hour
-before its end. We read it so: what is earlier is history, what falls into the window is
-to be predicted. Training users give an example for each item of the window, held-out
-users one, for their last item.
+before its end. We read it as follows. Earlier events are history; those in the window
+are targets. Training users give an example for each item of the window; held-out users
+give one, for their last item.
 """
 
 import hashlib
@@ -53,8 +53,8 @@ def read_splits(
 ) -> dict[str, str]:
     """User id -> train, validation or test, from a file of any kind of `read_rows`.
 
-    Its columns are `user_id`, or the events' name of it, and `split`. A user may stand
-    in it twice, but in one split only.
+    Its columns are `user_id`, or the events' name for it, and `split`. A user may be
+    repeated, but only in one split.
 
     Raises:
       UserError: one line that names the file, the line and what is wrong with it.
@@ -86,7 +86,7 @@ def read_splits(
 def given_users(
     user_ids: Sequence[str], users: Sequence[int], splits: Mapping[str, str]
 ) -> tuple[list[int], list[int], list[int]]:
-    """Train, validation and test users: those of `users` whom `splits` puts there.
+    """Train, validation and test users: those of `users` that `splits` assigns.
 
     Raises:
       UserError: one line, if one of the three is empty.

@@ -2,8 +2,8 @@
 
 Items are four plain words, `brand shared word word`, the last two of the item's topic.
 A user has two topics (.65, .35 of the items) and a favourite brand in each; one topic
-may be replaced on the way. All items are equally popular in expectation, so that the
-profile of another user is worth no more than chance.
+may be replaced later. All items are equally popular in expectation, so another user's
+profile helps no more than chance.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from blue.data.log import Log
 from blue.errors import UserError
 
 _WEIGHTS = (0.65, 0.35)  # of a user's two topics
-_WINDOW_S = 3600  # items of the last burst are targets in training, so never noise
+_WINDOW_S = 3600  # items of the last hour are targets in training, so never noise
 _DAY_S = 86400
 _START_S = 1_577_836_800  # 2020-01-01, when the first histories start
 
@@ -95,7 +95,7 @@ _NUM_BRANDS = len(BRANDS[0])
 
 
 class Truth(NamedTuple):
-    """What only tests and metrics may know; a `Log` does not lead here."""
+    """The true tastes, for tests and metrics only; a `Log` does not contain them."""
 
     topic_weights: Float32[np.ndarray, "users topics"]  # at first
     final_topic_weights: Float32[np.ndarray, "users topics"]  # after the drift
@@ -106,7 +106,7 @@ class Truth(NamedTuple):
 
 
 class World(NamedTuple):
-    """Sizes and chances: the settings of config.data.synthetic."""
+    """Sizes and probabilities: the settings of config.data.synthetic."""
 
     users: int
     items: int
@@ -120,7 +120,7 @@ class World(NamedTuple):
 
 
 def make(seed: int, world: World) -> tuple[Log, Truth]:
-    """A log of `users` users, and what is true of them.
+    """A log of `users` users, and their true tastes.
 
     A user has `min_history` to `max_history` events and one more, which is never noise.
     No user has an item twice. Events are 1 to 10 days apart, or with chance `burst`
@@ -196,9 +196,9 @@ class _Catalogue(NamedTuple):
 
 
 def _make_catalogue(seed: int, items: int, topics: int) -> _Catalogue:
-    """Topics, and brands inside them, have equally many items, up to one."""
+    """The catalogue; topics, and brands in them, have equally many items, up to one."""
     rng = rng_for(seed, "synthetic items")
-    slots = rng.permutation(items)  # an item's number tells nothing about its topic
+    slots = rng.permutation(items)  # an item's number is independent of its topic
     topic = (slots % topics).astype(np.int32)
     brand = (slots // topics % _NUM_BRANDS).astype(np.int32)
     frequency = np.arange(1, len(WORDS[0]) + 1) ** -0.5
@@ -206,7 +206,7 @@ def _make_catalogue(seed: int, items: int, topics: int) -> _Catalogue:
     titles: dict[str, None] = {}
     for own_topic, own_brand in zip(topic, brand, strict=True):
         before = len(titles)
-        while len(titles) == before:  # a title that exists is drawn again
+        while len(titles) == before:  # an existing title is drawn again
             words = rng.choice(len(frequency), size=2, replace=False, p=frequency)
             shared = SHARED_WORDS[rng.integers(len(SHARED_WORDS))]
             spoken = " ".join(WORDS[own_topic][word] for word in words)
@@ -227,7 +227,7 @@ def _make_catalogue(seed: int, items: int, topics: int) -> _Catalogue:
 
 
 class _Tastes(NamedTuple):
-    """What each user likes; a topic's share of the users is its share of the items."""
+    """The tastes of all users; a topic's share of users equals its share of items."""
 
     main: Int32[np.ndarray, " users"]
     second: Int32[np.ndarray, " users"]
@@ -268,7 +268,7 @@ def _avoid(
     taken: list[Int32[np.ndarray, " users"]],
     topics: int,
 ) -> Int32[np.ndarray, " users"]:
-    """`drawn` with users swapped until nobody has a topic twice: the balance stays."""
+    """`drawn` with users swapped until nobody has a topic twice; keeps the balance."""
     for _ in range(100):
         clashes = np.flatnonzero(np.any([drawn == other for other in taken], axis=0))
         if not len(clashes):
@@ -279,7 +279,7 @@ def _avoid(
             swapped = drawn[both[::-1]]
             if all((swapped != other[both]).all() for other in taken):
                 drawn[both] = swapped
-    for user in clashes:  # few users or topics: the balance gives way
+    for user in clashes:  # few users or topics: without balance
         free = set(range(topics)) - {int(other[user]) for other in taken}
         drawn[user] = rng.choice(sorted(free))
     return drawn
@@ -319,7 +319,7 @@ def _draw_history(
         last = (first[0], new) if rng.random() < 0.5 else (new, first[1])
     items, ratings = np.zeros(num, np.int32), np.zeros(num, np.float32)
     taken = np.zeros(len(catalogue.topics), bool)
-    # The last item first: by the end a small topic might be used up.
+    # The last item first: later a small topic might be used up.
     for event in [num - 1, *range(num - 1)]:
         topics = first if event < switch else last
         if is_noise[event]:

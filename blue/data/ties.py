@@ -1,4 +1,4 @@
-"""The order of events of the same moment."""
+"""The order of simultaneous events."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ def tie_keys(
 ) -> tuple[UInt64[np.ndarray, " u"], UInt64[np.ndarray, " i"]]:
     """Random-looking numbers of users and items; their sum orders a user's ties.
 
-    Ids grow with an item's age and popularity, so that file order among events of one
-    moment would tell which is the newest.
+    Ids depend on an item's age and popularity, so file order among simultaneous events
+    would reveal the newest item.
     """
     salt = json.dumps([int(seed), "ties"]).encode()
 
@@ -36,9 +36,9 @@ def break_ties(
     item: Int32[np.ndarray, " n"],
     timestamp: Int64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " n"]:
-    """The order of events by (user, time), events of one moment by a seeded hash.
+    """The order of events by (user, time), simultaneous ones by a seeded hash.
 
-    `user` and `timestamp` are sorted already: only ties move.
+    `user` and `timestamp` are sorted: only ties move.
     """
     order = np.arange(len(user))
     same = (user[1:] == user[:-1]) & (timestamp[1:] == timestamp[:-1])

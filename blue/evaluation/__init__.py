@@ -1,1 +1,1 @@
-"""Whom an evaluation is about, against what, ranked how, with which intervals."""
+"""Evaluation: users, methods, protocols, metrics with intervals, and reports."""

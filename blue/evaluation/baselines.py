@@ -1,7 +1,7 @@
-"""What profiles are compared with: rankers without a model, and profiles by rule.
+"""Baselines of profiles: rankers without a model, and profiles by rule.
 
 Chance, popularity, mean item vectors and EASE rank items by themselves; the constant
-text and the pseudo item are profiles that nobody had to learn.
+text and the pseudo item are profiles without a language model.
 """
 
 import re
@@ -28,7 +28,7 @@ _LIST_ELEMENTS = 3  # of a list-like column in a pseudo item
 
 
 def chance(example_ids: Int[np.ndarray, " U"], *, seed: int) -> Ranker:
-    """A score drawn for each row and item, the same whenever it is asked for."""
+    """A random score for each row and item, the same at every call."""
     ids = example_ids.tolist()
     keys = [rng_for(seed, "random ranker", i).integers(2**63) for i in ids]
     return Ranker(("random",), _random_scores(np.array(keys, np.uint64)))
@@ -45,7 +45,7 @@ def popularity(item_counts: Int[np.ndarray, " items"]) -> Ranker:
 
 
 def _random_scores(keys: np.ndarray) -> Score:
-    """Scores in [0, 1) that depend on the row's key and on the item alone.
+    """Scores in [0, 1) that depend only on the row's key and the item.
 
     SplitMix64: Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195.
     """
@@ -84,7 +84,8 @@ def history_vectors(
 ) -> Float[np.ndarray, "U E"]:
     """Mean of the vectors of each row's history, or of its `newest`, at unit length.
 
-    With `centre`, each item's vector is taken from it, at unit length. No history: 0.
+    With `centre`, it is subtracted from each item's vector, then scaled to unit length.
+    No history: 0.
     """
     means = np.zeros((len(rows), table.shape[1]), np.float32)
     for i, row in enumerate(rows):
@@ -126,13 +127,13 @@ def ease(
     *,
     l2: float,
 ) -> Ranker:
-    """EASE on the training users' interactions; each row's history is what it knows.
+    """EASE on the training users' interactions, applied to each row's history.
 
     Items no training user touched score 0. Memory: about 20 bytes times the square of
     the items in the pool.
     """
     pool, num_items = examples.pool, len(examples.item_counts)
-    place = np.full(num_items, len(pool), np.int64)  # the last row and column are 0
+    place = np.full(num_items, len(pool), np.int64)  # last row and column: zeros
     place[pool] = np.arange(len(pool))
     events = np.isin(log.user, examples.train.user)
     shape = (len(log.user_ids), len(pool))
@@ -171,13 +172,13 @@ def pseudo_items(
     columns: Mapping[str, list[str]],
     histories: Sequence[np.ndarray],
 ) -> list[str]:
-    """The item each history (items, oldest first) would be, in the template's words.
+    """A pseudo item for each history (items, oldest first), worded by the template.
 
     `template` names item columns, such as "{genres} movie ({year})". A column of
     numbers is filled with the median (the lower of two). Any other is filled with the
     three most frequent elements of its comma-separated lists, the more recent first
-    among equals. Where a value is missing, so are the brackets about it. No value at
-    all: empty.
+    among equals. Brackets around a missing value are dropped. Without any value the
+    text is empty.
 
     Raises:
       UserError: a column that the log has not.
@@ -229,5 +230,5 @@ def _median(cells: Sequence[str]) -> str:
 
 def _most_frequent(cells: Sequence[str]) -> str:
     newest_first = [e.strip() for cell in reversed(cells) for e in cell.split(",")]
-    counts = Counter(e for e in newest_first if e)  # equals stay in order of meeting
+    counts = Counter(e for e in newest_first if e)  # equal counts stay in order
     return ", ".join(element for element, _ in counts.most_common(_LIST_ELEMENTS))

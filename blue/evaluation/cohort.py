@@ -1,4 +1,4 @@
-"""The users an evaluation is about: which of them, what is known, who comes next."""
+"""The users of an evaluation, with their histories and candidates."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -65,9 +65,9 @@ def _cohort(split: Split, titles: list[str], rows: Int[np.ndarray, " U"]) -> Coh
 
 
 def partner_rows(users: Int[np.ndarray, " U"], *, seed: int) -> Int[np.ndarray, " U"]:
-    """For every row a row of another user, the same user for all rows of one.
+    """For every row a row of another user, the same for all rows of a user.
 
-    With one row a user nobody is met twice: one random cycle through all users.
+    With one row a user it is one random cycle through all users.
     """
     distinct, place = np.unique(users, return_inverse=True)
     partners = queries.other_users(len(distinct), seed=seed)

@@ -1,7 +1,6 @@
-"""The cold-start curve: how good profiles are where little is known of a user.
+"""The cold-start curve: how good profiles are for users with short histories.
 
-Of each history only the newest k events are kept, before the profile is written and
-before anything is ranked.
+Only the newest k events of each history are used, for writing and for ranking.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,8 @@ def cohorts(
 ) -> dict[int, Cohort]:
     """For each k of `lengths` the rows with k events or more, cut to the newest k.
 
-    So every row at k is a user who really has k events, and each point of the curve has
-    users of its own. A k that leaves fewer than two users is left out.
+    So every row at k is a user with at least k events, and points of the curve have
+    different users. A k with fewer than two users is left out.
     """
     cut = {k: with_newest(cohort, titles, k) for k in sorted({*lengths})}
     return {k: c for k, c in cut.items() if len(np.unique(c.users)) >= 2}

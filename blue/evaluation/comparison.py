@@ -1,4 +1,4 @@
-"""What is compared with what: every method as a ranker, ranked under every protocol."""
+"""The comparison: every method as a ranker, ranked under every protocol."""
 
 import functools
 import hashlib
@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from blue.evaluation import baselines, methods, metrics, protocols, ranking
 from blue.evaluation.cohort import Cohort, partner_rows
-from blue.evaluation.methods import Given
+from blue.evaluation.methods import Task
 from blue.evaluation.protocols import Candidates, Ranker
 from blue.evaluation.summary import Ranked
 from blue.inference.embed import Embed
@@ -26,7 +26,7 @@ logger = logging.getLogger("blue")
 
 
 class Space(NamedTuple):
-    """An encoder at work: what it is asked, and where it puts the catalogue."""
+    """An encoder with its query format and the vectors of the catalogue."""
 
     name: str
     embed: Embed
@@ -38,42 +38,42 @@ class Space(NamedTuple):
 # --- methods
 
 
-def rule_profiles(given: Given) -> dict[str, list[str]]:
-    """Profiles nobody learned to write: method -> one a row."""
-    written = {m.name: m.profile(given) for m in methods.METHODS if m.profile}
+def rule_profiles(task: Task) -> dict[str, list[str]]:
+    """Profiles by rule: method -> one a row."""
+    written = {m.name: m.profile(task) for m in methods.METHODS if m.profile}
     return {name: texts for name, texts in written.items() if texts is not None}
 
 
-def rankers_without_encoder(given: Given) -> list[Ranker]:
+def rankers_without_encoder(task: Task) -> list[Ranker]:
     """The methods that score items by themselves."""
-    made = [(m.name, m.ranker(given)) for m in methods.METHODS if m.ranker]
+    made = [(m.name, m.ranker(task)) for m in methods.METHODS if m.ranker]
     return [ranker._replace(names=(name,)) for name, ranker in made if ranker]
 
 
 def rankers_of_space(
-    given: Given, profiles: Mapping[str, Sequence[str]], space: Space
+    task: Task, profiles: Mapping[str, Sequence[str]], space: Space
 ) -> list[Ranker]:
-    """Every variant that is a vector: mean items and texts, raw and centred.
+    """Rankers of all variants with vectors: mean items and texts, raw and centred.
 
     Centred ones subtract the mean item vector of the training pool from items, and the
     mean query of their form from profiles. What all texts of a form share does not
-    tell users apart. `profiles` has one text a row for each method that writes them.
+    distinguish users. `profiles` has one text a row for each method that writes them.
     """
-    cohort, table = given.cohort, space.item_table
-    partners = partner_rows(cohort.users, seed=given.settings.seed)
+    cohort, table = task.cohort, space.item_table
+    partners = partner_rows(cohort.users, seed=task.settings.seed)
     texts = methods.query_texts(
         space.query_format, cohort.histories, profiles, partners
     )
     of_texts = dict(zip(texts, queries.embed_texts(space.embed, texts), strict=True))
     if not all(np.isfinite(v).all() for v in of_texts.values()):
         logger.warning("%s gave non-finite vectors: they rank last", space.name)
-    centre = baselines.mean_vector(table, given.examples.pool)
+    centre = baselines.mean_vector(table, task.examples.pool)
     raw, centred = {}, {}
     for method in methods.METHODS:
         if method.vectors is not None:
-            raw[method.name] = method.vectors(given, table, None)
+            raw[method.name] = method.vectors(task, table, None)
             if method.centred:
-                shifted = method.vectors(given, table, centre)
+                shifted = method.vectors(task, table, centre)
                 centred[method.name + methods.CENTRED] = shifted
     for name in profiles:
         if methods.method_of(name).centred:
@@ -91,16 +91,15 @@ def rankers_of_space(
 # --- protocols
 
 
-def draw(
-    directory: epath.Path, given: Given, names: Sequence[str], *, write: bool
+def draw_protocols(
+    directory: epath.Path, task: Task, names: Sequence[str], *, write: bool
 ) -> dict[str, Candidates]:
     """Candidates of all test rows for the drawn protocols of `names`, from files.
 
-    Without a column that names the items' category, there is no protocol of the same
-    category.
+    The protocol of the same category needs a column with the items' category.
     """
-    examples, settings = given.examples, given.settings
-    category = given.log.columns.get(settings.category)
+    examples, settings = task.examples, task.settings
+    category = task.log.columns.get(settings.category)
     drawn = {}
     for protocol in names:
         of_category = protocol == "1+99-category"
@@ -149,15 +148,15 @@ def rank_drawn(
 
 
 def rank_catalogue(
-    given: Given, rankers: Sequence[Ranker], mesh: Mesh
+    task: Task, rankers: Sequence[Ranker], mesh: Mesh
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
-    """`full` and the expected protocols in one pass, and what each method recommends.
+    """`full` and the expected protocols in one pass, and each method's recommendations.
 
-    The expected ones stand for negatives drawn uniformly or by popularity, with
-    replacement, from what those protocols draw from.
+    The expected ones replace negatives drawn uniformly or by popularity, with
+    replacement, from the same items.
     """
-    cohort, num = given.cohort, given.settings.negatives
-    examples, counts = given.examples, given.examples.item_counts
+    cohort, num = task.cohort, task.settings.negatives
+    examples, counts = task.examples, task.examples.item_counts
     weights = np.stack([counts > 0, protocols.popularity_weights(counts)], axis=1)
     targets = protocols.make_targets(cohort.split, cohort.rows, examples.title_group)
     sizes = len(counts) + 1 - np.array([len(owned) for owned in targets.own])
@@ -194,7 +193,7 @@ def rank_catalogue(
 
 
 def rank(
-    given: Given,
+    task: Task,
     drawn: Mapping[str, Candidates],
     rankers: Sequence[Ranker],
     names: Sequence[str],
@@ -202,15 +201,16 @@ def rank(
 ) -> tuple[dict[str, Ranked], dict[str, dict[str, float]]]:
     """Every protocol of `names` that ranks two users or more, in that order.
 
-    Also what each method recommends, empty unless a protocol needs the whole catalogue.
+    Also each method's recommendations, empty unless a protocol needs the whole
+    catalogue.
     """
     ranked: dict[str, Ranked] = {}
     recommended: dict[str, dict[str, float]] = {}
-    num = given.settings.negatives
+    num = task.settings.negatives
     if set(names) - set(DRAWN_PROTOCOLS):
-        ranked, recommended = rank_catalogue(given, rankers, mesh)
+        ranked, recommended = rank_catalogue(task, rankers, mesh)
     for name, candidates in drawn.items():
-        ranked[name] = rank_drawn(given.cohort, candidates, rankers)
+        ranked[name] = rank_drawn(task.cohort, candidates, rankers)
     kept = {}
     for name in names:
         if name in ranked and len(np.unique(ranked[name].users)) >= 2:

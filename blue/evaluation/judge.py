@@ -1,4 +1,4 @@
-"""How good the judge of the multiple choice is."""
+"""The accuracy of the judge of the multiple choice."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ def judge_accuracy(
 ) -> dict[str, Any]:
     """How often the judge picks option 0, the next item, with its 95% interval.
 
-    `profiles` are made by rule from each user's recent history, so this measures the
-    judge alone. Ties count as wrong. At chance, no result may rest on the judge.
+    `profiles` are made by rule from each user's recent history, so this measures only
+    the judge. Ties count as wrong. Near chance, rewards of the judge mean nothing.
     ask: (profiles, options of each) -> scores [n options].
     """
     scores = ask(profiles, options)
@@ -30,6 +30,6 @@ def judge_accuracy(
         "high": high,
         "chance": chance,
         "n": len(profiles),
-        # evaluation.json, which other programs read, calls the judge a reader
+        # the file evaluation.json calls the judge a reader since version 0.1.0
         "note": "reader at chance: not a result" if low <= chance else "",
     }

@@ -1,6 +1,6 @@
-"""The table of methods: how each ranks a test user's items, and what is compared.
+"""The table of methods: how each ranks a test user's items, and its comparisons.
 
-A row says in one of five ways how its method reads a user:
+A row says in one of five ways how its method uses a user's history:
 
     query     history -> the text that the encoder ranks items by
     vectors   history -> a vector that the encoder's item vectors are ranked by
@@ -8,10 +8,10 @@ A row says in one of five ways how its method reads a user:
     profiler  the model that writes the profiles, read by the encoder
     ranker    scores of items, without the encoder
 
-To add a method is to add its row, and the function that the row names. Its variants,
-the differences, tables and figures follow. Names of variants: 10h+NAME, the profile
-after recent titles; shuffled_NAME, another user's profile, which is the control;
-NAME_centred, without what all of its texts share.
+To add a method, add its row and the function that the row names. Variants, differences,
+tables and figures follow. Names of variants: 10h+NAME, the profile after recent titles;
+shuffled_NAME, another user's profile, the control; NAME_centred, minus the mean of its
+texts.
 """
 
 import logging
@@ -31,10 +31,10 @@ from blue.text.queries import QueryFormat
 
 logger = logging.getLogger("blue")
 
-ALONE, RECENT = "", "10h+"  # forms of a profile: alone, after recent titles
+ALONE, RECENT = "", "10h+"  # forms of a query: the profile alone, after recent titles
 SHUFFLED, CENTRED = "shuffled_", "_centred"
 BASE, TRAINED = "base", "blue"
-# Groups of methods that the trained profile (of an untrained run: the base one) is
+# Groups of methods that the trained profile (the base one in an untrained run) is
 # compared with.
 RAW = "raw history"  # in both forms; the verdict of evaluation.md is about these
 CONTROL = "control"  # in its form alone; the centred variant is a control, too
@@ -42,19 +42,19 @@ RIVAL = "rival"  # other profiles: the trained and the base one, in both forms
 
 
 class Settings(NamedTuple):
-    """What a config asks of the comparison."""
+    """The config's settings of the comparison."""
 
     seed: int
     negatives: int  # candidates beside the target, where they are drawn
-    recent_items: int  # newest items, where a method takes only these
+    recent_items: int  # newest items, for methods that use only these
     category: str  # item column of protocol 1+99-category; empty: none
     pseudo_item_template: str  # empty: no pseudo item
     ease_l2: float
     ease_max_items: int
 
 
-class Given(NamedTuple):
-    """What a method may know: the log, its examples, and whom it ranks for."""
+class Task(NamedTuple):
+    """The data a method may use: the log, its examples, and the users to rank for."""
 
     log: Log
     examples: Examples
@@ -63,8 +63,8 @@ class Given(NamedTuple):
 
 
 Table = Float[np.ndarray, "items E"]
-# (given, item vectors, what to subtract from each of them) -> a vector a row [U E]
-Vectors = Callable[[Given, Table, Float[np.ndarray, " E"] | None], np.ndarray]
+# (task, item vectors, what to subtract from each of them) -> a vector a row [U E]
+Vectors = Callable[[Task, Table, Float[np.ndarray, " E"] | None], np.ndarray]
 
 
 class Method(NamedTuple):
@@ -73,9 +73,9 @@ class Method(NamedTuple):
     name: str
     query: Callable[[QueryFormat, list[str]], str] | None = None
     vectors: Vectors | None = None
-    profile: Callable[[Given], list[str] | None] | None = None  # None: there is none
+    profile: Callable[[Task], list[str] | None] | None = None  # None: there is none
     profiler: str = ""  # base: before GRPO, trained: after it
-    ranker: Callable[[Given], Ranker | None] | None = None  # None: there is none
+    ranker: Callable[[Task], Ranker | None] | None = None  # None: there is none
     forms: tuple[str, ...] = (ALONE, RECENT)  # of a profile
     shuffled: tuple[str, ...] = ()  # forms that have a control
     centred: bool = False
@@ -86,48 +86,48 @@ class Method(NamedTuple):
 # --- the functions of the rows
 
 
-def _constant(given: Given) -> list[str]:
-    titles, counts = given.log.titles, given.examples.item_counts
-    num = given.settings.recent_items
+def _constant(task: Task) -> list[str]:
+    titles, counts = task.log.titles, task.examples.item_counts
+    num = task.settings.recent_items
     popular = baselines.constant_profile(titles, counts, num=num)
-    return [popular] * len(given.cohort.rows)
+    return [popular] * len(task.cohort.rows)
 
 
-def _pseudo_item(given: Given) -> list[str] | None:
-    template, recent = given.settings.pseudo_item_template, given.settings.recent_items
+def _pseudo_item(task: Task) -> list[str] | None:
+    template, recent = task.settings.pseudo_item_template, task.settings.recent_items
     if not template:
         return None
-    split, rows = given.cohort.split, given.cohort.rows
+    split, rows = task.cohort.split, task.cohort.rows
     items = [history(split, row)[0][-recent:] for row in rows]
-    return baselines.pseudo_items(template, given.log.columns, items)
+    return baselines.pseudo_items(template, task.log.columns, items)
 
 
 def _mean_items(
-    given: Given, table: Table, centre: np.ndarray | None, newest: int | None = None
+    task: Task, table: Table, centre: np.ndarray | None, newest: int | None = None
 ) -> np.ndarray:
-    split, rows = given.cohort.split, given.cohort.rows
+    split, rows = task.cohort.split, task.cohort.rows
     return baselines.history_vectors(split, rows, table, newest=newest, centre=centre)
 
 
-def _mean_recent(given: Given, table: Table, centre: np.ndarray | None) -> np.ndarray:
-    return _mean_items(given, table, centre, given.settings.recent_items)
+def _mean_recent(task: Task, table: Table, centre: np.ndarray | None) -> np.ndarray:
+    return _mean_items(task, table, centre, task.settings.recent_items)
 
 
-def _random(given: Given) -> Ranker:
-    return baselines.chance(given.cohort.example_ids, seed=given.settings.seed)
+def _random(task: Task) -> Ranker:
+    return baselines.chance(task.cohort.example_ids, seed=task.settings.seed)
 
 
-def _popular(given: Given) -> Ranker:
-    return baselines.popularity(given.examples.item_counts)
+def _popular(task: Task) -> Ranker:
+    return baselines.popularity(task.examples.item_counts)
 
 
-def _ease(given: Given) -> Ranker | None:
-    most, num = given.settings.ease_max_items, len(given.examples.pool)
+def _ease(task: Task) -> Ranker | None:
+    most, num = task.settings.ease_max_items, len(task.examples.pool)
     if num > most:
         logger.info("no EASE: %d items, evaluate.ease_max_items=%d", num, most)
         return None
-    split, rows, l2 = given.cohort.split, given.cohort.rows, given.settings.ease_l2
-    return baselines.ease(given.log, given.examples, split, rows, l2=l2)
+    split, rows, l2 = task.cohort.split, task.cohort.rows, task.settings.ease_l2
+    return baselines.ease(task.log, task.examples, split, rows, l2=l2)
 
 
 METHODS = (
@@ -149,7 +149,7 @@ METHODS = (
 
 # --- which differences, first minus second
 
-KEY_PAIRS = (  # those that users rely on: of every protocol and of every stratum
+KEY_PAIRS = (  # shown for every protocol and every stratum
     ("blue", "base"),
     ("blue", "shuffled_blue"),
     ("base", "shuffled_base"),
@@ -158,7 +158,7 @@ KEY_PAIRS = (  # those that users rely on: of every protocol and of every stratu
     ("10h+blue", "10_history"),
     ("10h+blue", "10h+shuffled_blue"),
 )
-MORE_PAIRS = (  # has the trained profile learned more than wording or popularity?
+MORE_PAIRS = (  # whether training gave more than wording or popularity
     ("blue_centred", "base_centred"),
     ("blue", "base_centred"),
     ("10h+blue", "10h+pseudo_item"),
@@ -179,7 +179,7 @@ Pair = tuple[str, str]
 def pairs(names: Sequence[str]) -> list[Pair]:
     """All differences among the variants `names`.
 
-    A name that is not in the table is of a method whose profiles others brought.
+    A name that is not in the table is a method with profiles from a file.
     """
     ours = [form + trained(names) for form in (ALONE, RECENT)]
     rows = dict.fromkeys(map(method_of, names))
@@ -211,7 +211,7 @@ def existing(found: Iterable[Pair], names: Iterable[str]) -> list[Pair]:
 
 
 def trained(names: Iterable[str]) -> str:
-    """The method that a run is about: the trained profile where there is one."""
+    """The main method of a run: the trained profile if there is one."""
     return TRAINED if TRAINED in names else BASE
 
 
@@ -230,14 +230,14 @@ def of_group(group: str) -> list[str]:
 
 
 def method_of(variant: str) -> Method:
-    """The row of a variant; a new one where it is of profiles that others brought."""
+    """The row of a variant; a new one for profiles from a file."""
     name = variant.removeprefix(RECENT).removeprefix(SHUFFLED).removesuffix(CENTRED)
     rows = {method.name: method for method in METHODS}
     return rows.get(name) or Method(name, group=RIVAL)
 
 
 def is_taken(name: str) -> bool:
-    """Whether profiles that others bring may not have this name."""
+    """Whether profiles from a file may not have this name."""
     known = name in {method.name for method in METHODS}
     return known or method_of(name).name != name
 

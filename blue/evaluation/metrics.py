@@ -1,9 +1,9 @@
-"""Numbers that judge a ranking: pure functions over host arrays.
+"""Metrics of a ranking: pure functions over host arrays.
 
-Ranks, NDCG, recall and MRR of one target among candidates, their intervals by a
-bootstrap over users, and what is recommended. What judges the text of profiles is in
-panel.py. Protocol: BLUE, https://arxiv.org/abs/2605.06981, section "Evaluation"; the
-paper is silent about ties and intervals, so both are defined here.
+Ranks, NDCG, recall and MRR of one target among candidates, with intervals by a
+bootstrap over users. Metrics of the text of profiles are in panel.py. Protocol: BLUE,
+https://arxiv.org/abs/2605.06981, section "Evaluation"; the paper does not define ties
+and intervals, so they are defined here.
 """
 
 import math
@@ -28,9 +28,9 @@ def rank_of_target(
 ) -> Int[np.ndarray, "*R U"]:
     """Rank of the target, column 0, among the candidates of each user.  In [1, I].
 
-    Pessimistic: 1 + the others that do not score less by more than `tolerance`, so that
-    a collapsed encoder (all scores equal) ranks its targets last.  A NaN, be it the
-    target's or another candidate's, is never less and so counts against the target.
+    Pessimistic: 1 + the others that do not score less by more than `tolerance`. So a
+    collapsed encoder (all scores equal) ranks its targets last. A NaN of the target or
+    of another candidate counts against the target.
     """
     return 1 + (~(scores[..., 1:] < scores[..., :1] - tolerance)).sum(axis=-1)
 
@@ -80,7 +80,8 @@ def expected_metrics(
 
     `share`, in [0, 1], is the chance that one draw scores at or above the target. So
     the rank is 1 + Binomial(num, share): Krichene and Rendle 2020, section 4,
-    https://doi.org/10.1145/3394486.3403226. No draw, hence no noise of drawing.
+    https://doi.org/10.1145/3394486.3403226. Nothing is drawn, so there is no sampling
+    noise.
     """
     above = np.arange(num + 1)
     ways = np.array([math.comb(num, int(k)) for k in above], np.float64)

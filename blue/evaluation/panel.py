@@ -1,10 +1,9 @@
-"""The profile quality panel: what profiles are like, judged without a language model.
+"""The profile quality panel: statistics of profiles without a language model.
 
-Are they made up, copied, alike, broken, or do they know the answer? Pure functions over
-text measure faithfulness, degeneration, privacy and length. They take every text: an
-empty one, one of punctuation alone, and scripts without spaces, where each character is
-a word. A share of nothing is NaN and left out of means. Time grows with the number of
-words and titles, not with its square: each title is read once, whoever has it.
+Pure functions over text measure faithfulness, degeneration, privacy, leaks and length.
+They take every text: an empty one, one of punctuation alone, and scripts without
+spaces, where each character is a word. A share of nothing is NaN and left out of means.
+Time is linear in the number of words and titles: each title is read once.
 """
 
 import functools
@@ -46,9 +45,9 @@ LABELS = {  # statistic -> what a table calls it
     "words": "words",
     "words_p95": "words, 95th percentile",
 }
-SIMILAR = 0.6  # a title that holds this share of a mention's words supports it
+SIMILAR = 0.6  # share of a mention's words that a supporting title has
 MENTION_WORDS = 30  # a longer span is no title
-LEAK_WORDS = COPY_WORDS = 4  # a run of so many words is no coincidence
+LEAK_WORDS = COPY_WORDS = 4  # words of a run that counts
 BOILERPLATE_WORDS, BOILERPLATE_SHARE = 5, 0.05
 
 _QUOTED = re.compile(
@@ -71,7 +70,7 @@ _FUTURE = re.compile(
 
 
 class _Title(NamedTuple):
-    """What the functions below need of a title, read once."""
+    """A title prepared for the functions below."""
 
     words: frozenset[str]
     line: str  # its words, each between two spaces
@@ -88,13 +87,13 @@ def _line(tokens: Sequence[str]) -> str:
     return f" {' '.join(tokens)} "
 
 
-# --- is it made up?
+# --- faithfulness
 
 
 def mentions(profile: str) -> list[str]:
     """The spans of `profile` that name something, in no particular order.
 
-    1. What stands in double quotes or in «», 「」, 『』, 《》.
+    1. Text in double quotes or in «», 「」, 『』, 《》.
     2. Runs of capitalised words, with "of", "the" and the like and numbers inside them,
        but not "and". The first word of a sentence has its capital anyway: not counted.
     3. In a sentence of the plain form "The user likes a, b and c.": a, b and c.
@@ -117,7 +116,7 @@ def mentions(profile: str) -> list[str]:
 def _names(sentence: str) -> list[str]:
     """The capitalised runs of a sentence, but for its first word."""
     found: list[str] = []
-    start = end = previous = -1  # of the run in hand, and of the word before
+    start = end = previous = -1  # of the current run, and of the word before
     for number, match in enumerate(_NAME_WORD.finditer(sentence)):
         word = match.group()
         if start >= 0 and not _NAME_GAP.fullmatch(sentence, previous, match.start()):
@@ -175,9 +174,8 @@ def _any_holds(holders: Sequence[int], least: int) -> bool:
 def mention_hallucination(profile: str, titles: Sequence[str]) -> float:
     """Share of the mentions that no history title supports.  [0, 1]; NaN without any.
 
-    It needs names: a profile of kinds of things in small letters has few `mentions`. A
-    genre with a capital that no title holds counts as made up. Compare profilers by it,
-    on the same users.
+    Profiles without names have few `mentions`. A capitalised genre that is in no title
+    counts as made up. Use it to compare profilers on the same users.
     """
     missing, total = unsupported_mentions(profile, titles)
     return missing / total if total else np.nan
@@ -190,19 +188,19 @@ def speculation_rate(profile: str) -> float:
     name unless it opens the sentence.
     """
     said = [_QUOTED.sub("", s) for s in sentences(profile)]
-    told = [bool(_FUTURE.search(s[:1].lower() + s[1:])) for s in said]
-    return float(np.mean(told)) if told else np.nan
+    predicts = [bool(_FUTURE.search(s[:1].lower() + s[1:])) for s in said]
+    return float(np.mean(predicts)) if predicts else np.nan
 
 
-# --- does it know what comes next?
+# --- leaks
 
 
 def target_leak(profile: str, titles: Sequence[str], target: str) -> bool:
     """Does a run of LEAK_WORDS words of the target's title occur in the profile, and
     not in the history? Of a shorter title the whole.
 
-    Must be about never: a profile is written before its target. A title of one common
-    word can be hit by chance.
+    It should hardly ever occur: a profile is written before its target. A title of one
+    common word may occur by chance.
     """
     tokens = folded_words(target)
     text = _line(folded_words(profile))
@@ -214,14 +212,14 @@ def target_leak(profile: str, titles: Sequence[str], target: str) -> bool:
 def history_leak(titles: Sequence[str], target: str) -> bool:
     """Does a title of the history hold the target's whole title, word for word?
 
-    Then profile and reward may be read off the history. True also where a log repeats
-    items or titles, and for a short title inside another: "Heat" in "Body Heat".
+    Then the answer can be read from the history. Also true where a log repeats items or
+    titles, and for a short title inside another: "Heat" in "Body Heat".
     """
     run = _read(target).line
     return bool(run.strip()) and any(run in _read(t).line for t in titles)
 
 
-# --- does it degenerate?
+# --- degeneration
 
 
 def copy_rate(text: str, titles: Sequence[str]) -> float:
@@ -281,7 +279,7 @@ def boilerplate(
     )
 
 
-# --- does it fit its user, and no one else?
+# --- fit to the user
 
 
 def shuffle_drop(
@@ -289,7 +287,7 @@ def shuffle_drop(
 ) -> Float[np.ndarray, " U"]:
     """NDCG@10 with the own minus with another user's profile.  [-1, 1].
 
-    At or below 0 a profile says nothing about its user that any other does not say.
+    At or below 0 a profile says nothing specific about its user.
     """
     return own - shuffled
 
@@ -301,9 +299,9 @@ def reid_at_1(
 ) -> Float[np.ndarray, " U"]:
     """1 where a profile is closest to its own user's held-out vector among all users.
 
-    How well a profile gives away whose it is. Chance is 1/U. A tie with
-    another user is no hit, a NaN neither; other rows of the same user do not compete.
-    Vectors of unit length; `users` says whose each row is; None: everyone has one.
+    How well a profile identifies its user. Chance is 1/U. A tie with another user is no
+    hit, a NaN neither; other rows of the same user do not compete. Vectors of unit
+    length; `users` says whose each row is; None: everyone has one.
     """
     owners = np.arange(len(profiles)) if users is None else np.asarray(users)
     hits = np.zeros(len(profiles))
@@ -311,7 +309,7 @@ def reid_at_1(
         rows = np.arange(start, min(start + 1024, len(profiles)))
         cosines = profiles[rows] @ held_out.T
         own = cosines[np.arange(len(rows)), rows][:, None]
-        beaten = cosines < own - 1e-6  # float32 knows no more of a cosine
+        beaten = cosines < own - 1e-6  # the precision of a float32 cosine
         hits[rows] = (beaten | (owners[rows, None] == owners)).all(axis=1)
     return hits * np.isfinite(profiles).all(axis=1)
 
@@ -325,7 +323,8 @@ def per_user(
     targets: Sequence[str],
     users: Users | None = None,
 ) -> dict[str, Float[np.ndarray, " U"]]:
-    """Every statistic of LABELS but the percentile, a value a user; NaN: undefined.
+    """Every statistic of LABELS except the percentile, one value a user; NaN:
+    undefined.
 
     Args:
         histories: the titles from which each profile was written.
@@ -379,7 +378,7 @@ def statistics(
     users: Users | None = None,
 ) -> dict[str, float]:
     """The panel: means of `per_user` over the users where they are defined, in the
-    order of LABELS; what is defined for nobody is left out."""
+    order of LABELS. Statistics that no user has are left out."""
     values = per_user(profiles, histories, targets, users)
     found = means(values) | {"words_p95": float(np.percentile(values["words"], 95))}
     return {key: found[key] for key in LABELS if key in found}

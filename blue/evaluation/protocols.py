@@ -1,9 +1,9 @@
-"""Evaluation protocols: the items a target is ranked among, and its rank there.
+"""Evaluation protocols: the items a target is ranked among, and its rank.
 
 Drawn candidates (the target and 99 negatives, as in section "Evaluation" of BLUE,
 https://arxiv.org/abs/2605.06981) are fixed files. The whole catalogue is streamed in
-blocks; one pass gives ranks, the exact expectation of drawn negatives, and what is
-recommended. An item of the target's own user never stands against it.
+blocks; one pass gives ranks, the exact expectation of drawn negatives, and
+recommendations. Other items of the target's user are excluded.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from blue.evaluation import metrics
 from blue.runtime import files
 
 POWER = 0.75  # of the popularity by which negatives are drawn
-# Scores this near are a tie: float32 knows no more of a cosine, and equal vectors
-# differ in the last bits by their column: ties would go unseen.
+# Scores this close are a tie. It is the precision of a float32 cosine: scores of equal
+# vectors differ in the last bits by their column.
 TOLERANCE = 1e-6
 TOP = 10  # items recommended to each row
 _ROWS = 64  # rows scored at a time
@@ -87,7 +87,7 @@ def unit(vectors: Float[np.ndarray, "*n E"]) -> Float[np.ndarray, "*n E"]:
 
 
 class Candidates(NamedTuple):
-    """What targets are ranked among; a row of the split may be missing."""
+    """The items targets are ranked among; a row of the split may be missing."""
 
     rows: Int[np.ndarray, " n"]  # of the split, ascending
     items: Int[np.ndarray, "n I"]  # column 0: the target
@@ -104,7 +104,7 @@ def popularity_weights(
     return item_counts.astype(np.float64) ** POWER
 
 
-def draw_negatives(
+def draw_weighted(
     rng: np.random.Generator,
     weights: Float[np.ndarray, " items"],
     num: int,
@@ -136,8 +136,9 @@ def draw_candidates(
     "1+99": the split's own. "1+99-popularity": drawn by `popularity_weights`.
     "1+99-category": uniform over items of the target's `category`. A row with fewer
     than `num` of them, or without a category, is left out: a rank among fewer is
-    another metric. Always items of training users, none of the user's own, none of the
-    target's title. A draw depends on (seed, protocol, user, target) alone.
+    another metric. Candidates are always items of training users, without the user's
+    own and those of the target's title. A draw depends only on (seed, protocol, user,
+    target).
     """
     targets = split.next_item
     if protocol == "1+99":
@@ -159,7 +160,7 @@ def draw_candidates(
             weights *= bool(category and category[target])
         weights[items_of_user(split, row)] = 0.0
         weights[examples.title_group == examples.title_group[target]] = 0.0
-        negatives = draw_negatives(rng_for(seed, protocol, user, target), weights, num)
+        negatives = draw_weighted(rng_for(seed, protocol, user, target), weights, num)
         if len(negatives) == num:
             rows.append(row)
             drawn.append(np.concatenate([[target], negatives]))
@@ -174,10 +175,10 @@ def fixed_candidates(
     *,
     write: bool = True,
 ) -> Candidates:
-    """The candidates in the file at `path`; `draw` makes them where it has none.
+    """The candidates in the file at `path`; if there is none, `draw` makes them.
 
-    The file is made again when `inputs`, a digest of all they depend on, is another.
-    Its bytes depend on `inputs` and the candidates alone.
+    The file is made again when `inputs`, a digest of everything they depend on,
+    changes. Its bytes depend only on `inputs` and the candidates.
     """
     if path.exists():
         content = path.read_bytes()
@@ -216,7 +217,7 @@ def rank_candidates(
 
 
 class Targets(NamedTuple):
-    """U rows to be ranked among all items, and what may not stand against each."""
+    """U rows to be ranked among all items, and the items excluded for each."""
 
     items: Int[np.ndarray, " U"]
     own: list[np.ndarray]  # all items of the row's user, ascending, the target too
@@ -224,7 +225,7 @@ class Targets(NamedTuple):
 
 
 class FullRanks(NamedTuple):
-    """Where R methods put the targets of U rows in the whole catalogue."""
+    """Ranks of the targets of U rows in the whole catalogue, by R methods."""
 
     ranks: Int[np.ndarray, "R U"]  # 1 + items at or above it, the user's own left out
     tied: Bool[np.ndarray, "R U"]
@@ -254,7 +255,7 @@ def rank_all(
     *,
     block: int = 4096,
 ) -> FullRanks:
-    """Rank each target among all items but the user's own, `block` items at a time.
+    """Ranks each target among all items but the user's own, `block` items at a time.
 
     A column of `weights` says how eligible each item is as a drawn negative. Items of
     the target's title are not eligible, though they do count in the rank. Ties and NaN
@@ -304,7 +305,7 @@ def shares_above(
     targets: Targets,
     weights: Float[np.ndarray, "items W"],
 ) -> Float[np.ndarray, "R U W"]:
-    """Of the weight that may stand against each target, what stands at or above it."""
+    """The share of the eligible weight that is at or above each target."""
     pairs = zip(targets.own, targets.same_title, strict=True)
     barred = np.stack(
         [weights[o].sum(axis=0) + weights[m].sum(axis=0) for o, m in pairs]

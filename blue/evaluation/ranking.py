@@ -1,9 +1,9 @@
 """Ranking the whole catalogue on the devices, for methods whose scores are cosines.
 
-`protocols.rank_all` says what is computed, for any scores, and is what this is tested
-against. Here the catalogue goes to the devices in slabs, each split over all of them. A
-device takes its part a block at a time, so memory does not grow with the catalogue.
-Only counts and the best items come back.
+`protocols.rank_all` computes the same for any scores; tests compare the two. Here the
+catalogue goes to the devices in slabs, each split over all devices. A device processes
+its part in blocks, so memory does not grow with the catalogue. Only counts and the best
+items return to the host.
 """
 
 import functools
@@ -27,7 +27,8 @@ OVER_ALL = PartitionSpec(AXES)  # items, over every device
 
 
 class Found(NamedTuple):
-    """Of one slab: what stands at or above each query's target, and the best items."""
+    """The result for one slab: counts and weights at or above each query's target, and
+    the best items."""
 
     above: Int[Array | np.ndarray, " Q"]
     tied: Bool[Array | np.ndarray, " Q"]
@@ -37,15 +38,15 @@ class Found(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Shapes of the program; another catalogue of the same sizes needs no other."""
+    """Shapes of the program; catalogues of equal sizes share it."""
 
     queries: int
     width: int
     slab: int  # items, a multiple of the devices' number
     block: int  # divides what a device has of a slab
     weights: int  # columns
-    own: int  # items of a query that may not stand against its target
-    mates: int  # items of its target's title
+    own: int  # excluded items of a query's user
+    same_title: int  # items of its target's title
 
 
 def _rank_block(
@@ -56,21 +57,21 @@ def _rank_block(
     query: tuple[Array, ...],
 ) -> Found:
     """`carry` with one more block of items, numbered from `start`."""
-    vectors, bar, own, mates, num_items = query
+    vectors, bar, own, same_title, num_items = query
     size = len(items)
     scores = jnp.matmul(vectors, items.T, precision=jax.lax.Precision.HIGHEST)
     here = start + jnp.arange(size) < num_items
 
     def without(cells: Int[Array, "Q m"]) -> Bool[Array, "Q n"]:
         at = cells - start
-        at = jnp.where((at >= 0) & (at < size), at, size)  # the last column is cut off
+        at = jnp.where((at >= 0) & (at < size), at, size)  # the last column is dropped
         rows = jnp.arange(len(cells))[:, None]
         return ~jnp.zeros((len(cells), size + 1), bool).at[rows, at].set(True)[:, :-1]
 
     eligible = without(own) & here[None]
     not_below = ~(scores < bar[:, None] - TOLERANCE) & eligible  # so is NaN
     equal = not_below & (scores <= bar[:, None] + TOLERANCE)
-    counted = (not_below & without(mates)).astype(jnp.float32)
+    counted = (not_below & without(same_title)).astype(jnp.float32)
     shown = jnp.where(eligible, jnp.fmax(scores, -jnp.inf), -jnp.inf)
     best, top = _merge(
         jnp.concatenate([carry.best, shown], axis=1),
@@ -100,12 +101,11 @@ def _merge(
 
 @functools.cache
 def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
-    """(vectors [Q E], score at the target [Q], own [Q m], mates [Q m], number of items
-    of the catalogue, slab [n E], its weights [n W], number of its first item) -> Found.
-
-    own, mates: item numbers, filled up with -1.
+    """(vectors [Q E], target's score [Q], own [Q m], same_title [Q m], number of items,
+    slab [n E], its weights [n W], its first item's number) -> Found.
+    own: the user's items; same_title: those of the target's title; filled up with -1.
     """
-    Q, E, slab, block, W, own, mates = sizes
+    Q, E, slab, block, W, own, same_title = sizes
     per_device = slab // mesh.size
 
     def on_device(start: Array, items: Array, weights: Array, query: tuple) -> Found:
@@ -130,7 +130,7 @@ def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
         return Found(total(found.above), tied, total(found.weight_above), best, top)
 
     def run(
-        vectors: Array, bar: Array, own: Array, mates: Array, num_items: Array,
+        vectors: Array, bar: Array, own: Array, same_title: Array, num_items: Array,
         items: Array, weights: Array, start: Array,
     ) -> Found:  # fmt: skip
         whole = PartitionSpec()
@@ -141,7 +141,9 @@ def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
             out_specs=whole,
             check_vma=False,
         )
-        return by_device(start, items, weights, (vectors, bar, own, mates, num_items))
+        return by_device(
+            start, items, weights, (vectors, bar, own, same_title, num_items)
+        )
 
     here = replicated(mesh)
     whole = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=here)
@@ -151,7 +153,7 @@ def make_rank_slab(mesh: Mesh, sizes: Sizes) -> Program:
         whole((Q, E), jnp.float32),
         whole((Q,), jnp.float32),
         whole((Q, own), jnp.int32),
-        whole((Q, mates), jnp.int32),
+        whole((Q, same_title), jnp.int32),
         whole((), jnp.int32),
         spread((slab, E), jnp.float32),
         spread((slab, W), jnp.float32),
@@ -170,8 +172,8 @@ def rank_all(
 ) -> FullRanks:
     """`protocols.rank_all` of a ranker by cosines, on the devices of `mesh`.
 
-    The same but for float32's last digits in `shares`, and in `top` where scores differ
-    by no more than these.
+    The same, except for float32 rounding in `shares`, and in `top` where scores are
+    that close.
     """
     assert ranker.cosines is not None, ranker.names
     queries, table, centre = ranker.cosines
@@ -179,8 +181,8 @@ def rank_all(
     num_queries = num_methods * num_rows
     at_target = protocols.score_targets(ranker, targets).reshape(num_queries)
     sizes = slab_sizes(mesh, num_items, width, weights.shape[1], block=block)
-    own, mates = _filled(targets.own), _filled(targets.same_title)
-    sizes = sizes._replace(own=own.shape[1], mates=mates.shape[1])
+    own, same_title = _filled(targets.own), _filled(targets.same_title)
+    sizes = sizes._replace(own=own.shape[1], same_title=same_title.shape[1])
     program = make_rank_slab(mesh, sizes)
     whole = replicated(mesh)
     parts = []
@@ -191,7 +193,7 @@ def rank_all(
             queries.reshape(num_queries, width)[at].astype(np.float32),
             at_target[at].astype(np.float32),
             own[row],
-            mates[row],
+            same_title[row],
             np.int32(num_items),
         )
         parts.append(put(asked, whole))
@@ -215,11 +217,11 @@ def rank_all(
 def slab_sizes(
     mesh: Mesh, num_items: int, width: int, num_weights: int, *, block: int = BLOCK
 ) -> Sizes:
-    """Sizes for a catalogue; those of `own` and `mates` are the caller's to set."""
+    """Sizes for a catalogue; the caller sets those of `own` and `same_title`."""
     block = min(block, -(-num_items // mesh.size))
     blocks = min(BLOCKS, -(-num_items // (mesh.size * block)))
     slab = mesh.size * block * blocks
-    return Sizes(QUERIES, width, slab, block, num_weights, own=1, mates=1)
+    return Sizes(QUERIES, width, slab, block, num_weights, own=1, same_title=1)
 
 
 def _full(rows: np.ndarray, size: int) -> Float[np.ndarray, "n x"]:

@@ -1,7 +1,7 @@
-"""evaluation.json in words: the page evaluation.md and the terminal's closing table.
+"""The page evaluation.md and the terminal's closing table, from evaluation.json.
 
-Titles and profiles come from strangers and from a policy. They are escaped, so they can
-neither break a table nor bring links, images or HTML into the page.
+Titles and profiles are untrusted text. They are escaped, so they cannot break a table
+or add links, images or HTML to the page.
 """
 
 import html
@@ -35,7 +35,7 @@ STRATA_WORDS = {
 
 
 class User(NamedTuple):
-    """A test user to show: what was known, what came next, what was written."""
+    """A test user to show: history, next item, profiles."""
 
     recent_titles: list[str]
     next_title: str
@@ -63,7 +63,8 @@ def difference_rows(
     protocol: str,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> list[list[str]]:
-    """One row a pair (of `pairs`, or of all): paired differences, and the detectable.
+    """One row a pair (of `pairs`, or of all): paired differences, and the smallest
+    detectable one.
 
     The last column is the minimum detectable difference of NDCG@10.
     """
@@ -80,7 +81,7 @@ def difference_rows(
 
 
 def detectable(differences: Sequence[Mapping[str, Any]], users: int) -> str:
-    """A sentence: what differences of NDCG@10 this many users can show."""
+    """A sentence on the differences of NDCG@10 that this many users can show."""
     shown = [
         f"{d['a']} - {d['b']} {d['mdd']:.3f}"
         for d in differences
@@ -134,10 +135,10 @@ def verdict(result: Mapping[str, Any], method: str, protocol: str) -> str:
 
 
 def judge_sentence(judge: Mapping[str, Any]) -> str:
-    """The judge's own accuracy, and whether it may be relied on.
+    """A sentence: the judge's accuracy, and whether it is reliable.
 
-    evaluation.md and evaluation.json are read by other programs: they keep the word
-    "reader".
+    evaluation.md and evaluation.json keep the word "reader" of version 0.1.0 for the
+    judge.
     """
     spread = {"mean": judge["accuracy"], "low": judge["low"], "high": judge["high"]}
     sentence = (
@@ -216,7 +217,8 @@ def cold_start_header(curve: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
-    """What a terminal shows: the first protocol, a line for each other, profiles."""
+    """The text for the terminal: the first protocol, a line for each other,
+    profiles."""
     trained = methods.trained(result["methods"])
     first, *more = result["protocols"]
     header = [first, *METRICS.values()]
@@ -254,7 +256,7 @@ def closing(result: Mapping[str, Any], users: Sequence[User]) -> str:
 def protocol_section(
     result: Mapping[str, Any], protocol: str, *, all_pairs: bool, title: str
 ) -> list[str]:
-    """One protocol of the page: methods, differences, what could be detected."""
+    """One protocol of the page: methods, differences, the detectable difference."""
     facts = result["protocols"][protocol]
     chance = ", ".join(f"{METRICS[k]} {facts['chance'][k]:.4f}" for k in METRICS)
     pairs = None if all_pairs else methods.key_pairs(result["methods"])
@@ -277,7 +279,7 @@ def protocol_section(
 
 
 def more_sections(result: Mapping[str, Any]) -> list[str]:
-    """What is there of the second encoder, strata, recommendations, cold start."""
+    """Sections that exist of: second encoder, strata, recommendations, cold start."""
     parts = []
     if transfer := result.get("transfer"):
         name = escape(transfer["encoder"])

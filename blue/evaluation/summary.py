@@ -1,7 +1,7 @@
 """From ranks to the numbers of evaluation.json: intervals, differences, strata.
 
-Every mean is over users of each user's mean over its targets, every interval resamples
-users, every difference is paired.
+Means are over users, of each user's mean over its targets. Intervals resample users.
+Differences are paired.
 """
 
 import bisect
@@ -22,7 +22,7 @@ LENGTHS = {  # history lengths: name -> the first
 
 
 class Ranked(NamedTuple):
-    """What one protocol says of every method, a number for each of its rows."""
+    """The metrics of every method under one protocol, a number for each row."""
 
     rows: Int[np.ndarray, " U"]  # which of the cohort's
     users: Int[np.ndarray, " U"]  # of each
@@ -36,9 +36,8 @@ def summarise(
 ) -> dict[str, Any]:
     """`protocols`, `methods`, `differences`, `half_widths` and `ties` of the result.
 
-    Means are over users of each user's mean over its targets, and users are what is
-    resampled. A difference brings its minimum detectable difference, `mdd`; a half
-    width is that of its interval.
+    A difference has its minimum detectable difference, `mdd`. A half width is that of
+    its interval.
     """
     result: dict[str, Any] = {
         "protocols": {},

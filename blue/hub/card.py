@@ -1,8 +1,8 @@
-"""What goes with exported weights: the model card, the licence, the notices.
+"""The model card, the licence and the notices of exported weights.
 
-Facts are plain JSON (training_config.json), so that a card can be written again when
-there is an evaluation. Names of data sets and checkpoints are escaped; item titles and
-profiles never get here.
+Facts are plain JSON (training_config.json), so that a card can be rewritten after an
+evaluation. Names of data sets and checkpoints are escaped; cards have no item titles or
+profiles.
 """
 
 import json
@@ -28,7 +28,7 @@ MODIFIED = "These weights were modified: they were trained further with BLUE."
 
 
 def licence(source: Source, *, unstated: Mapping[str, str]) -> dict[str, str]:
-    """Licence fields of the card: the source's; empty for weights that began random.
+    """Licence fields of the card: the source's; empty for weights that started random.
 
     unstated: the family's fields, for a source that states none; {}: unknown.
     """
@@ -42,7 +42,7 @@ def licence(source: Source, *, unstated: Mapping[str, str]) -> dict[str, str]:
 
 
 def copy_notices(source: Source, directory: epath.PathLike, *, notice: str) -> None:
-    """The source's licence files, and NOTICE with what its family asks to pass on.
+    """Copies the source's licence files, and writes the family's NOTICE.
 
     notice: the family's; "": nothing.
     """
@@ -64,9 +64,9 @@ def copy_notices(source: Source, directory: epath.PathLike, *, notice: str) -> N
 
 
 def began_random(source: Source) -> bool:
-    """Whether no weights of others are in a model that began with `source`.
+    """Whether a model that started from `source` has no weights of others.
 
-    It had no source, or that is an export of ours that says so.
+    It has no source, or the source is an export of ours that says so.
     """
     if not source.directory:
         return True
@@ -78,7 +78,7 @@ def began_random(source: Source) -> bool:
 
 
 def base_model(source: Source) -> str:
-    """The hub id of the source, or the one that the source itself names as its base."""
+    """The hub id of the source, or the base that the source itself names."""
     if source.commit:
         return source.checkpoint.partition("@")[0]
     named = _front_matter(source).get("base_model") if source.directory else None
@@ -93,11 +93,11 @@ def _front_matter(source: Source) -> dict[str, Any]:
     if not path.exists():
         return {}
     with tempfile.NamedTemporaryFile("w", suffix=".md", encoding="utf-8") as file:
-        try:  # metadata_load reads local files, the source may be elsewhere
+        try:  # metadata_load reads only local files
             file.write(path.read_text("utf-8"))
             file.flush()
             return metadata_load(file.name) or {}
-        except Exception:  # a stranger's file: whatever its YAML makes the reader raise
+        except Exception:  # untrusted YAML may make the reader raise anything
             return {}
 
 
@@ -158,7 +158,7 @@ The tokenizer appends the token that is pooled. Vectors have unit length."""
 
 
 def _facts(facts: Mapping[str, Any]) -> list[str]:
-    """What it is, line by line."""
+    """The facts as lines of the card."""
     commit = f", commit {facts['commit']}" if facts["commit"] else ""
     began = facts["base_model"] or PurePath(facts["checkpoint"]).name
     lines = [
@@ -216,8 +216,8 @@ vLLM was not run by the authors."""
 
 def _not_evaluated(facts: Mapping[str, Any]) -> str:
     value = facts["validation"]
-    told = "" if value is None else f" NDCG@10 on validation users: {value:.3f}."
-    return f"Not evaluated yet.{told}"
+    validation = "" if value is None else f" NDCG@10 on validation users: {value:.3f}."
+    return f"Not evaluated yet.{validation}"
 
 
 def _licence_words(facts: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
-"""Hugging Face directories in and out: config.json and safetensors, sharded or not."""
+"""Loads and saves Hugging Face directories: config.json and safetensors, also
+sharded."""
 
 import collections
 import dataclasses
@@ -24,8 +25,8 @@ from blue.models.decoder import DecoderConfig, Params, init_params
 from blue.runtime.sharding import param_shardings, to_host
 
 HEAD = "lm_head.weight"
-# What stands before "embed_tokens.weight" and before the head: a text model, one saved
-# without its head (encoders), the text tower of multimodal Gemma 3, old, new, headless.
+# Prefixes of "embed_tokens.weight" and of the head: a text model, one saved without its
+# head (encoders), the text tower of multimodal Gemma 3: old, new, without head.
 PREFIXES = {
     "model.": "",
     "": "",
@@ -34,15 +35,15 @@ PREFIXES = {
     "language_model.": "",
 }
 OTHER_TOWERS = ("vision_tower.", "multi_modal_projector.")
-# Kept from the source when a model is written: nothing of its architecture.
+# Fields kept from the source when a model is written; none of its architecture.
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
 WEIGHTS = "model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-SHARD_BYTES = 5_000_000_000  # of one written file; more make several and an index
+SHARD_BYTES = 5_000_000_000  # of one file; larger models get several and an index
 
 
 class Tensor(NamedTuple):
-    """Where a tensor of the checkpoint lives in our tree."""
+    """The place of a checkpoint's tensor in our tree."""
 
     path: tuple[str, ...]
     layer: int | None
@@ -58,14 +59,14 @@ def load_decoder(
 ) -> tuple[DecoderConfig, Params]:
     """The model of a Hugging Face directory, its parameters sharded over the mesh.
 
-    Each tensor goes from its file to its shards; beside the parameters there is never
-    more in memory than one tensor.
+    Each tensor goes from its file to its shards. Beside the parameters, memory holds at
+    most one tensor.
 
     Args:
         directory: local or gs://; has config.json and model.safetensors, or the shards
             and their index. Files with pickled weights are never opened.
-        dtype: of all parameters; the file's may be any floating one.
-        head: False for an encoder, which has no use for an untied head.
+        dtype: of all parameters; the file may have any floating dtype.
+        head: False for an encoder, which does not need an untied head.
 
     Returns:
         The decoder's configuration and its parameters, those of the layers stacked.
@@ -106,8 +107,8 @@ def load_decoder(
 
 
 def _read_parts(stored: Stored, tensor: Tensor, sharding: NamedSharding) -> jax.Array:
-    """The tensor as it lies in the file, each device having the part that is its own
-    of our array."""
+    """The tensor with the axes of the file; each device reads the part it has of our
+    array."""
     spec = tuple(sharding.spec)[0 if tensor.layer is None else 1 :]
     values = safetensors.read(stored)
     return jax.make_array_from_callback(
@@ -124,7 +125,8 @@ def _place(
     shape: jax.ShapeDtypeStruct,
     sharding: NamedSharding,
 ) -> jax.Array:
-    """Our array, turned and cast on the devices; of a layer: its stack, filled in."""
+    """Our array, transposed and cast on the devices; for a layer, its stack, filled
+    in."""
     if tensor.layer is None:
         return _make_new(shape.shape, tensor.inputs, shape.dtype, sharding)(parts)
     if stacked is None:
@@ -134,7 +136,7 @@ def _place(
 
 
 def _spec_in_file(spec: tuple, inputs: int) -> PartitionSpec:
-    """The same sharding of [outputs, inputs], where axes of each are one."""
+    """The same sharding for the file's [outputs, inputs], whose axes are merged."""
     if not inputs or not spec:
         return PartitionSpec(*spec)
     assert not any((*spec[1:inputs], *spec[inputs + 1 :]))
@@ -147,7 +149,7 @@ def _new(values: jax.Array, *, shape: tuple, inputs: int, dtype: Any) -> jax.Arr
     return jnp.array(values.reshape(shape), dtype, copy=True)
 
 
-# Kept, so that a second model of the same shapes compiles nothing.
+# Cached, so that a second model of the same shapes compiles nothing.
 @functools.cache
 def _make_new(shape: tuple, inputs: int, dtype: Any, sharding: NamedSharding) -> Any:
     """(tensor as in the file) -> our array."""
@@ -203,8 +205,8 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        told = error.strerror or error
-        raise UserError(f"{path}: {told}; a model needs this file") from None
+        reason = error.strerror or error
+        raise UserError(f"{path}: {reason}; a model needs this file") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -270,7 +272,7 @@ def _check(
     *,
     tied_head: str,
 ) -> None:
-    """Every expected tensor is there, and none that would be silently left out."""
+    """Raises `UserError` unless every expected tensor exists, and no others."""
     for name, tensor in expected.items():
         if name not in found:
             shape = list(tensor.shape)
@@ -308,7 +310,7 @@ def _check_tensor(name: str, stored: Stored, tensor: Tensor) -> None:
 
 
 def _same(a: Stored, b: Stored) -> bool:
-    """Whether two tensors are equal; compared in parts, for they are large."""
+    """Whether two tensors are equal; compared in parts to save memory."""
     one, other = safetensors.read(a), safetensors.read(b)
     starts = range(0, len(one), 4096)
     return all(np.array_equal(one[i : i + 4096], other[i : i + 4096]) for i in starts)
@@ -327,15 +329,15 @@ def save_decoder(
 ) -> None:
     """Writes config.json and the weights, for transformers and vLLM to load.
 
-    One tensor at a time comes to the host. Every process calls it, one writes.
+    One tensor at a time is on the host. Every process calls it, one writes.
 
     Args:
         directory: made if it is not there; config.json and weights are replaced.
-        params: any tree like that of `load`, in the dtype in which it will be stored.
-        source: fields of config.json that are not the architecture's: the token ids
-            (`bos_token_id`, `eos_token_id`, `pad_token_id`) and
-            `max_position_embeddings` are taken from here. May be a whole config.json.
-        shard_bytes: of one file at most; more make several files and their index.
+        params: a tree like that of `load_decoder`, in the dtype to be stored.
+        source: fields of config.json beside the architecture, or a whole config.json.
+            Token ids (`bos_token_id`, `eos_token_id`, `pad_token_id`) and
+            `max_position_embeddings` are taken from it.
+        shard_bytes: of one file at most; larger models get several files and an index.
     """
     directory = epath.Path(directory)
     family = families.of(cfg)
@@ -396,7 +398,7 @@ def _split(
 
 
 def _fetch(params: Params, tensor: Tensor) -> np.ndarray:
-    """One tensor as it will lie in the file."""
+    """One tensor with the axes of the file."""
     values = _leaf(params, tensor.path)
     values = values if tensor.layer is None else values[tensor.layer]
     values = np.asarray(to_host(values))

@@ -1,10 +1,10 @@
 """A trained model as a Hugging Face directory: export/profiler/ or export/encoder/.
 
-Adapters are merged into it, and written by themselves: export/<role>_adapter/.
+Adapters are merged into it, and also written separately: export/<role>_adapter/.
 
-Another run loads it, tokenizer included, with `--config.profiler.checkpoint=DIR` (or
-`encoder.checkpoint`), and so do transformers, vLLM and, for an encoder,
-sentence-transformers. With it go a model card, licence files and what was run.
+Another run loads it, with the tokenizer, by `--config.profiler.checkpoint=DIR` (or
+`encoder.checkpoint`). So do transformers, vLLM and, for an encoder,
+sentence-transformers. A model card, licence files and the run's config are added.
 """
 
 import json
@@ -32,19 +32,19 @@ logger = logging.getLogger("blue")
 TASKS = {"profiler": "CAUSAL_LM", "encoder": "FEATURE_EXTRACTION"}  # PEFT's words
 
 
-class Run(NamedTuple):
-    """What a stage knows of itself and its weights do not tell."""
+class RunFacts(NamedTuple):
+    """Facts about the run that made the weights."""
 
     stage: str
     config: dict[str, Any]  # of the run, without secrets
     data: str  # name of the log
     fingerprint: str  # of the log and the settings of its examples
-    validated: bool  # the best parameters were chosen by NDCG@10 on validation users
-    sampling_temperature: float  # of profiles when they are used
+    validated: bool  # the best parameters were chosen by validation NDCG@10
+    sampling_temperature: float  # recommended for profiles
     max_completion_tokens: int  # of a profile
     max_tokens: int  # of a text, the encoder's
     query_prompt: str  # before the encoder's queries
-    lender: Source = Source()  # of weights that went into one that began random
+    lender: Source = Source()  # of weights copied into a model that started random
 
 
 def write(
@@ -52,17 +52,18 @@ def write(
     model: Model,
     workdir: str | os.PathLike,
     role: str,
-    run: Run,
+    run: RunFacts,
 ) -> None:
-    """The stage's best parameters, in the place of an earlier export of the role.
+    """Writes the stage's best parameters; replaces an earlier export of the role.
 
     Args:
-        model: what the stage started from: its shapes, configuration and tokenizer.
+        model: the model the stage started from, for shapes, configuration and
+            tokenizer.
         workdir: local or gs://.
         role: "profiler" or "encoder".
 
-    On a disk the directory appears complete or not at all. In a bucket a directory is
-    renamed file by file, so config.json of a half export may be there.
+    On a disk the directory appears complete or not at all. In a bucket files are
+    renamed one by one, so an incomplete export may have a config.json.
     """
     frozen, trained = lora.split(model.params)
     best, meta = checkpoints.restore_best(shapes_of(trained))
@@ -82,8 +83,8 @@ def write(
     _write_adapters(directory.parent / f"{role}_adapter", model, role, best)
 
 
-def _save_tokenizer(draft: epath.Path, model: Model, role: str, run: Run) -> None:
-    """The tokenizer's files, and what else is of the role: its layout."""
+def _save_tokenizer(draft: epath.Path, model: Model, role: str, run: RunFacts) -> None:
+    """Writes the tokenizer's files and the role's other files."""
     if role == "profiler":
         model.tokenizer.save(draft, sampling=_sampling(run.sampling_temperature))
         return
@@ -101,8 +102,8 @@ def _write_adapters(
 ) -> None:
     """The stage's best adapters, unmerged, for PEFT.
 
-    A stage without adapters takes away those of an earlier one, which belong to no
-    model that is exported.
+    A stage without adapters removes those of an earlier stage, whose model is no longer
+    exported.
     """
     writes = jax.process_index() == 0
     if model.cfg.lora is None:
@@ -113,7 +114,7 @@ def _write_adapters(
     if not writes:
         return
     source = model.source
-    # what PEFT can load again: a hub id has no revision there
+    # for PEFT, whose hub ids have no revision
     base = source.checkpoint.partition("@")[0] if source.commit else source.checkpoint
     with files.whole_directory(directory) as draft:
         peft.save(
@@ -127,7 +128,7 @@ def _write_adapters(
 
 
 def _transformer(model: Model, role: str) -> str:
-    """The directory whose config.json the model began with; empty: none."""
+    """The directory of the config.json that the model started with; empty: none."""
     directory = model.source.directory
     if directory and role == "encoder":
         return sentence_layout.read(directory).transformer
@@ -135,7 +136,7 @@ def _transformer(model: Model, role: str) -> str:
 
 
 def _tower(directory: str) -> str:
-    """What transformers calls our decoder inside the model of this directory."""
+    """The name of our decoder inside this directory's model in transformers."""
     if not directory:
         return ""
     model_type = read_source(directory)["model_type"]
@@ -143,9 +144,9 @@ def _tower(directory: str) -> str:
 
 
 def _kept(model: Model, role: str) -> dict[str, Any]:
-    """Fields of config.json that are not the architecture's: the source's, else ours.
+    """Fields of config.json beside the architecture: the source's, else ours.
 
-    The tokens that end a profile are those of generation_config.json.
+    The end tokens of a profile are those of generation_config.json.
     """
     tokenizer = model.tokenizer
     tokens = {"eos_token_id": list(tokenizer.end_ids), "pad_token_id": tokenizer.pad_id}
@@ -160,11 +161,10 @@ def _kept(model: Model, role: str) -> dict[str, Any]:
 
 
 def _sampling(temperature: float) -> dict[str, Any]:
-    """Fields of generation_config.json: how profiles are sampled when they are used.
+    """Fields of generation_config.json: how to sample profiles.
 
     The source's own (Gemma 3: the 64 likeliest tokens, of 95%) are not kept: training
-    and evaluation sample the whole distribution. Where top_k is absent, transformers
-    takes 50.
+    and evaluation sample the whole distribution. Without top_k, transformers uses 50.
     """
     if not temperature:
         return {"do_sample": False}
@@ -175,11 +175,11 @@ def _describe(
     directory: epath.Path,
     model: Model,
     role: str,
-    run: Run,
+    run: RunFacts,
     meta: Mapping[str, Any],
     weights: int,
 ) -> None:
-    """The licence files, training_config.json and the card."""
+    """Writes the licence files, training_config.json and the card."""
     source = model.source if model.source.directory else run.lender
     family = families.of(model.cfg)
     before = {path.name for path in directory.iterdir()}
@@ -209,10 +209,10 @@ def _describe(
 
 
 def add_evaluation(workdir: str | os.PathLike, section: str, weights: set[int]) -> None:
-    """Puts the evaluation on the cards of the exports that it is about.
+    """Adds the evaluation to the cards of the exports that were evaluated.
 
     Args:
-        section: what the card says of it, in Markdown.
+        section: the card's section, in Markdown.
         weights: `fingerprint` of the parameters of each model that was evaluated.
     """
     for role in ("profiler", "encoder"):

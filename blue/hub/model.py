@@ -15,5 +15,5 @@ class Model(NamedTuple):
     tokenizer: Tokenizer
     name: str
     step: int = 0  # of the stage that trained it
-    origin: str = ""  # what adapters.py knows a base by; empty: its parameters tell
-    source: Source = Source()  # of the weights it began with
+    origin: str = ""  # identifies a base (adapters.py); empty: by its parameters
+    source: Source = Source()  # of the weights it started with

@@ -1,8 +1,8 @@
-"""Adapters as PEFT keeps them: adapter_config.json and adapter_model.safetensors.
+"""Adapters in PEFT's format: adapter_config.json and adapter_model.safetensors.
 
-https://huggingface.co/docs/peft/main/en/developer_guides/checkpoint. PEFT has A as
-[r, inputs] and B as [outputs, r], beside matrices [outputs, inputs]. It adds
-lora_alpha / r B A x. These are our numbers, transposed.
+https://huggingface.co/docs/peft/main/en/developer_guides/checkpoint. PEFT has A as [r,
+inputs] and B as [outputs, r], beside matrices [outputs, inputs]. It adds lora_alpha / r
+B A x. These are our arrays, transposed.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 from blue.models import families
 from blue.models.decoder import DecoderConfig, Params
 
-# What PEFT puts before a model's own names: of a causal LM, and of AutoModel.
+# Prefixes that PEFT adds to names: of a causal LM, and of AutoModel.
 PREFIXES = {
     "CAUSAL_LM": "base_model.model.model.",
     "FEATURE_EXTRACTION": "base_model.model.",
@@ -38,7 +38,7 @@ def save(
         cfg: with `lora`.
         adapters: the trained part of `lora.split`, numpy; any floating dtype.
         task: a key of `PREFIXES`; PEFT's task_type.
-        base: where PEFT finds the model they belong to; may be empty.
+        base: the directory or hub id of the base model; may be empty.
         tower: the name of our decoder inside a multimodal base, "language_model".
     """
     from safetensors.numpy import save_file
@@ -56,7 +56,7 @@ def save(
             full = prefix + module.format(layer)
             arrays[f"{full}.lora_A.weight"] = _plain(a.reshape(-1, r).T)
             arrays[f"{full}.lora_B.weight"] = _plain(b.reshape(r, -1).T)
-    # by its last name a module would be found in the other towers, too
+    # the last name alone would match modules of other towers
     here = rf".*\b{tower}\..*\.({'|'.join(modules)})" if tower else modules
     config = {
         "peft_type": "LORA",
@@ -77,5 +77,5 @@ def save(
 
 
 def _plain(array: Any) -> np.ndarray:
-    """In memory as it reads: save_file ignores strides."""
+    """A contiguous array: save_file ignores strides."""
     return np.ascontiguousarray(array)

@@ -1,8 +1,8 @@
-"""How a model is meant to be used: the wording, the lengths, the temperature.
+"""How a model should be used: wording, lengths, temperature.
 
-An export says so in training_config.json, which holds the config of its run. A plain
-Hugging Face directory does not, and the defaults here stand in. A caller's own values
-come before both.
+For an export they come from training_config.json, which has the config of its run. For
+other Hugging Face directories the defaults here are used. A caller's values override
+both.
 """
 
 import json
@@ -17,7 +17,7 @@ from blue.hub.card import FACTS
 from blue.text.templates import TEMPLATES
 from blue.workdir.allowed import DTYPES
 
-LARGEST = 2**20  # of tokens, items, rows: the file may be a stranger's
+LARGEST = 2**20  # of tokens, items, rows: the file is untrusted
 ONE_OF = {
     "prompt_style": tuple(TEMPLATES),
     "params_dtype": DTYPES,
@@ -26,15 +26,15 @@ ONE_OF = {
 
 
 class ProfilerRecipe(NamedTuple):
-    """How a profiler is used; the values are those for a directory that says nothing.
+    """How a profiler is used; the defaults are for a directory without a recipe.
 
-    They come from configs/base.py, except for two that suit a single call: shorter
-    profiles and smaller batches.
+    They come from configs/base.py, except two that suit a single call: shorter profiles
+    and smaller batches.
     """
 
     prompt_style: str = "full"  # wording of the prompt: full | short
     history_items: int = 1000  # newest titles that are shown
-    max_prompt_tokens: int = 2048  # whole oldest titles go first
+    max_prompt_tokens: int = 2048  # oldest titles are dropped first
     prompt_buckets: tuple[int, ...] = (512, 1024, 2048)  # padded prompt lengths
     max_completion_tokens: int = 512
     sampling_temperature: float = 0.7  # 0: always the likeliest token
@@ -48,14 +48,14 @@ class EncoderRecipe(NamedTuple):
 
     prompt_style: str = "full"  # wording of the views of a user: full | short
     recent_items: int = 10  # titles in the view of recent history and profile
-    max_tokens: int = 512  # longer texts lose their end
+    max_tokens: int = 512  # longer texts are cut at their end
     row_lengths: tuple[int, ...] = (32, 128, 512)  # tokens of a row of packed texts
     params_dtype: str = "float32"
     compute_dtype: str = "float32"
     batch_size: int = 8  # rows a call
 
 
-# Where the config of a run has the values; what is not here is the caller's alone.
+# Names of the values in a run's config; others come only from the caller.
 _OF_PROFILER = {
     "prompt_style": "prompts.style",
     "history_items": "prompts.history_items",
@@ -83,8 +83,8 @@ def of_profiler(
     """The recipe of the profiler in `directory`, its longest bucket that of a prompt.
 
     Args:
-        given: the caller's own values, which count more than the export's.
-        default: for fields that nobody gives.
+        given: the caller's values, which override the export's.
+        default: for all other fields.
 
     Raises:
         UserError: a field that does not exist or has an impossible value; an export
@@ -155,8 +155,8 @@ def _look_up(config: Any, place: str) -> Any:
     return config
 
 
-def _check(told: str, value: Any, usual: Any, name: str) -> Any:
-    """`value` as the type of `usual`, or one line that says what it must be."""
+def _check(argument: str, value: Any, usual: Any, name: str) -> Any:
+    """`value` as the type of `usual`. Raises `UserError`."""
     whole = f"1 to {LARGEST}"
     if name in ONE_OF:
         right, must = value in ONE_OF[name], f"one of {', '.join(ONE_OF[name])}"
@@ -169,7 +169,7 @@ def _check(told: str, value: Any, usual: Any, name: str) -> Any:
         right = type(value) in (int, float) and math.isfinite(value) and value >= 0
         value, must = float(value) if right else value, "a number of 0 or more"
     if not right:
-        raise UserError(f"{told} is {value!r}, must be {must}")
+        raise UserError(f"{argument} is {value!r}, must be {must}")
     return tuple(sorted(set(value))) if isinstance(usual, tuple) else value
 
 

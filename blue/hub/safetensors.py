@@ -1,4 +1,4 @@
-"""The safetensors file format: headers that are not trusted, tensors without a copy.
+"""The safetensors file format: untrusted headers, tensors without a copy.
 
 https://huggingface.co/docs/safetensors: eight bytes with the length of a JSON header,
 the header (name -> dtype, shape, bytes), the tensors one after the other. The library
@@ -34,10 +34,10 @@ FLOATS = {
 
 
 class Stored(NamedTuple):
-    """A tensor in a file, as the file's header has it; its bytes are in the file."""
+    """A tensor in a file, by the file's header."""
 
     path: epath.Path
-    dtype: str  # as the format spells it
+    dtype: str  # the format's name
     shape: tuple[int, ...]
     start: int  # first byte
 
@@ -127,7 +127,7 @@ def _entry(
 
 
 def read(tensor: Stored) -> np.ndarray:
-    """The tensor's values: of a local file a read-only view that loads nothing yet."""
+    """The tensor's values; for a local file a read-only, memory-mapped view."""
     dtype, shape = FLOATS[tensor.dtype], tensor.shape
     if not math.prod(shape):
         return np.empty(shape, dtype)
@@ -146,7 +146,7 @@ def write(
     tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     values: Iterable[np.ndarray],
 ) -> None:
-    """Writes a file tensor by tensor; only one is in memory at a time.
+    """Writes a file tensor by tensor, with one in memory at a time.
 
     Args:
         tensors: shape and dtype by name, in the order of `values`.
@@ -168,5 +168,5 @@ def write(
         file.write(len(text).to_bytes(8, "little") + text)
         for (shape, dtype), array in zip(tensors.values(), values, strict=True):
             assert array.shape == tuple(shape) and array.dtype == dtype
-            # the memory of an array as it lies is not always its elements in order
+            # arrays may be non-contiguous
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -1,7 +1,7 @@
-"""The directory layout of sentence-transformers, in and out: an encoder's surroundings.
+"""Reads and writes the directory layout of sentence-transformers, for encoders.
 
 A model there is a chain of modules, modules.json. Ours is a decoder whose last token is
-pooled and brought to unit length: any other chain is refused, not approximated.
+pooled and normalised: any other chain is refused.
 """
 
 import json
@@ -26,7 +26,7 @@ POOLINGS = (  # of 1_Pooling/config.json, as releases before 6 wrote and all rea
 
 
 class Layout(NamedTuple):
-    """What the layout says of a checkpoint."""
+    """The settings of a checkpoint's layout."""
 
     transformer: str  # directory of config.json, the weights and the tokenizer
     query_prompt: str | None  # before a query; None: the checkpoint does not say
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
 
 
 def read(directory: epath.PathLike) -> Layout:
-    """The layout of an encoder's directory; a plain model has none of the files.
+    """The layout of an encoder's directory; a plain model lacks the files.
 
     Whether the chain ends with Normalize does not matter: our vectors always have unit
     length.
@@ -66,7 +66,7 @@ def read(directory: epath.PathLike) -> Layout:
 def _chain(root: epath.Path) -> dict[str, str]:
     """Kind of module -> its sub-folder."""
     path = root / MODULES
-    told = f"{path}: %s; must be Transformer, Pooling and perhaps Normalize"
+    problem = f"{path}: %s; must be Transformer, Pooling and perhaps Normalize"
     modules = _read(path, [])
     paths: dict[str, str] = {}
     for module in modules:
@@ -74,17 +74,17 @@ def _chain(root: epath.Path) -> dict[str, str]:
         name = str(kind).rpartition(".")[2]
         ours = str(kind).startswith("sentence_transformers.") and name in CHAIN
         if not ours or name in paths:
-            raise UserError(told % f"module {len(paths)} has type {kind!r}")
+            raise UserError(problem % f"module {len(paths)} has type {kind!r}")
         if not isinstance(folder, str) or folder.startswith("/") or ".." in folder:
             raise UserError(f"{path}: path is {folder!r}; must be a sub-folder")
         paths[name] = folder
     if tuple(paths) not in (CHAIN, CHAIN[:2]):
-        raise UserError(told % f"its modules are {', '.join(paths) or 'none'}")
+        raise UserError(problem % f"its modules are {', '.join(paths) or 'none'}")
     return paths
 
 
 def _check_pooling(path: epath.Path) -> None:
-    """Refuses all but the last token alone, in the old and in the new form."""
+    """Raises `UserError` unless only the last token is pooled; old and new form."""
     config = _read(path, {})
     if "pooling_mode" in config:
         found = config["pooling_mode"]
@@ -103,7 +103,7 @@ def _check_pooling(path: epath.Path) -> None:
 def write(
     directory: epath.PathLike, *, width: int, max_tokens: int, query_prompt: str
 ) -> None:
-    """Adds to a model's directory what makes it one of sentence-transformers.
+    """Adds the files of sentence-transformers to a model's directory.
 
     In the old form, which releases from 2.7 to 6 read.
     """
@@ -137,7 +137,7 @@ def write(
 
 
 def _read(path: epath.Path, empty: Any) -> Any:
-    """JSON of the type of `empty`, which is what a missing file counts as."""
+    """JSON of the type of `empty`, the value for a missing file."""
     try:
         content = json.loads(path.read_text("utf-8")) if path.exists() else empty
     except (OSError, ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """Where a checkpoint comes from: a local directory, gs://, or the Hugging Face Hub.
 
-Of the hub only safetensors, JSON, tokenizer and licence files are fetched, never
-pickled weights or code. The token is that of the usual environment or login.
+From the hub only safetensors, JSON, tokenizer and licence files are downloaded, never
+pickled weights or code. The token is that of the environment or login.
 """
 
 import functools
@@ -20,7 +20,7 @@ from blue.errors import UserError
 logger = logging.getLogger("blue")
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "*tokenizer.model")
-LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")  # to be passed on with weights
+LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")  # to be copied with weights
 PATTERNS = (
     "*.safetensors",
     *TOKENIZER_FILES,
@@ -33,11 +33,11 @@ _HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 
 class Source(NamedTuple):
-    """Where a model's first weights come from; all empty for random ones."""
+    """The source of a model's first weights; all empty for random ones."""
 
     checkpoint: str = ""  # as given: a directory, gs://..., owner/name[@revision]
     commit: str = ""  # of the hub
-    directory: str = ""  # where its files lie
+    directory: str = ""  # of its files
 
 
 def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
@@ -46,43 +46,43 @@ def fetch(checkpoint: str, field: str, *, weights: bool = True) -> Source:
     A directory that exists wins over a hub id of the same name. Every process calls it.
 
     Args:
-        field: the config field it stands in, for messages.
+        field: the config field, for messages.
         weights: False for a tokenizer alone.
 
     Raises:
         UserError: it is neither; or the hub does not have it or give it.
     """
-    told = f"{field}={checkpoint}"
+    subject = f"{field}={checkpoint}"
     if os.path.isdir(checkpoint):
         return Source(checkpoint, "", checkpoint)
     if "://" in checkpoint:
         try:
             found = epath.Path(checkpoint).exists()
-        except ImportError as error:  # of the library for such places
+        except ImportError as error:  # of the library for gs://
             raise UserError(
-                f"{told}: {_line(error)}: pip install 'blue-profiles[gcs]'"
+                f"{subject}: {_line(error)}: pip install 'blue-profiles[gcs]'"
             ) from error
         if not found:
-            raise UserError(f"{told} is not there")
+            raise UserError(f"{subject} is not there")
         return Source(checkpoint, "", checkpoint)
     if os.path.exists(checkpoint):
-        raise UserError(f"{told} is a file; name the directory that holds it")
+        raise UserError(f"{subject} is a file; name the directory that holds it")
     match = _HUB_ID.fullmatch(checkpoint)
     if match is None:
         raise UserError(
-            f"{told} is no directory here, and no hub id (owner/name or "
+            f"{subject} is no directory here, and no hub id (owner/name or "
             "owner/name@revision)"
         )
     try:
         directory = _download(match[1], match[2], weights)
     except (OSError, ValueError, errors.HTTPError) as error:  # pyright: ignore
-        raise UserError(f"{told} {_reason(error, match[1])}") from error
+        raise UserError(f"{subject} {_reason(error, match[1])}") from error
     commit = Path(directory).name
-    logger.info("%s: commit %s, in %s", told, commit, directory)
+    logger.info("%s: commit %s, in %s", subject, commit, directory)
     return Source(checkpoint, commit, directory)
 
 
-@functools.cache  # one commit a process, whoever asks
+@functools.cache  # one commit a process
 def _download(repo: str, revision: str | None, weights: bool) -> str:
     return huggingface_hub.snapshot_download(
         repo,
@@ -93,7 +93,7 @@ def _download(repo: str, revision: str | None, weights: bool) -> str:
 
 
 def _reason(error: Exception, repo: str) -> str:
-    """Why the hub gave nothing, and what to do."""
+    """Why the download failed, and what to do."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     log_in = "log in with `hf auth login` or HF_TOKEN"

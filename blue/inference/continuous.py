@@ -23,13 +23,13 @@ from blue.text.tokenizer import Tokenizer
 class Job(NamedTuple):
     """A profile to be written."""
 
-    number: int  # the caller's own, to know the profile by
+    number: int  # the caller's, to identify the profile
     example_id: int  # keys the sampling
     prompt: Sequence[int]
 
 
 class WrittenProfiles(NamedTuple):
-    """Profiles that were finished together, and what computing took since the last."""
+    """Profiles that finished together, and the tokens computed since the last ones."""
 
     profiles: list[tuple[int, Profile]]  # with the numbers of their jobs
     token_slots: int  # computed: prompts with their padding, rows times decode steps
@@ -42,8 +42,8 @@ WriteProfiles = Callable[[Params, Iterable[Job]], Iterator[WrittenProfiles]]
 def prompt_lengths(least: int, most: int) -> tuple[int, ...]:
     """Padded lengths, ascending, for prompts of `least` to `most` tokens.
 
-    Each is at most a third longer than the one before, or by 16. So there are few
-    programs to compile, and prompts in order of length are padded by about a seventh.
+    Each is longer than the one before by at most a third or 16. So few programs are
+    compiled, and sorted prompts are padded by about a seventh.
     """
     lengths = [most]
     while True:
@@ -67,10 +67,10 @@ def make_profile_writer(
 ) -> WriteProfiles:
     """(params, jobs) -> profiles as they are finished.
 
-    As many profiles are written at a time as `shapes` has rows. Whenever a refill's
-    rows have ended, so many new prompts take their place. Jobs are read as they are
-    needed. Give them in order of length: a refill pads its prompts to the longest of
-    them. A profile is that of `make_generator` of the same key, example id and prompt.
+    `shapes` has one row for each profile under way. When as many rows have ended as a
+    refill has, new prompts take their place. Jobs are read when needed. Sort them by
+    length: a refill pads its prompts to the longest of them. Profiles equal those of
+    `make_generator` for the same key, example id and prompt.
 
     Args:
       shapes: of the rows that are decoded, with the longest prompt.
@@ -94,7 +94,7 @@ def make_profile_writer(
                 here, free = free[: len(waiting)], free[len(waiting) :]
                 length = bucket_for(lengths, max(len(job.prompt) for job in waiting))
                 missing = refill_size - len(waiting)
-                rows = np.append(here, [batch_size] * missing)  # which is no row
+                rows = np.append(here, [batch_size] * missing)  # no such row: ignored
                 padded = pad_jobs(waiting + waiting[:1] * missing, length, tokenizer)
                 new = put((*padded, rows.astype(np.int32)), by_batch(mesh))
                 slots = programs.refill[length](decode_params, slots, *new)
@@ -133,7 +133,7 @@ def make_slot_programs(
     refills: Sequence[Shapes],
     draws: Sampling,
 ) -> SlotPrograms:
-    """Compiles them; `shapes` and `refills` as in `make_profile_writer`."""
+    """Compiles the programs; `shapes` and `refills` as in `make_profile_writer`."""
     plain = lora.without(cfg)  # the copy in the decode layout has its adapters merged
     dtype = precision.compute
     return SlotPrograms(
@@ -158,7 +158,7 @@ def pad_jobs(
 def take_ended(
     slots: Slots, owner: Int[np.ndarray, " B"], tokenizer: Tokenizer
 ) -> list[tuple[int, Profile]]:
-    """The profiles that have ended, with their jobs' numbers, and frees their rows.
+    """The profiles that have ended, with their jobs' numbers. Frees their rows.
 
     owner: number of the job of each row, -1 for a free one; changed in place.
     """

@@ -18,30 +18,30 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 
 
 class TextEncoder(NamedTuple):
-    """Whoever turns texts into vectors: for rewards, evaluation and the item table."""
+    """A function from texts to vectors: for rewards, evaluation and the item table."""
 
     embed: Embed  # texts -> unit vectors [n E] float32, in order
     # texts -> a function that waits for their vectors, NaN for those that have none;
-    # the encoder is at work by then
+    # the encoder has started when it returns
     start: Callable[[Sequence[str]], Callable[[], np.ndarray]]
     num_tokens: Callable[[str], int]  # of a text as the encoder reads it
-    max_tokens: int  # longer texts lose their end
+    max_tokens: int  # longer texts are cut at their end
     width: int  # E
     name: str
-    fingerprint: str  # the same vectors for the same texts: keys them on disk
-    query_prompt: str | None = None  # its own before queries; None: it does not say
+    fingerprint: str  # equal where vectors are equal: names them on disk
+    query_prompt: str | None = None  # before queries; None: not stated
     weights: int | None = None  # `fingerprint` of our own parameters
-    spent: Mapping[str, int] | None = None  # as in `Embedder`; None: it does not say
+    slot_counts: Mapping[str, int] | None = None  # as in `Embedder`
 
 
 class Embedder(NamedTuple):
     """Texts -> vectors with our own encoder, whose parameters come first."""
 
-    # unit vectors [n E] float32, in the order of the texts
+    # -> unit vectors [n E] float32, in the order of the texts
     embed: Callable[[Params, Sequence[str]], np.ndarray]
-    # the same in two: all is on its way to the devices when it returns
+    # -> a function that waits for them; the devices have started when it returns
     start: Callable[[Params, Sequence[str]], Callable[[], np.ndarray]]
-    spent: dict[str, int]  # so far: "slots" that were computed, "tokens" in them
+    slot_counts: dict[str, int]  # so far: "slots" that were computed, "tokens" in them
 
 
 def make_embed_programs(
@@ -52,8 +52,8 @@ def make_embed_programs(
     lengths: Sequence[int],
     batch_size: int,
 ) -> dict[int, Program]:
-    """A program for each of `lengths`, slots of a row; a batch has `batch_size` rows,
-    and as many texts as they hold (packing.py)."""
+    """A program for each of `lengths`, the slots of a row. A batch has `batch_size`
+    rows and as many texts as they hold (packing.py)."""
     sizes = {length: packing.row_shapes(batch_size, length) for length in lengths}
     return {n: scoring.make_embed(cfg, mesh, sizes[n], precision) for n in sizes}
 
@@ -69,11 +69,11 @@ def make_embedder(
 ) -> Embedder:
     """Texts -> vectors, by the programs of `make_embed_programs`, which is `run`.
 
-    Texts of more than `max_tokens` lose their end; the pooling token stays. Equal texts
-    are embedded once, so that their vectors are equal to the bit.
+    Texts of more than `max_tokens` are cut at their end; the pooling token stays. Equal
+    texts are embedded once, so their vectors are bitwise equal.
     """
     lengths = tuple(run)
-    spent = {"slots": 0, "tokens": 0}
+    slot_counts = {"slots": 0, "tokens": 0}
 
     def start(params: Params, texts: Sequence[str]) -> Callable[[], np.ndarray]:
         place: dict[tuple[int, ...], int] = {}
@@ -93,8 +93,8 @@ def make_embedder(
             length = rows.tokens.shape[1]
             on_devices = put(tuple(rows[:5]), by_batch(mesh))
             waiting.append((rows.text, run[length](params, *on_devices)))
-            spent["slots"] += rows.tokens.size
-            spent["tokens"] += rows.used
+            slot_counts["slots"] += rows.tokens.size
+            slot_counts["tokens"] += rows.used
 
         def vectors() -> np.ndarray:
             out = np.zeros((len(place), cfg.width), np.float32)
@@ -106,4 +106,4 @@ def make_embedder(
         return vectors
 
     embed = lambda params, texts: start(params, texts)()
-    return Embedder(embed, start, spent)
+    return Embedder(embed, start, slot_counts)

@@ -1,4 +1,4 @@
-"""Encoders that are not ours: sentence-transformers, or any function of the user's.
+"""Encoders of others: sentence-transformers, or any function that the user provides.
 
 They run on the host's cores, in a thread of their own while the devices work. A text
 whose vector is still cached is not embedded again.
@@ -24,19 +24,19 @@ from blue.errors import UserError
 from blue.inference.embed import Embed, TextEncoder
 
 CACHED_TEXTS = 32_768  # the newest ones; 50 MB of vectors of 384
-# Embedded at setup: what is wrong shows in the first second, and a function whose
-# vectors change from run to run (Python's salted `hash`) gets another fingerprint.
+# Embedded at setup, so that errors show in the first second. A function whose vectors
+# change from run to run (Python's salted `hash`) gets a new fingerprint.
 PROBE = ("red running shoes", "", "The user likes quiet books about rivers.")
 
 
 def function(spec: str, *, max_tokens: int, batch_size: int) -> TextEncoder:
     """The user's `module:function`, list of texts -> array [n d], as an encoder.
 
-    The module may be a file in the current directory. One call at a time is made, with
-    at most `batch_size` texts. Rows are brought to unit length; a row of zeros stays.
-    Tokens are counted in words, and the function itself cuts long texts. For a text
-    that it cannot embed it may return None or NaN: in training that profile has no
-    reward, elsewhere it is an error.
+    The module may be a file in the current directory. Calls are sequential, with at
+    most `batch_size` texts. Rows are scaled to unit length; a row of zeros stays.
+    Tokens are counted as words, and the function itself cuts long texts. It may return
+    None or NaN for a text. In training that profile has no reward; elsewhere it is an
+    error.
     """
     call, source = _import_function(spec)
     width = check_finite(spec, PROBE, _rows(spec, call, PROBE)).shape[-1]
@@ -67,8 +67,8 @@ def sentence_transformers(
     """A sentence-transformers model on the CPU, in float32.
 
     checkpoint: its directory, or the name of an installed package that carries one.
-    Nothing is downloaded and no code that came with a model is run. Texts longer than
-    the model's limit, or `max_tokens` where that is less, lose their end.
+    Nothing is downloaded and no code of a model is run. Texts are cut at the model's
+    limit, or at `max_tokens` where that is less.
     """
     directory = _model_directory(checkpoint)
     try:
@@ -87,13 +87,13 @@ def sentence_transformers(
             model_kwargs={"dtype": "float32"},
             processor_kwargs={"split_special_tokens": True},  # "[SEP]" in a title
         ).eval()
-    except Exception as error:  # whatever a broken directory makes it raise
+    except Exception as error:  # a broken directory may raise anything
         raise UserError(
             f"encoder {directory} is no sentence-transformers model: {_line(error)}"
         ) from error
     limit = model.max_seq_length or max_tokens
     max_tokens = int(min(limit, max_tokens))
-    if limit != math.inf:  # static embeddings read everything
+    if limit != math.inf:  # static embeddings have no limit
         model.max_seq_length = max_tokens
 
     def embed(texts: Sequence[str]) -> np.ndarray:
@@ -127,10 +127,7 @@ def sentence_transformers(
 
 
 def cached(embed: Embed, *, width: int, entries: int) -> Embed:
-    """`embed` with a cache: a text is embedded again only when it has dropped out.
-
-    The newest `entries` texts are, by last use.
-    """
+    """`embed` with a cache of the `entries` texts that were used last."""
     newest: collections.OrderedDict[str, np.ndarray] = collections.OrderedDict()
 
     def lookup(texts: Sequence[str]) -> np.ndarray:
@@ -146,8 +143,8 @@ def cached(embed: Embed, *, width: int, entries: int) -> Embed:
             if text in position:
                 vector = vectors[position[text]]
                 if not np.isfinite(vector).all():
-                    continue  # not cached: it may succeed next time
-                newest[text] = vector.copy()  # lest one row keep all of them alive
+                    continue  # not cached: it may succeed later
+                newest[text] = vector.copy()  # a view would keep all rows in memory
             newest.move_to_end(text)
         while len(newest) > entries:
             newest.popitem(last=False)
@@ -168,8 +165,8 @@ def check_finite(spec: str, texts: Sequence[str], vectors: np.ndarray) -> np.nda
 
 
 def _text_encoder(spec: str, embed: Embed, *, width: int, **facts: Any) -> TextEncoder:
-    # One worker, and whoever starts it waits before anyone embeds anything else: the
-    # cache and the model are never in two threads at once.
+    # One worker, which is waited for before anything else is embedded: cache and model
+    # are never used by two threads at once.
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
     remembered = cached(embed, width=width, entries=CACHED_TEXTS)
     return TextEncoder(
@@ -189,7 +186,7 @@ def _line(error: BaseException) -> str:
 
 
 def _import_function(spec: str) -> tuple[Callable[[list[str]], Any], bytes]:
-    """The function, and the source of its module as far as there is a file."""
+    """The function, and the source of its module if it has a file."""
     name, colon, attribute = spec.partition(":")
     if not (name and colon and attribute):
         raise UserError(f"encoder {spec!r} must be of the form module:function")
@@ -198,7 +195,7 @@ def _import_function(spec: str) -> tuple[Callable[[list[str]], Any], bytes]:
     try:
         importlib.invalidate_caches()
         module = importlib.import_module(name)
-    except Exception as error:  # a module is a program: anything may come out of it
+    except Exception as error:  # importing a module may raise anything
         raise UserError(
             f"encoder {spec}: module {name} cannot be imported, here or from the "
             f"current directory ({_line(error)})"
@@ -222,7 +219,7 @@ def _rows(
     texts: Sequence[str],
     width: int | None = None,
 ) -> np.ndarray:
-    """Unit vectors [n d] out of a function of which nothing is known.
+    """Unit vectors [n d] from the result of an arbitrary function, checked.
 
     NaN where it returned None or a number that is not finite.
     """
@@ -278,7 +275,8 @@ def _model_directory(checkpoint: str) -> Path:
 
 
 def _token_counter(model: Any, checkpoint: str) -> Callable[[str], int]:
-    """Tokens of a text uncut; on a copy, for a tokenizer serves one thread."""
+    """Counts the tokens of an uncut text. Uses a copy: a tokenizer is not
+    thread-safe."""
     backend = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
     if not hasattr(backend, "no_truncation"):
         raise UserError(

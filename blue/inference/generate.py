@@ -1,7 +1,7 @@
 """Prompts in, profiles out: the compiled programs behind plain host functions.
 
-Each `make_*` compiles its programs for fixed shapes, once; what it returns pads, sorts
-by length, calls, and puts the answers back in order.
+Each `make_*` compiles its programs once for fixed shapes. The function it returns pads,
+sorts by length, calls the programs and restores the order.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class Profile(NamedTuple):
 def decode_profile(
     tokenizer: Tokenizer, tokens: np.ndarray, mask: np.ndarray
 ) -> Profile:
-    """Text of one completion [C]; ids the tokenizer lacks (padded heads) drop out."""
+    """Text of one completion [C]; ids that the tokenizer lacks are left out."""
     ids = tokens[mask].tolist()
     finished = bool(ids) and ids[-1] in tokenizer.end_ids
     known = [i for i in ids if i < tokenizer.vocab_size]
@@ -39,7 +39,7 @@ def decode_profile(
 
 
 def plain_sampling(tokenizer: Tokenizer, temperature: float) -> Sampling:
-    """From all tokens of the vocabulary, until the tokenizer's end."""
+    """Sampling from the whole vocabulary until one of the tokenizer's end tokens."""
     return Sampling(temperature, 0, 1.0, tuple(tokenizer.end_ids), tokenizer.pad_id)
 
 
@@ -55,9 +55,9 @@ def make_generator(
 ) -> Callable[[Params, Sequence[Sequence[int]], Sequence[int]], list[Profile]]:
     """(params, prompts, example ids) -> one profile each, in order.
 
-    shapes: of the batches, by the length of their prompts, ascending; else alike, and
-    with one completion a prompt. key: seed and number of the stage; with the example's
-    id they key the sampling, which does not depend on how prompts are batched.
+    shapes: of the batches, with ascending prompt lengths, otherwise equal, and one
+    completion a prompt. key: seed and number of the stage. Sampling is keyed by both
+    and the example's id, so it does not depend on how prompts are batched.
     """
     relayout = sampling.make_relayout(cfg, mesh, precision)
     cfg = lora.without(cfg)  # the copy in the decode layout has its adapters merged

@@ -1,8 +1,8 @@
-"""Texts of many lengths -> rows of few, with little room lost between them.
+"""Packs texts of many lengths into rows of few lengths, with little padding.
 
-A row holds several texts one after the other. A common beginning, such as the recent
-items of a user before each of G profiles, is in a row once. `Rows` says which token
-sees which; attention by it gives the vectors of each text alone. All of it works on
+A row holds several texts one after the other. A common beginning, such as a user's
+recent items before each of G profiles, is in a row once. `Rows` says which token sees
+which; with this attention each text gets the vector it has alone. Packing works on
 token ids, so it is exact for every tokenizer.
 """
 
@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-LEAST_SHARED = 8  # tokens; fewer are not worth a segment of their own
-MOST_TOGETHER = 32  # texts of one beginning that are looked at for a row
+LEAST_SHARED = 8  # tokens; shorter common beginnings are repeated
+MOST_TOGETHER = 32  # texts of a family tried for one row
 
 
 class Rows(NamedTuple):
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
     tokens: Int[np.ndarray, "R T"]
     segment: Int[np.ndarray, "R T"]  # -1: padding
-    parent: Int[np.ndarray, "R T"]  # the beginning that it goes on from; else its own
+    parent: Int[np.ndarray, "R T"]  # of the common beginning; else its own segment
     position: Int[np.ndarray, "R T"]  # in its text
     ends: Int[np.ndarray, "R S"]  # slot of the last token of each text
     text: Int[np.ndarray, "R S"]  # its number; -1: no more texts
@@ -40,10 +40,10 @@ class RowShapes(NamedTuple):
 
 
 class _Texts(NamedTuple):
-    """Texts in order of length, and their families."""
+    """Texts sorted by length, and their families: texts with a common beginning."""
 
     ids: list[Sequence[int]]
-    number: list[int]  # among those that were given
+    number: list[int]  # index of each among the given texts
     length: list[int]  # ascending
     family: list[int]
     shared: list[int]  # tokens that a family begins with
@@ -51,17 +51,17 @@ class _Texts(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """One batch: of each row its groups, the first text of a group whole, the others
-    from where their family's beginning ends."""
+    """One batch: the groups of each row. The first text of a group is complete; the
+    others omit the family's beginning."""
 
     length: int
     rows: list[list[list[int]]]
     text_tokens: int  # beginnings counted with each text
-    left: list[int]  # what is left without them
+    left: list[int]  # without the beginning
 
 
 def texts_a_row(length: int) -> int:
-    """S: most texts in a row of so many slots."""
+    """S: the most texts in a row of `length` slots."""
     return max(16, length // 16)
 
 
@@ -81,15 +81,15 @@ def pack(
     """Batches of `rows` rows, all of one of `lengths`, that hold each text once.
 
     texts: token ids, no two alike, none longer than the longest row. lengths:
-    ascending. cost: of a batch by the length of its rows; the next batch is the one
-    that costs least a token.
+    ascending. cost: length of the rows -> cost of a batch. The next batch is the one
+    with the least cost a token.
     """
     known = _in_families(texts)
     left, sharing = list(range(len(texts) + 1)), any(known.shared)
     while (longest := _longest(left, len(texts) - 1)) >= 0:
         best, least = None, math.inf
         for length in lengths:
-            full = cost(length) / (rows * length)  # where nothing is shared, at best
+            full = cost(length) / (rows * length)  # cost a token, without sharing
             if length < known.length[longest] or not sharing and full >= least:
                 continue
             plan = _plan(known, left, length, rows)
@@ -101,8 +101,8 @@ def pack(
 
 
 def _in_families(texts: Sequence[Sequence[int]]) -> _Texts:
-    """Neighbours in the order of their tokens are a family as long as one more member
-    saves more than the shorter beginning costs."""
+    """Groups texts into families. Texts are sorted by tokens; a neighbour joins while
+    it saves more than the shorter beginning costs."""
     family, shared, sizes = [0] * len(texts), [0], [0]
     before: Sequence[int] = ()
     for now in sorted(range(len(texts)), key=lambda n: tuple(texts[n])):
@@ -132,15 +132,15 @@ def _in_families(texts: Sequence[Sequence[int]]) -> _Texts:
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike; the last of each is its own."""
+    """The length of the common beginning of two texts, without their last tokens."""
     most = min(len(a), len(b)) - 1
     return next((n for n in range(most) if a[n] != b[n]), max(most, 0))
 
 
 def _longest(left: list[int], place: int) -> int:
-    """The longest text that is left among the first `place` + 1; -1: none.
+    """The longest unplaced text among the first `place` + 1; -1: none.
 
-    left[n + 1] is n + 1 for a text that is left, else less: union-find.
+    left[n + 1] is n + 1 for an unplaced text, else less: union-find.
     """
     n = place + 1
     while left[n] != n:
@@ -150,8 +150,8 @@ def _longest(left: list[int], place: int) -> int:
 
 
 def _plan(known: _Texts, left: list[int], length: int, rows: int) -> _Plan:
-    """Fills row after row with the longest text that fits and, after it, with others
-    of its family."""
+    """Fills each row with the longest text that fits, then with others of its
+    family."""
     out, left = _Plan(length, [], 0, left.copy()), left.copy()
     most, total = texts_a_row(length), 0
     for _ in range(rows):

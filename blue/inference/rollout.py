@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from blue.runtime.shapes import Sampling
 
 BLOCK = 128  # tokens a block of the vocabulary in `draw`: the lanes of a TPU
-# Decode steps from one look at whether all rows have ended to the next: on many chips
-# that look is a message among all of them.
+# Decode steps between checks whether all rows have ended: on many chips each check is a
+# message among all of them.
 CHECK_EVERY = 8
 
 
@@ -32,8 +32,8 @@ class Rollout(NamedTuple):
     logprobs: Float[Array, "B G C"]  # of the sampler, float32; 0 where mask is False
 
 
-class Model(NamedTuple):
-    """What the sampler needs of a model, as functions; it loads nothing itself.
+class SamplerModel(NamedTuple):
+    """The functions of a model that sampling uses.
 
         prefill(prompt, mask) -> (hidden [B D], what to keep of the prompts)
         begin(kept) -> state, with room for completions
@@ -50,14 +50,14 @@ class Model(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """B completions under way, each of its own prompt and at its own position."""
+    """B completions in progress, each with its own prompt and position."""
 
     tokens: Int[Array, "B C"]
     length: Int[Array, " B"]  # tokens written so far
-    done: Bool[Array, " B"]  # ended, or never begun: free for another prompt
+    done: Bool[Array, " B"]  # ended or not started: free for a prompt
     example_ids: Int[Array, " B"]
     hidden: Float[Array, "B 1 D"]  # predicts the next token
-    state: Any  # of the model, with leading axis B; what is of prompts right-aligned
+    state: Any  # of the model, leading axis B; prompts are right-aligned
 
 
 def truncate_logits(
@@ -85,19 +85,19 @@ def draw(
 ) -> tuple[Int[Array, "*b G"], Float[Array, "*b G"]]:
     """One token a row with probability softmax(logits), and its log-probability.
 
-    p(token) = p(its block) p(token | its block): one uniform number chooses among the
-    blocks of `block` tokens, the other inside of the block. Two numbers a row in place
-    of V, and one pass over the logits.
+    p(token) = p(its block) p(token | its block). One uniform number chooses a block of
+    `block` tokens, another a token in it. So a row needs two random numbers, not V, and
+    one pass over the logits.
     """
     missing = -logits.shape[-1] % block
     widths = [(0, 0)] * (logits.ndim - 1) + [(0, missing)]
     logits = jnp.pad(logits, widths, constant_values=-jnp.inf)
     top = logits.max(axis=-1, keepdims=True)
-    # Blocks before rows: tiles of 8 rows and 128 tokens lie so in a TPU's memory, and a
-    # block beside a block in its row would be a copy of all logits.
+    # Blocks come before rows, as TPU memory holds tiles of 8 rows and 128 tokens. Any
+    # other order would copy all logits.
     blocks = jnp.swapaxes(logits.reshape(*logits.shape[:-1], -1, block), -3, -2)
     masses = jnp.exp(blocks - jnp.expand_dims(top, -3)).sum(axis=-1)
-    # or their sum below becomes another pass over the logits
+    # else the sum below is a second pass over the logits
     masses = jax.lax.optimization_barrier(jnp.swapaxes(masses, -1, -2))
     chosen = _pick(masses, uniforms[..., 0])
     inside = jnp.take_along_axis(blocks, chosen[..., None, :, None], axis=-3)
@@ -109,8 +109,8 @@ def draw(
 
 
 def _pick(mass: Float[Array, "*b n"], uniform: Float[Array, "*b"]) -> Int[Array, "*b"]:
-    """An index with probability in proportion to its mass: where the sum of masses
-    passes `uniform` [0, 1) of all. Never one of mass 0, however sums are rounded."""
+    """An index with probability proportional to its mass: where the running sum passes
+    `uniform` [0, 1) of the total. Never one of mass 0, despite rounding."""
     below = jnp.where(mass > 0, jnp.cumsum(mass, axis=-1), 0.0)
     goal = uniform[..., None] * below.max(axis=-1, keepdims=True)
     return jnp.argmax(below > goal, axis=-1).astype(jnp.int32)
@@ -146,7 +146,7 @@ def _row_keys(key: Any, example_ids: Int[Array, " B"], group_size: int) -> Any:
 
 
 def sample(
-    model: Model,
+    model: SamplerModel,
     hidden: Float[Array, "B D"],
     kept: Any,
     key: Any,
@@ -158,9 +158,9 @@ def sample(
 ) -> Rollout:
     """G completions of every prompt, at most `max_tokens` long.
 
-    hidden, kept: of `model.prefill`. A row stops at any of the end ids and keeps it, so
-    it has one token or more. An empty completion is an end token alone; one at the
-    limit has none. The loop ends less than `CHECK_EVERY` steps after all rows have.
+    hidden, kept: of `model.prefill`. A row stops at any of the end ids and includes it,
+    so it has one token or more. An empty completion is an end token alone; one at the
+    limit has none. The loop ends fewer than `CHECK_EVERY` steps after all rows have.
     """
     B, G = hidden.shape[0], group_size
     row_keys = _row_keys(key, example_ids, G)
@@ -211,7 +211,7 @@ def sample(
 
 
 def new_slots(hidden: Float[Array, "B D"], state: Any, max_tokens: int) -> Slots:
-    """Slots around what the model's prefill gave, still marked as free."""
+    """Slots for the results of the model's prefill, still marked as free."""
     batch = len(hidden)
     return Slots(
         tokens=jnp.zeros((batch, max_tokens), jnp.int32),
@@ -224,16 +224,16 @@ def new_slots(hidden: Float[Array, "B D"], state: Any, max_tokens: int) -> Slots
 
 
 def refill(
-    model: Model,
+    model: SamplerModel,
     slots: Slots,
     prompt: Int[Array, "N P"],
     prompt_mask: Bool[Array, "N P"],
     example_ids: Int[Array, " N"],
     rows: Int[Array, " N"],
 ) -> Slots:
-    """`slots` with N new prompts at `rows`; those at row B or above are left out.
+    """`slots` with N new prompts at `rows`; those at row B or above are ignored.
 
-    P may be shorter than the prompts' room in `slots`: they are right-aligned in it.
+    P may be shorter than the prompts of `slots`: they are right-aligned.
     """
     hidden, kept = model.prefill(prompt, prompt_mask)
     state = model.begin(kept)
@@ -249,16 +249,17 @@ def refill(
 
 
 def advance(
-    model: Model,
+    model: SamplerModel,
     slots: Slots,
     key: Any,
     num_free: Int[Array, ""],
     sampling: Sampling,
 ) -> tuple[Slots, Int[Array, ""]]:
-    """Decodes until at least `num_free` of the B rows are done; and how many steps.
+    """Decodes until at least `num_free` of the B rows are done; also the number of
+    steps.
 
     The tokens are those of `sample` with `group_size` 1 at the same key. Every step
-    looks whether it is the last: rows that wait for a prompt cost more than the look.
+    checks whether it is the last: idle rows cost more than the check.
     """
     max_tokens = slots.tokens.shape[1]
     row_keys = _row_keys(key, slots.example_ids, 1)[:, 0]

@@ -1,7 +1,7 @@
-"""Programs that write: a copy in the decode layout, prefill, decoding, and slots.
+"""Programs that generate: a copy in the decode layout, prefill, decoding, slots.
 
-A rollout of the paper is `make_relayout` once a step, then `make_sample`. Many prompts,
-each of its own length, go through slots instead: continuous batching.
+A training step uses `make_relayout` once, then `make_sample`. Many prompts of different
+lengths use slots instead: continuous batching.
 """
 
 import functools
@@ -31,10 +31,10 @@ from blue.runtime.sharding import (
 
 @functools.cache
 def make_relayout(cfg: DecoderConfig, mesh: Mesh, precision: Precision) -> Program:
-    """(params) -> a copy in the decode layout and dtype: once a step, never a token.
+    """(params) -> a copy in the decode layout and dtype; once a step.
 
-    Each layer's arrays are its own there, whole but for `tensor`. Adapters are merged,
-    so that sampling knows the plain model alone.
+    There each layer has arrays of its own, sharded over `tensor` only. Adapters are
+    merged, so sampling uses the plain model.
     """
     dtype = precision.compute
     plain = abstract_params(lora.without(cfg), mesh, precision.params)
@@ -42,10 +42,10 @@ def make_relayout(cfg: DecoderConfig, mesh: Mesh, precision: Precision) -> Progr
 
     def run(params: Params) -> Params:
         cast = lambda tree, to: jax.tree.map(lambda x: x.astype(to), tree)
-        if cfg.lora:  # in float32, to be rounded once, to `dtype`
+        if cfg.lora:  # merged in float32, rounded once, to `dtype`
             params = lora.merge(cast(params, jnp.float32), cfg)
-        # stacks are gathered, not layers: of the shards of one layer, a few rows, the
-        # TPU compiler makes all-reduces, which send everything twice
+        # Stacks are gathered, not layers: for the few rows of a layer's shard the TPU
+        # compiler makes all-reduces, which send everything twice.
         return decoding.unstack_layers(cast(gather(params, dtype), dtype))
 
     args = (abstract_params(cfg, mesh, precision.params),)
@@ -66,7 +66,7 @@ def sampler_model(
     group: int = 1,
     length: int = 0,
     dtype: Any,
-) -> rollout.Model:
+) -> rollout.SamplerModel:
     """A decoder as the functions that `rollout.sample` takes.
 
     params: in the decode layout. There is room for `group` completions of `length`
@@ -95,7 +95,7 @@ def sampler_model(
             "BGD,VD->BGV", hidden, head, preferred_element_type=jnp.float32
         )
 
-    return rollout.Model(prefill, begin, step, logits)
+    return rollout.SamplerModel(prefill, begin, step, logits)
 
 
 def _sampling_key(seeds: UInt32[Array, " 3"]) -> Array:
@@ -141,7 +141,7 @@ def abstract_prefilled(
 def make_decode(
     cfg: DecoderConfig, mesh: Mesh, shapes: Shapes, sampling: Sampling, dtype: str
 ) -> Program:
-    """(decode params, hidden, kept of the prompts, example ids, [seed, stage, step]) ->
+    """(decode params, hidden, prompts' cache, example ids, [seed, stage, step]) ->
     Rollout."""
     B, _, G, C = shapes
 
@@ -231,7 +231,7 @@ def make_refill(
 ) -> Program:
     """(decode params, Slots, prompt, mask, example ids, rows), slots donated -> Slots.
 
-    new: of the prompts that come at a time; they may be shorter than those of `shapes`.
+    new: of the prompts of one refill, which may be shorter than those of `shapes`.
     """
 
     def run(params: Params, slots: rollout.Slots, *batch: Array) -> rollout.Slots:

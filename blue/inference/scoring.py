@@ -1,4 +1,4 @@
-"""Programs that read: log-probabilities, option letters, embeddings, rewards."""
+"""Programs that score: log-probabilities, option letters, embeddings."""
 
 import functools
 
@@ -45,7 +45,7 @@ def completion_scores(
     )
     chunk = head_chunk(cfg, tokens.shape[0] * tokens.shape[1], mesh)
     score = functools.partial(token_logprobs, temperature=temperature, chunk=chunk)
-    # Each device goes through its own rows: the head's gradient, as large as the head,
+    # Each device processes its own rows, so the head's gradient, as large as the head,
     # is summed over devices once and not for every chunk.
     by_device = jax.shard_map(
         score,
@@ -53,14 +53,14 @@ def completion_scores(
         out_specs=BATCH,
         axis_names={*BATCH[0]},
         mesh=mesh,
-        check_vma=False,  # else the sum moves into the loop over chunks
+        check_vma=False,  # else the sum is inside the loop over chunks
     )
     return by_device(hidden, tokens, decoder.head(params))
 
 
 def split_rows(rows: Array, size: int) -> Array:
-    """[B ...] -> [B / size, size, ...]: row b goes to part b % (B / size), so every
-    device works on every part."""
+    """[B ...] -> [B / size, size, ...]: row b goes to part b % (B / size), so each part
+    is spread over all devices."""
     count = rows.shape[0] // size
     return jnp.swapaxes(rows.reshape(size, count, *rows.shape[1:]), 0, 1)
 
@@ -77,8 +77,8 @@ def make_completion_logprobs(
 ) -> Program:
     """(params, prompt, mask, tokens [B G C]) -> log-probabilities [B G C].
 
-    The reference pass, and the judge's likelihood of option titles. It goes through
-    `microbatch` prompts at a time; 0: all.
+    Used for the reference pass and the judge's likelihood of option titles. It
+    processes `microbatch` prompts at a time; 0: all.
     """
     B, P, G, C = shapes
     micro = microbatch or B

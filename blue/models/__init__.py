@@ -1,1 +1,1 @@
-"""The decoder with its families, the encoder, LoRA, and what they cost."""
+"""The decoder with its families, the encoder, LoRA, and their FLOPs."""

@@ -1,11 +1,10 @@
-"""Which of jax's attention kernels serves a block of tokens.
+"""Which of jax's attention kernels is used for a block of tokens.
 
-On TPUs splash (splash.py) does where blocks are long, on GPUs cuDNN's. Elsewhere
-attention is dense (decoder.py), which is also what tests compare the kernels with.
+On TPUs it is splash (splash.py) where blocks are long, on GPUs cuDNN's. Elsewhere
+attention is dense (decoder.py); tests compare the kernels with it.
 
-Conditions for cuDNN are those of `jax.nn.dot_product_attention` with
-implementation="cudnn" (jax 0.10.2), checked here beforehand because it raises where it
-cannot.
+The conditions for cuDNN are those of `jax.nn.dot_product_attention` with
+implementation="cudnn" (jax 0.10.2), which raises where they are not met.
 """
 
 from typing import Any, Literal
@@ -29,22 +28,22 @@ def attention_implementation(
     query_tokens: int,
     key_tokens: int,
 ) -> Literal["cudnn", "splash"] | None:
-    """The kernel that serves, forward and backward; None: dense attention of XLA.
+    """The kernel to use, forward and backward; None: dense attention of XLA.
 
     platform: of the devices, "cuda" for NVIDIA's; compute_capability: (major, minor).
     """
-    if platform == "tpu" and splash.serves(head_size, query_tokens, key_tokens):
+    if platform == "tpu" and splash.fits_tiles(head_size, query_tokens, key_tokens):
         return "splash"
     if platform != "cuda" or compute_capability < AMPERE:
-        return None  # flash attention of cuDNN begins with Ampere
+        return None  # cuDNN has flash attention since Ampere
     if num_devices > 1:
-        return None  # wants q, k and v sharded alike; one key head cannot be split
+        return None  # needs q, k and v sharded alike; one key head cannot be split
     if jnp.dtype(dtype) not in HALF:
         return None
     if head_size % 8 or head_size > (256 if compute_capability >= HOPPER else 128):
         return None  # 256 is Gemma 3's
     if query_tokens % 2 or key_tokens % 2:
-        return None  # the mask becomes a bias, whose backward pass wants pairs
+        return None  # the mask becomes a bias, whose backward pass needs even lengths
     return "cudnn"
 
 
@@ -73,6 +72,6 @@ def implementation_here(
 
 
 def platform_here() -> str:
-    """That of the devices a program is compiled for, such as "tpu"."""
+    """The platform of the devices a program is compiled for, such as "tpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.devices()[0].platform

@@ -1,6 +1,6 @@
 """Fields of a checkpoint's config.json that families share, read and written.
 
-What the decoder cannot do is refused.
+What the decoder does not support is refused.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ SIZES = {  # our name -> the key
 }
 
 
-def whole(config: Mapping[str, Any], key: str) -> int:
-    """A field that counts something: a whole number of at least 1."""
+def positive_int(config: Mapping[str, Any], key: str) -> int:
+    """The field `key`, a whole number of at least 1. Raises `UserError`."""
     value = config.get(key)
     if type(value) is not int or value < 1:
         raise UserError(f"{key} is {value!r}; it must be a whole number of at least 1")
     return value
 
 
-def number(config: Mapping[str, Any], key: str) -> float:
-    """A field that measures something: a number above 0."""
+def positive_number(config: Mapping[str, Any], key: str) -> float:
+    """The field `key`, a number above 0. Raises `UserError`."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise UserError(f"{key} is {value!r}; it must be a number above 0")
@@ -45,15 +45,15 @@ def read(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises `UserError`: one line that names the field, for what is wrong or not
     supported (biases, RoPE scaling other than linear).
     """
-    only(config, attention_bias=False)
+    require_supported(config, attention_bias=False)
     theta, factor = rope(
         config.get("rope_parameters"),
         config.get("rope_scaling"),
         theta=config.get("rope_theta"),
     )
     return {
-        **{ours: whole(config, key) for ours, key in SIZES.items()},
-        "norm_eps": number(config, "rms_norm_eps"),
+        **{ours: positive_int(config, key) for ours, key in SIZES.items()},
+        "norm_eps": positive_number(config, "rms_norm_eps"),
         "rope_theta": theta,
         "rope_factor": factor,
         "tied": bool(config["tie_word_embeddings"]),
@@ -61,7 +61,7 @@ def read(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(cfg: DecoderConfig) -> dict[str, Any]:
-    """The keys that `read` reads; those of transformers 4, which every reader knows."""
+    """The keys that `read` reads, in the form of transformers 4, which 5 also reads."""
     return {
         **{key: getattr(cfg, ours) for ours, key in SIZES.items()},
         "rms_norm_eps": cfg.norm_eps,
@@ -72,8 +72,8 @@ def write(cfg: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def only(config: Mapping[str, Any], **supported: Any) -> None:
-    """Refuses fields with another value than the one supported; absent ones pass."""
+def require_supported(config: Mapping[str, Any], **supported: Any) -> None:
+    """Raises `UserError` for a field with an unsupported value; it may be absent."""
     for key, value in supported.items():
         found = config.get(key, value)
         if found != value and (found or value):  # null, false and 0 are all "off"
@@ -83,7 +83,7 @@ def only(config: Mapping[str, Any], **supported: Any) -> None:
 def rope(*parts: Mapping[str, Any] | None, theta: Any) -> tuple[float, float]:
     """Base and linear factor of a rotary embedding; later parts win, None is empty.
 
-    theta: the base where no part has one, as it stands in the file.
+    theta: the base where no part has one, as in the file.
 
     Raises `UserError` for any scaling but the linear one (positions / factor).
     """
@@ -93,8 +93,8 @@ def rope(*parts: Mapping[str, Any] | None, theta: Any) -> tuple[float, float]:
     kind = fields.get("rope_type", fields.get("type", "default"))
     if kind not in ("default", "linear"):
         raise UserError(f"rope_type is {kind!r}; supported are 'default' and 'linear'")
-    factor = number(fields, "factor") if kind == "linear" else 1.0
-    return number(fields, "rope_theta"), factor
+    factor = positive_number(fields, "factor") if kind == "linear" else 1.0
+    return positive_number(fields, "rope_theta"), factor
 
 
 def linear_scaling(factor: float) -> dict[str, Any] | None:

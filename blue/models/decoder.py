@@ -6,8 +6,8 @@ B prompts  G completions a prompt  P prompt tokens  C completion tokens  T query
 S key tokens  V vocabulary  D width  F mlp width  N query heads  K key/value heads
 R = N//K query heads a key/value head  H head size  L layers
 
-A layer is one Linen module, `Block`; what it attends to is a function passed to it.
-That gives two passes here, and two more over the same weights in decoding.py:
+A layer is one Linen module, `Block`; its attention is a function passed to it. This
+gives two passes here, and two more over the same weights in decoding.py:
 
 * `forward`        one block of tokens, causal;
 * `group_forward`  a prompt and its G completions: the prompt is computed once and its
@@ -33,12 +33,12 @@ from blue.runtime.sharding import gather, keep_rows
 
 Params = dict[str, Any]
 LOCAL, GLOBAL = "local", "global"
-LONG, PARTS = 512, 4  # queries that dense attention takes apart, and in how many parts
-LOCAL_PART = 256  # queries of a part, at most, where a window is no longer
+LONG, PARTS = 512, 4  # dense attention splits LONG or more queries into PARTS
+LOCAL_PART = 256  # local layers: max(window, LOCAL_PART) queries a part
 
 
 class Lora(NamedTuple):
-    """Low-rank adapters beside some matrices; models/lora.py has what is done to them.
+    """Low-rank adapters beside some matrices; functions on them are in models/lora.py.
 
     LoRA, https://arxiv.org/abs/2106.09685, equation 3: x W + alpha / rank (x A) B.
     """
@@ -56,7 +56,7 @@ class Lora(NamedTuple):
 class DecoderConfig:
     """The shape of a decoder and everything in which families differ."""
 
-    family: str  # key of models/families.py: names, config.json, licence; no numbers
+    family: str  # key of models/families.py; changes no number
     vocab_size: int
     width: int
     mlp_width: int
@@ -65,7 +65,7 @@ class DecoderConfig:
     num_kv_heads: int
     head_size: int
     pattern: tuple[str, ...] = (GLOBAL,)  # kinds of layers, repeated
-    window: int = 0  # a local layer sees keys less than this many positions back
+    window: int = 0  # a local layer sees keys fewer positions back than this
     rope_theta: float = 1e6
     rope_theta_local: float = 1e4
     rope_factor: float = 1.0  # linear scaling of global layers' positions
@@ -89,7 +89,7 @@ class DecoderConfig:
 
 
 class KV(NamedTuple):
-    """Keys and values of one layer, after the key norm, if there is one, and RoPE."""
+    """Keys and values of one layer, after the key norm (if any) and RoPE."""
 
     k: Float[Array, "... S K H"]
     v: Float[Array, "... S K H"]
@@ -105,7 +105,8 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... X"]) -> Float[Array, "... X"]:
-        """`x` at a root mean square of one, times the weight; in the dtype of `x`."""
+        """`x` divided by its root mean square, times the weight; in the dtype of
+        `x`."""
         offset = 1.0 if self.cfg.norm_plus_one else 0.0
         init = nn.initializers.constant(1.0 - offset)
         weight = self.param("weight", init, (x.shape[-1],))
@@ -139,12 +140,12 @@ def rope(
 
 
 # attend(q [B T N H], own KV) -> (output [B T N H], what to keep of the keys and values)
-# The output may be that of the last positions alone; then so is the layer's.
+# The output may have only the last positions; the layer's output has the same.
 Attend = Callable[[Array, KV], tuple[Array, Any]]
 
 
 class Block(nn.Module):
-    """One layer. Attention itself is the caller's: see `Attend`."""
+    """One layer. The caller provides attention: see `Attend`."""
 
     cfg: DecoderConfig
     kind: str
@@ -177,7 +178,7 @@ class Block(nn.Module):
             r, zeros = cfg.lora.rank, nn.initializers.zeros
             a = self.param(f"{name}_a", init(std), (*shape[:inputs], r))
             b = self.param(f"{name}_b", zeros, (r, *shape[inputs:]))
-            # never A B: neither it nor the gradient of its size is ever made
+            # never A B: it and its gradient would be as large as the matrix
             low = jnp.tensordot(y, a.astype(x.dtype), inputs)  # [B T r]
             return out + cfg.lora.scale() * jnp.tensordot(low, b.astype(x.dtype), 1)
 
@@ -223,8 +224,8 @@ def self_attention(
 ) -> Attend:
     """Attention inside one block of tokens; keeps its keys and values.
 
-    mask: true for no key after its query, nor for one `window` slots before it or more
-    (0: no limit). Where attention is dense, what `near` leaves out is not computed.
+    mask: False for keys after the query, and for those `window` slots or more before it
+    (0: no limit). Dense attention computes only the `visible_parts`.
     """
 
     def attend(q: Float[Array, "B T N H"], kv: KV) -> tuple[Array, KV]:
@@ -245,8 +246,8 @@ def self_attention(
 
 
 def visible_parts(queries: int, keys: int, window: int) -> list[tuple[slice, slice]]:
-    """Parts of the last `queries` of `keys` slots, and the keys that some query of the
-    part may see, as `self_attention` has it."""
+    """Parts of the last `queries` of `keys` slots, each with the keys that some query
+    of the part may see in `self_attention`."""
     before = keys - queries
     size = -(-queries // PARTS) if queries >= LONG else queries
     if window and queries >= LONG:
@@ -258,7 +259,7 @@ def visible_parts(queries: int, keys: int, window: int) -> list[tuple[slice, sli
 
 
 def _kernel(q: Float[Array, "*b T N H"], *, keys: int) -> str | None:
-    """What serves such queries, each over so many keys."""
+    """The kernel for such queries, each over `keys` keys; None: dense attention."""
     return attention.implementation_here(
         dtype=q.dtype,
         head_size=q.shape[-1],
@@ -315,9 +316,9 @@ def group_attention(
 
 
 def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Params:
-    """Random parameters. Under `jax.eval_shape` this costs nothing at any size.
+    """Random parameters.
 
-    Adapters are float32 under any `dtype`: steps on them are small.
+    Adapters are float32 for every `dtype`, because steps on them are small.
     """
     layer_key, embed_key, head_key = jax.random.split(key, 3)
     x, positions = jnp.zeros((1, 1, cfg.width)), jnp.zeros((1, 1), jnp.int32)
@@ -327,7 +328,7 @@ def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Param
         variables: Any = Block(cfg, GLOBAL).init(key, x, positions, attend)
         return variables["params"]
 
-    # inputs of the first layer start small beside what the layers add
+    # embeddings start small compared with what the layers add
     embed_std = 0.1 * (cfg.width**-0.5 if cfg.scale_embedding else 1.0)
     shape = (cfg.vocab_size, cfg.width)
     params: Params = {
@@ -344,7 +345,7 @@ def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Param
 
 
 def gather_tables(params: Params, dtype: Any) -> Params:
-    """Parameters whose embedding and head are whole, once for all who read them."""
+    """Parameters with embedding and head gathered, once for all their uses."""
     names = [name for name in ("embed", "head") if name in params]
     return {**params, **gather({name: params[name] for name in names}, dtype)}
 
@@ -365,8 +366,8 @@ def embed_tokens(
 
 @jax.custom_vjp
 def _look_up(table: Array, tokens: Array) -> Array:
-    """Rows of a table. The gradient of a frequent token is a sum of thousands: it is
-    taken in float32, whatever the table's dtype, and rounded once."""
+    """Rows of a table. The gradient of a frequent token sums thousands of terms. It is
+    summed in float32 for every dtype of the table and rounded once."""
     return table[tokens]
 
 
@@ -383,7 +384,7 @@ _look_up.defvjp(
 
 def final_norm(params: Params, cfg: DecoderConfig, x: Array) -> Array:
     """The norm before the head."""
-    norm = cast(Any, RMSNorm(cfg))  # the type of apply knows nothing of __call__
+    norm = cast(Any, RMSNorm(cfg))  # the type of apply lacks that of __call__
     return norm.apply({"params": params["final_norm"]}, x)
 
 
@@ -409,16 +410,17 @@ def scan_layers(
     dtype: Any,
     remat: str,
 ) -> tuple[Any, list[Any]]:
-    """Runs body(carry, layer, kind) over the layers; returns what each one kept.
+    """Runs body(carry, layer, kind) over the layers; returns carry and each layer's
+    output.
 
-    remat: what the backward pass computes again: "layers" everything between them,
-    "attention" all but the products with weights, "" nothing.
+    remat: what the backward pass recomputes. "layers": all inside layers; "attention":
+    all but the products with weights; "": nothing.
 
-    A layer's weights are brought together, in `dtype`, when its turn comes (and again
-    in the backward pass where `remat`), never those of all layers.
+    A layer's weights are gathered, in `dtype`, when it runs (with `remat` again in the
+    backward pass), never those of all layers at once.
 
-    Scans over whole periods of the pattern, so that each kind's window is static; the
-    layers left over, and models of one period, are unrolled.
+    It scans over whole periods of the pattern, so that each kind's window is static.
+    Remaining layers, and models of one period, are unrolled.
     """
     period, layers = len(cfg.pattern), params["layers"]
     count = cfg.num_layers // period if cfg.num_layers >= 2 * period else 0
@@ -458,7 +460,7 @@ def scan_layers(
 
 
 def layer_params(params: Params, layer: int) -> Params:
-    """Parameters of one layer, out of the stack."""
+    """Parameters of one layer, from the stack."""
     return jax.tree.map(lambda a: a[layer], params["layers"])
 
 
@@ -473,7 +475,7 @@ def window_of(cfg: DecoderConfig, kind: str) -> int:
 
 
 def prompt_attention(cfg: DecoderConfig, kind: str, mask: Bool[Array, "B T"]) -> Attend:
-    """Causal attention over right-aligned tokens, blind to padding."""
+    """Causal attention over right-aligned tokens; padding is masked."""
     positions = positions_of(mask)
     see = causal_mask(positions, positions, window=window_of(cfg, kind))
     dense = self_attention(cfg, see & mask[:, None, :], window=window_of(cfg, kind))
@@ -546,7 +548,7 @@ def group_forward(
                 real = jnp.ones((B, G, C - 1), bool)
                 out = _splash(cfg, kind, q_groups, shared, own, prompt_mask, real)
             else:
-                # no completion sees what lies a window before the first
+                # completions see no prompt keys before the last window
                 seen = slice(max(P - window + 1, 0) if window else 0, P)
                 prompt_kv = KV(shared.k[:, seen], shared.v[:, seen])
                 see = groups(see_prompt[:, :, seen])

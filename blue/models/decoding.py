@@ -1,19 +1,19 @@
-"""The decoder's passes that write: a prompt's prefill, and one token at a time.
+"""The decoder's passes for generation: a prompt's prefill, and one token at a time.
 
 `prefill` computes each prompt once and keeps its keys and values; `decode_step` adds
-one token to each of its G completions. Letters as in decoder.py; Q = K·G, the key/value
-heads of a prompt's completions, those of one head side by side.
+one token to each of its G completions. Letters as in decoder.py. Q = K·G: the key/value
+heads of a prompt's completions, all completions of the first head first.
 
-What a step reads it reads once, and copies nothing:
+A step reads everything once and copies nothing:
 
-* Every layer's parameters are arrays of their own (`unstack_layers`). Out of a stack,
-  each would be copied before the loop.
+* Every layer has its own arrays (`unstack_layers`). Slices of a stack would be copied
+  before the loop.
 * The G completions of a prompt share its keys and values.
-* A local layer keeps what it can still see. Of a prompt these are the last `window`
-  slots, of a completion a ring of `window` slots: token t overwrites token t - window.
-* The cache is a list of arrays, each updated in place. Heads come before slots, as the
-  products read them. In another order the compiler for CPUs transposes all of the cache
-  at every step, and updates a copy.
+* A local layer keeps only visible slots. Of a prompt these are the last `window`, of a
+  completion a ring of `window`: token t overwrites token t - window.
+* The cache is a list of arrays, each updated in place. Heads come before slots, the
+  order of the products. In another order the CPU compiler transposes the whole cache at
+  every step and updates a copy.
 """
 
 import functools
@@ -85,8 +85,8 @@ def prefill(
 ) -> tuple[Float[Array, "B D"], list[Cache]]:
     """Hidden state of each prompt's last token, and every layer's keys and values.
 
-    params: in the decode layout. A local layer's keys and values are those of the last
-    `kept_slots`; of the last layer's output only the last position is computed.
+    params: in the decode layout. A local layer has keys and values of the last
+    `kept_slots` only. The last layer's output is computed at the last position only.
     """
     P, last = prompt.shape[1], cfg.num_layers - 1
     at = positions_of(prompt_mask)
@@ -98,8 +98,8 @@ def prefill(
         kind = cfg.kind(n)
         here = _last_query(cfg, kind, prompt_mask) if n == last else attend[kind]
         x, kv = run_block(cfg, layer, kind, x, at, here)
-        near = slice(P - kept_slots(cfg, kind, P), None)
-        kept.append(Cache(*(a[:, near].transpose(0, 2, 1, 3) for a in kv)))
+        newest = slice(P - kept_slots(cfg, kind, P), None)
+        kept.append(Cache(*(a[:, newest].transpose(0, 2, 1, 3) for a in kv)))
     return final_norm(params, cfg, x)[:, 0], kept
 
 
@@ -123,7 +123,7 @@ def decode_attention(
     """One query a completion over [its prompt's keys, its own keys], in one softmax.
 
     prompt: [B K P H], shared by the group; own: [B Q S H]. A query sees one key or
-    more. What `decoder.group_attention` computes, without putting the two together.
+    more. Equals `decoder.group_attention`, without concatenating the keys.
     """
     B, G, N, H = q.shape
     K, Q = prompt.k.shape[1], own.k.shape[1]
@@ -131,7 +131,7 @@ def decode_attention(
     f32 = {"preferred_element_type": jnp.float32}
     least = jnp.finfo(jnp.float32).min
 
-    # M: the queries of a group that read the same keys, those of G completions
+    # M: queries of the G completions that read the same keys
     shared = jnp.einsum("BKMH,BKPH->BKMP", q.reshape(B, K, -1, H), prompt.k, **f32)
     shared = jnp.where(see_prompt[:, None, None], shared * cfg.scale(), least)
     shared = shared.reshape(B, Q, N // K, -1)
@@ -155,7 +155,7 @@ def _write_slot(
     """The cache with one more token a row: at one slot, or at each prompt's own."""
     B, Q, S, H = cache.shape
     new = new.transpose(0, 2, 1, 3).reshape(B, Q, 1, H).astype(cache.dtype)
-    slot = slot % S  # a ring, where it is shorter than the completions
+    slot = slot % S  # a ring where there are fewer slots than tokens
     write = jax.lax.dynamic_update_slice_in_dim
     if slot.ndim == 0:  # one slice: cheaper than the scatter of many
         return write(cache, new, slot, axis=2)
@@ -171,7 +171,7 @@ def _attend_step(
     q: Array,
     kv: KV,
 ) -> tuple[Array, Cache]:
-    """Attention of one new token a row; keeps the cache with its slot written."""
+    """Attention of one new token a row; returns the cache with its slot written."""
     own = Cache(_write_slot(cache.k, kv.k, slot), _write_slot(cache.v, kv.v, slot))
     return decode_attention(cfg, q, prompt, own, *see), own
 
@@ -200,11 +200,11 @@ def decode_step(
     def visible(kind: str) -> tuple[Array, Array]:
         """[B P] of the prompt's slots, [1 S] or [B S] of the completion's."""
         n, window = layer_of[kind], window_of(cfg, kind)
-        near = slice(at.shape[1] - prompt_kv[n].k.shape[2], None)
-        back = causal_mask(position[:, None], at[:, near], window=window)[:, 0]
-        # A ring holds nothing but what the window shows, once it is full.
+        newest = slice(at.shape[1] - prompt_kv[n].k.shape[2], None)
+        back = causal_mask(position[:, None], at[:, newest], window=window)[:, 0]
+        # Once a ring is full, all its slots are visible.
         own = jnp.arange(cache[n].k.shape[2])[None] <= rows[:, None]
-        return back & prompt_mask[:, near], own
+        return back & prompt_mask[:, newest], own
 
     see = {kind: visible(kind) for kind in layer_of}
     x = embed_tokens(params, cfg, tokens, dtype)

@@ -1,8 +1,8 @@
 """The encoder: a decoder's hidden state at the last token, of unit length.
 
 Qwen3-Embedding, https://arxiv.org/abs/2506.05176: the text ends with an end token whose
-final hidden state is the embedding. `embed` reads one text a row; `embed_packed` many,
-and what they begin with alike once: the same vectors, with less padding.
+final hidden state is the embedding. `embed` reads one text a row. `embed_packed` reads
+several, with a common beginning computed once: the same vectors, with less padding.
 """
 
 from typing import Any
@@ -41,8 +41,8 @@ def embed(
 ) -> Float[Array, "B E"]:
     """Unit vectors (float32) of right-aligned texts that end with the pooling token.
 
-    One text a row, as the model's authors run it: what `embed_packed`, which the
-    programs use, is measured against.
+    One text a row, as the model's authors run it. The programs use `embed_packed`;
+    tests compare it with this.
     """
     hidden = forward(params, cfg, tokens, mask, dtype=dtype, remat=remat)[:, -1]
     return unit(hidden)
@@ -60,8 +60,9 @@ def embed_packed(
 ) -> Float[Array, "R S E"]:
     """Unit vectors (float32) of the tokens at `ends`, in rows as packing.py fills them.
 
-    A token sees those up to itself in its row that are of its segment or of its parent.
-    Positions are those in its text. So it sees what it would see in the text alone.
+    A token sees earlier ones in its row that are of its segment or of its parent.
+    Positions count from the start of its text. So it sees what it would see in the text
+    alone.
     """
     dtype = jnp.dtype(precision.compute)
     order = jnp.arange(tokens.shape[1])[None]
@@ -70,8 +71,8 @@ def embed_packed(
     see = related & causal_mask(order, order, window=0)
 
     def body(x: Array, layer: Params, kind: str) -> tuple[Array, None]:
-        near = causal_mask(position, position, window=window_of(cfg, kind))
-        dense = self_attention(cfg, see & near)
+        earlier = causal_mask(position, position, window=window_of(cfg, kind))
+        dense = self_attention(cfg, see & earlier)
         attend = row_attention(cfg, kind, segment, parent, dense)
         return run_block(cfg, layer, kind, x, position, attend)[0], None
 
@@ -88,14 +89,14 @@ def row_attention(
     parent: Int[Array, "R T"],
     dense: Attend,
 ) -> Attend:
-    """What `dense` gives, by the kernel of TPUs where that serves: without a window,
-    whose distances are within a text and not within a row."""
+    """The result of `dense`, by the TPU's kernel where possible. It has no windows:
+    distances are within a text, not within a row."""
     T, window = segment.shape[1], window_of(cfg, kind)
 
     def attend(q: Float[Array, "R T N H"], kv: KV) -> tuple[Array, KV]:
         sizes = {"head_size": q.shape[-1], "query_tokens": T, "key_tokens": T}
         kernel = attention.implementation_here(dtype=q.dtype, **sizes)
-        if kernel != "splash" or window or not splash.numbers(T):
+        if kernel != "splash" or window or not splash.can_number_slots(T):
             return dense(q, kv)
         out = splash.packed_attention(
             q, kv.k, kv.v, segment, parent, scale=cfg.scale(),
@@ -114,10 +115,11 @@ def unit(hidden: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
 
 
 def architecture(cfg: DecoderConfig) -> str:
-    """What of the configuration can change a vector, as text: keys vectors on disk.
+    """The fields of the configuration that can change a vector, as text: names vectors
+    on disk.
 
-    The family cannot. `qk_norms` is left out where it is true, as in the text of
-    vectors that were written before there was such a field.
+    The family cannot. `qk_norms` is omitted where it is true, as before the field
+    existed.
     """
     text = repr(cfg).replace(f"family={cfg.family!r}, ", "")
     return text.replace("qk_norms=True, ", "")

@@ -15,17 +15,17 @@ from blue.models.tensor_names import TensorNames
 
 @runtime_checkable
 class Family(Protocol):
-    """What the module of a family holds."""
+    """The attributes of a family's module."""
 
     @property
     def PRESETS(self) -> tuple[Callable[[], DecoderConfig], ...]:
-        """Functions; a preset is known by the name of its function."""
+        """Functions; the name of the function is the name of the preset."""
         ...
 
     @property
     def MODEL_TYPES(self) -> Mapping[str, str]:
-        """`model_type` of config.json -> what transformers calls our decoder inside
-        that model: "language_model" in a multimodal one, "" in a text model."""
+        """`model_type` of config.json -> the name of the decoder inside that model in
+        transformers: "language_model" in a multimodal one, "" in a text model."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class Family(Protocol):
 
     @property
     def NOTICE(self) -> str:
-        """What the licence asks to pass on with the weights; "": nothing."""
+        """The notice that the licence requires beside the weights; "": none."""
         ...
 
     @property
@@ -96,8 +96,8 @@ def preset(name: str) -> DecoderConfig:
 
 
 def later_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What fields of `DecoderConfig` that are not among `fields` were, before they were
-    fields: their defaults; the family, by what told Gemma 3 from Qwen3."""
+    """Values of fields of `DecoderConfig` that are missing in `fields`, of an older
+    version. They are the defaults; the family follows from other fields."""
     later = {
         field.name: field.default
         for field in dataclasses.fields(DecoderConfig)

@@ -1,13 +1,13 @@
-"""FLOPs of every program by formula: 2 a multiply-add, the whole machine's, one run.
+"""FLOPs of one run of every program by formula: 2 a multiply-add, over all devices.
 
-Counted as XLA counts matrix products: attention as dense attention computes it, whole
-padded squares or parts of them (`dense_pairs`). With `tiles=True` blocks that are long
-enough are those of the TPU's kernel (models/splash.py), which computes whole tiles of
-which a query may see something. With `masked=True` only what a query may see counts
-(causal and window masks, no padding): the least that any kernel must do.
+Matrix products are counted as XLA counts them. Attention is dense: whole padded squares
+or parts of them (`dense_pairs`). With `tiles=True` long blocks use the TPU's kernel
+(models/splash.py), which computes every tile that is partly visible. With `masked=True`
+only visible pairs count (causal and window masks, no padding): the least that any
+kernel must do.
 
 Left out are norms, softmax, RoPE, the optimizer, and adapters' low-rank products. They
-are 1 to 3% of a model as small as those of the tests, and less of larger ones.
+are 1 to 3% of a tiny model, and less of larger ones.
 
 Letters as in models/decoder.py.
 """
@@ -23,7 +23,7 @@ from blue.runtime.shapes import Shapes
 
 
 class Parts(NamedTuple):
-    """FLOPs of a forward pass by what makes them."""
+    """FLOPs of a forward pass by part."""
 
     trunk: float  # products with the layers' matrices
     attention: float  # queries with keys, weights with values
@@ -53,10 +53,10 @@ def attention(
     before: int = 0,
     pairs: Callable[[int, int, int], int] | None = None,
 ) -> float:
-    """All layers' attention of one block of tokens, over what its masks let through.
+    """All layers' attention of one block of tokens, over the pairs that `pairs` counts.
 
-    The block has `before` tokens before it. A query sees itself, all before it, or
-    in a local layer those less than the window back. pairs: `visible_pairs`, or
+    The block has `before` tokens before it. A query sees itself and all before it; in a
+    local layer only those less than the window back. pairs: `visible_pairs`, or
     `tile_pairs`.
     """
     count = pairs or visible_pairs
@@ -75,8 +75,8 @@ def visible_pairs(queries: int, before: int, window: int) -> int:
 
 
 def dense_pairs(queries: int, before: int, window: int) -> int:
-    """`visible_pairs` as dense attention computes them: a block by itself in parts,
-    completions with all that their first token sees."""
+    """`visible_pairs` as dense attention computes them: a block alone in parts,
+    completions with everything that their first token sees."""
     if before:
         return queries * (min(before, window - 1 if window else before) + queries)
     parts = visible_parts(queries, queries, window)
@@ -84,8 +84,8 @@ def dense_pairs(queries: int, before: int, window: int) -> int:
 
 
 def tile_pairs(queries: int, before: int, window: int) -> int:
-    """`visible_pairs` in whole tiles: those of padded blocks that a window, or the
-    diagonal, so much as touches."""
+    """`visible_pairs` in whole tiles: all tiles of padded blocks that are partly
+    visible."""
     before, queries = splash.padded(before), splash.padded(queries)
     T = splash.Visible(before, 1, queries, window).tile
     tiles = 0
@@ -111,7 +111,7 @@ def _attend(
     for rows, queries, before in blocks:
         if masked:
             dense += rows * attention(cfg, queries, before)
-        elif tiles and splash.serves(cfg.head_size, queries, before + queries):
+        elif tiles and splash.fits_tiles(cfg.head_size, queries, before + queries):
             kernels += rows * attention(cfg, queries, before, tile_pairs)
         else:
             dense += rows * attention(cfg, queries, before, dense_pairs)
@@ -125,8 +125,8 @@ def prefill(
     cfg: DecoderConfig, shapes: Shapes, *, masked: bool = False, tiles: bool = False
 ) -> float:
     """Prompts' keys and values, and the last position's hidden state. The last layer
-    has q, k and v of all positions, and the rest of one; its logits are the decode
-    loop's."""
+    has q, k and v of all positions, and the rest of one. The decode loop computes its
+    logits."""
     B, P = shapes.batch, shapes.prompt
     before = dataclasses.replace(cfg, num_layers=cfg.num_layers - 1)
     heads = cfg.num_heads + 2 * cfg.num_kv_heads
@@ -141,7 +141,7 @@ def prefill(
 def decode_step(cfg: DecoderConfig, shapes: Shapes, *, masked: bool = False) -> float:
     """One token for all B G completions, over the caches; local layers keep a window.
 
-    Where only what is visible counts, the mean of C steps.
+    With `masked`, the mean of C steps.
     """
     B, P, G, C = shapes
     if masked:
@@ -153,7 +153,7 @@ def decode_step(cfg: DecoderConfig, shapes: Shapes, *, masked: bool = False) -> 
 
 
 def cached(cfg: DecoderConfig, length: int) -> int:
-    """Slots that all layers together keep of so many tokens."""
+    """Slots that all layers together keep of `length` tokens."""
     kinds = (cfg.kind(n) for n in range(cfg.num_layers))
     return sum(kept_slots(cfg, kind, length) for kind in kinds)
 
@@ -182,10 +182,10 @@ def group_parts(
 ) -> Parts:
     """`decoder.group_forward` with log-probabilities.
 
-    The prompt once, and all tokens of the completions but their last, which predicts
-    nothing. The prompt's last layer is computed for all positions, though only the last
-    position's outcome is used: XLA does not take that apart. The head goes through C in
-    whole chunks of `chunk` positions (0: no chunks).
+    The prompt counts once, and all tokens of the completions except the last, which
+    predicts nothing. The prompt's last layer is computed for all positions, though only
+    the last is used: XLA does not separate it. The head goes through C in whole chunks
+    of `chunk` positions (0: no chunks).
     """
     B, P, G, C = shapes
     positions = -(-C // min(chunk, C)) * min(chunk, C) if chunk else C
@@ -215,9 +215,8 @@ def reference(
 def recomputed(cfg: DecoderConfig, parts: Parts, tokens: int, remat: str) -> float:
     """What a backward pass over recomputed layers computes again.
 
-    With "attention" that alone, but none by the kernel, whose results are kept. With
-    "layers" all of a layer but `down`, whose result no gradient needs, unless a norm
-    follows it.
+    With "attention" only dense attention: the kernel's results are kept. With "layers"
+    all of a layer but `down`, whose result no gradient needs, unless a norm follows it.
     """
     if remat != "layers":
         return parts.attention if remat else 0.0
@@ -234,7 +233,7 @@ def update(
     masked: bool = False,
     tiles: bool = False,
 ) -> float:
-    """Forward, backward (twice the forward), what is computed again: the head's logits
+    """Forward, backward (twice the forward) and recomputation: the head's logits
     always, and what `remat` says ("layers", "attention" or ""). The same for any number
     of micro-batches. The TPU's kernel makes 2 products of a tile forward, 7 backward:
     scores again, twice, and gradients of weights, once more than needed.
@@ -255,8 +254,7 @@ def encode(
 ) -> float:
     """Vectors of B texts of T tokens.
 
-    Also of B rows of several texts, by encoders without windows: these leave out no
-    keys of such rows.
+    The same for B rows of several texts, for encoders without windows.
     """
     return trunk(cfg, B * T) + sum(_attend(cfg, [(B, T, 0)], masked, tiles))
 
@@ -299,7 +297,7 @@ def ranking(users: int, items: int, width: int) -> float:
 
 
 def relayout() -> float:
-    """A copy multiplies nothing; merging adapters into it is left out."""
+    """0: a copy multiplies nothing, and merging adapters is not counted."""
     return 0.0
 
 
@@ -307,11 +305,10 @@ def relayout() -> float:
 
 
 def decode_bytes(cfg: DecoderConfig, shapes: Shapes, *, itemsize: int = 2) -> float:
-    """Bytes that a decode step of B prompts cannot do without: the weights and the
-    caches, read once.
+    """Bytes that a decode step of B prompts must read: weights and caches, once.
 
     For one chip: its own B, and with tensor parallelism a share of the weights. Of an
-    untied embedding only the looked-up rows are read, which do not count.
+    untied embedding only the looked-up rows are read; they are not counted.
     """
     B, P, G, C = shapes
     weights = trunk(cfg, 1) / 2 + head(cfg, 1) / 2

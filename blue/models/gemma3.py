@@ -89,14 +89,14 @@ TENSORS = tensor_names(
         "post_feedforward_layernorm": "post_mlp_norm",
     }
 )
-# Its terms hold for what is made from it, too, and ask for the notice.
+# Its terms also bind derived models, and require the notice.
 LICENCE = {"license": "gemma", "license_link": "https://ai.google.dev/gemma/terms"}
 NOTICE = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at "
     "ai.google.dev/gemma/terms"
 )
 
-# What released files leave out: the defaults of transformers' Gemma3TextConfig.
+# Keys that released files omit: the defaults of transformers' Gemma3TextConfig.
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 262208,
     "hidden_size": 2304,
@@ -122,7 +122,7 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
     field, for what is wrong or not supported.
     """
     text = {**DEFAULTS, **(config.get("text_config") or config)}
-    config_json.only(
+    config_json.require_supported(
         text,
         hidden_activation="gelu_pytorch_tanh",
         attn_logit_softcapping=None,
@@ -140,14 +140,14 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
     if factor_local != 1:
         raise UserError("RoPE scaling of sliding_attention layers is not supported")
     text["rope_parameters"] = parts.get("full_attention")
-    # the outer value rules where a multimodal config has both
+    # the outer value counts where a multimodal config has both
     tied = config.get("tie_word_embeddings", text["tie_word_embeddings"])
     shared = config_json.read({**text, "tie_word_embeddings": tied})
-    scalar = config_json.number(text, "query_pre_attn_scalar")
+    scalar = config_json.positive_number(text, "query_pre_attn_scalar")
     return _gemma3(
         **shared,
         pattern=_pattern(text),
-        window=config_json.whole(text, "sliding_window"),
+        window=config_json.positive_int(text, "sliding_window"),
         rope_theta_local=theta_local,
         query_scale=0.0 if scalar == shared["head_size"] else scalar**-0.5,
     )
@@ -156,7 +156,7 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
 def _pattern(text: Mapping[str, Any]) -> tuple[str, ...]:
     """The shortest pattern of the layers; the family's own where it fits."""
     key = next((k for k in text if k.endswith("sliding_window_pattern")), None)
-    every = config_json.whole(text, key) if key else len(PATTERN)
+    every = config_json.positive_int(text, key) if key else len(PATTERN)
     usual = (LOCAL,) * (every - 1) + (GLOBAL,)
     if text.get("layer_types") is None:
         return usual
@@ -172,7 +172,7 @@ def _pattern(text: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def to_config(cfg: DecoderConfig) -> dict[str, Any]:
-    """The config.json of a text model, with the keys that every reader knows."""
+    """The config.json of a text model, for transformers 4 and 5."""
     names = {kind: name for name, kind in KINDS.items()}
     return {
         "architectures": ["Gemma3ForCausalLM"],

@@ -25,9 +25,9 @@ def token_logprobs(
 ) -> TokenScores:
     """Log-probability of each target and the entropy of its distribution.
 
-    Goes through C in chunks and computes each chunk's logits again in the backward
-    pass. So no [tokens, V] array of the whole batch ever exists: one sequence of 2,304
-    tokens over 262,144 words would be 2.4 GB in float32.
+    C is processed in chunks, and each chunk's logits are recomputed in the backward
+    pass. So no [tokens, V] array of the whole batch exists: a sequence of 2,304 tokens
+    over 262,144 words would take 2.4 GB in float32.
     """
     B, G, C, D = hidden.shape
     chunk = min(chunk, C)

@@ -1,9 +1,9 @@
 """LoRA: small matrices A and B are trained beside the frozen ones of a decoder.
 
 https://arxiv.org/abs/2106.09685. Where `DecoderConfig.lora` names a matrix W, the
-layers also hold A, `W_a` [inputs, r], and B, `W_b` [r, outputs]. They compute
-x W + alpha / r (x A) B. B starts as zeros: the start is the frozen model, exactly. So a
-policy under training has its reference among its own parameters: `split` them.
+layers also hold A, `W_a` [inputs, r], and B, `W_b` [r, outputs]. They compute x W +
+alpha / r (x A) B. B starts as zeros, so the start is exactly the frozen model. So a
+policy in training contains its reference: `split` the parameters.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ def without(cfg: DecoderConfig) -> DecoderConfig:
 
 
 def split(params: Params) -> tuple[Params, Params]:
-    """(frozen, trained): the plain model, shared and not copied, and its adapters.
+    """(frozen, trained): the plain model, not copied, and its adapters.
 
-    A model without adapters is trained as a whole: nothing of it is frozen.
+    A model without adapters is trained completely: nothing is frozen.
     """
     layers = params["layers"]
     trained = {name: leaf for name, leaf in layers.items() if name in ADAPTERS}
@@ -43,7 +43,7 @@ def join(frozen: Params, trained: Params) -> Params:
 
 
 def merge(params: Params, cfg: DecoderConfig) -> Params:
-    """Parameters of the plain model that computes the same: W + alpha / r A B.
+    """Parameters of the equivalent plain model: W + alpha / r A B.
 
     Summed in float32 and rounded once, to the dtype of W.
     """

@@ -14,7 +14,7 @@ from blue.runtime.sharding import abstract, param_shardings, replicated
 
 
 def shapes_of(params: Params) -> Params:
-    """The same tree without its numbers: what checkpoints restore into."""
+    """The same tree of abstract arrays, to restore checkpoints into."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
     )
@@ -30,7 +30,7 @@ def abstract_params(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Params:
 
 @functools.cache
 def make_init(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Program:
-    """(key data) -> random parameters, born on their shards."""
+    """(key data) -> random parameters, created sharded."""
     shapes = abstract_params(cfg, mesh, dtype)
     init = lambda seed: decoder.init_params(cfg, jax.random.key(seed), dtype)
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
@@ -39,10 +39,10 @@ def make_init(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Program:
 
 @functools.cache
 def make_adapters(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> Program:
-    """(key data) -> fresh adapters for the plain model, born on their shards."""
+    """(key data) -> fresh adapters for the plain model, created sharded."""
     shapes = lora.split(abstract_params(cfg, mesh, dtype))[1]
 
-    def init(seed: Array) -> Params:  # what is not returned is not computed
+    def init(seed: Array) -> Params:  # XLA removes what is not returned
         return lora.split(decoder.init_params(cfg, jax.random.key(seed), dtype))[1]
 
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))

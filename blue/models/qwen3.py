@@ -44,7 +44,7 @@ def qwen3_4b() -> DecoderConfig:
 
 
 def qwen3_8b() -> DecoderConfig:
-    """Qwen3-8B: 8,190,735,360 parameters; from this size on the head is its own."""
+    """Qwen3-8B: 8,190,735,360 parameters; untied head, as in all larger ones."""
     return _qwen3(
         vocab_size=151936, width=4096, mlp_width=12288, num_layers=36, num_heads=32,
         num_kv_heads=8, head_size=128, tied=False,
@@ -118,13 +118,13 @@ PRESETS = (
 # --- the checkpoint's side
 
 MODEL_TYPES = {"qwen3": ""}
-# Qwen3 has no norm after attention: this one stands before the mlp.
+# Qwen3 has no norm after attention: this one is before the mlp.
 TENSORS = tensor_names({"post_attention_layernorm": "mlp_norm"})
-# The released models are under Apache 2.0, which does not bind what is made from them.
+# The released models are under Apache 2.0, which does not bind derived models.
 LICENCE: dict[str, str] = {}
 NOTICE = ""
 
-# Where a file leaves a key out: the defaults of transformers' Qwen3Config.
+# Keys that a file omits: the defaults of transformers' Qwen3Config.
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 151936,
     "hidden_size": 4096,
@@ -146,12 +146,12 @@ def from_config(config: Mapping[str, Any]) -> DecoderConfig:
     supported (windows, biases, RoPE scaling other than linear).
     """
     config = {**DEFAULTS, **config}
-    config_json.only(config, hidden_act="silu", use_sliding_window=False)
+    config_json.require_supported(config, hidden_act="silu", use_sliding_window=False)
     return _qwen3(**config_json.read(config))
 
 
 def to_config(cfg: DecoderConfig) -> dict[str, Any]:
-    """The config.json of a text model, with the keys that every reader knows."""
+    """The config.json of a text model, for transformers 4 and 5."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",

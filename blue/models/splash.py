@@ -1,13 +1,12 @@
-"""Attention on TPUs: jax's splash kernel over the tiles of a mask that never changes.
+"""Attention on TPUs: jax's splash kernel over the tiles of a static mask.
 
-Prompts are right-aligned, so the distance between two slots is known before the program
-runs. Of prompt slot p and completion token c it is P - p + c. Causality and windows are
-therefore a static mask (`Visible`); only padding is data, and goes in as segments. The
-kernel computes the tiles of which something is visible, forward and backward, and no
-[T, S] array of scores ever lies in main memory. Rows of several texts (packing.py) have
-a mask that is data: the kernel makes it from one number a query (`packed_attention`).
-Equal to the dense attention of decoder.py and encoder.py to float tolerance, for every
-query that is no padding.
+Prompts are right-aligned, so the distance between two slots is static. For prompt slot
+p and completion token c it is P - p + c. Causality and windows are therefore a static
+mask (`Visible`); only padding is data, passed as segments. The kernel computes only
+tiles that are partly visible, forward and backward. No [T, S] array of scores is in
+main memory. For rows of several texts (packing.py) the mask is data: the kernel
+computes it from one number a query (`packed_attention`). Equal to the dense attention
+of decoder.py and encoder.py to float tolerance, for every query that is no padding.
 
 Flash attention, https://arxiv.org/abs/2205.14135; jax 0.10.2's kernel,
 jax.experimental.pallas.ops.tpu.splash_attention.
@@ -30,29 +29,30 @@ from jaxtyping import Array, Bool, Float, Int
 
 from blue.runtime.sharding import BATCH
 
-LANES = 128  # tiles are multiples of it, and blocks of tokens padded to one
-TILES = (512, 256, 128)  # queries and keys of a tile: the first that fits is taken
-FEW_KEYS = 512  # with fewer, dense scores are small, and so would be the tiles
+LANES = 128  # tiles are multiples of it; blocks of tokens are padded to a multiple
+TILES = (512, 256, 128)  # queries and keys of a tile: the first that fits is used
+FEW_KEYS = 512  # with fewer, dense scores are small
 KEPT = "splash"  # what `jax.checkpoint` may keep for the backward kernels
-BITS = 10  # of a slot's number, three of which go into one int32
+BITS = 10  # of a slot's number: three numbers fill an int32
 MOST_PACKED = 1 << BITS  # slots of a row
 
 
-def serves(head_size: int, query_tokens: int, key_tokens: int) -> bool:
-    """Whether blocks are long enough for tiles: none of queries less than half full."""
+def fits_tiles(head_size: int, query_tokens: int, key_tokens: int) -> bool:
+    """Whether blocks are long enough: tiles of queries are at least half full."""
     enough = key_tokens >= FEW_KEYS and query_tokens > LANES // 2
     return head_size % LANES == 0 and enough
 
 
-def numbers(tokens: int) -> bool:
+def can_number_slots(tokens: int) -> bool:
     """Whether `packed_attention` can number the slots of such rows."""
     return padded(tokens) <= MOST_PACKED
 
 
 @dataclasses.dataclass(frozen=True)
 class Visible(splash_attention_mask.Mask):
-    """Which keys a query sees: keys are a prompt and the tokens of all completions,
-    queries the latter alone. A block of tokens by itself is one completion of nothing.
+    """Which keys a query sees. Keys are a prompt and the tokens of all completions;
+    queries are those tokens. A single block of tokens is one completion without a
+    prompt.
     """
 
     prompt: int  # tokens
@@ -75,7 +75,7 @@ class Visible(splash_attention_mask.Mask):
         k = np.where(own < 0, own, own % self.tokens)
         visible = (of < 0)[None] | (of[None] == completion[:, None])
         if not visible.any():
-            return visible  # as most tiles: another completion's
+            return visible  # most tiles belong to another completion
         back = q[:, None] - k[None]
         visible &= back >= 0
         return visible & (back < self.window) if self.window else visible
@@ -102,8 +102,8 @@ def make_kernel(visible: Visible, heads: int, interpret: bool) -> Any:
 def _tables(mask: splash_attention_mask.MultiHeadMask, T: int) -> tuple[Any, Any, Any]:
     """A mask's tiles by queries and by keys, and the function that makes it, or None.
 
-    As `make_splash_mha` makes them, but they stay in numpy: a program is traced
-    meanwhile, maybe for devices that are not there.
+    As `make_splash_mha` makes them, but in numpy: they are made while a program is
+    traced, perhaps for devices that do not exist.
     """
     shards = {"head_shards": 1, "q_seq_shards": 1}
     by_queries, see = splash_attention_mask_info.process_mask(mask, (T, T), **shards)
@@ -152,13 +152,13 @@ def attention(
     """G completions attend to their prompt's keys and each to its own.
 
     k, v: of the right-aligned prompt, shared, and of the completions. real: which of
-    them are no padding. Rows lie on the mesh as `sharding.keep_rows` says; heads are
-    split over `tensor` where they divide.
+    them are no padding. Rows are sharded as by `sharding.keep_rows`; heads are split
+    over `tensor` if it divides them.
     """
     (B, G, C, N, H), P = q.shape, k[0].shape[1]
     visible = Visible(padded(P), G, padded(C), window)
 
-    def own(x: Array) -> Array:  # padding comes after, where nobody looks
+    def own(x: Array) -> Array:  # padding at the end is never visible
         rest = ((0, 0),) * (x.ndim - 3)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, visible.tokens - C), *rest))
         return x.reshape(B, -1, *x.shape[3:])
@@ -173,7 +173,7 @@ def attention(
         ids = splash_attention_kernel.SegmentIds(
             segments[:, visible.prompt :], segments
         )
-        with _told(kernel.fwd_mask_info, visible.tile, q):
+        with _flops_in_name(kernel.fwd_mask_info, visible.tile, q):
             return jax.vmap(kernel)(q, k, v, ids)
 
     q = _heads_first(own(_scaled(q, scale)))
@@ -195,9 +195,9 @@ def packed_attention(
 ) -> Float[Array, "R T N H"]:
     """Attention of rows as packing.py fills them, T at most `MOST_PACKED`.
 
-    A common beginning and all texts that share it are one family: a kernel's segment.
-    In it a token sees the beginning, and its own segment up to itself. The three places
-    that bound this are packed into one number a token.
+    A common beginning and all texts that share it are one family: a segment of the
+    kernel. There a token sees the beginning, and its own segment up to itself. The
+    three places that define this are packed into one number a token.
     """
     tokens, T = padded(q.shape[1]), q.shape[1]
     tile = Visible(0, 1, tokens, 0).tile
@@ -215,7 +215,7 @@ def packed_attention(
             ids = splash_attention_kernel.SegmentIds(family, family)
             return kernel(q, k, v, ids)
 
-        with _told(by_queries, tile, q):
+        with _flops_in_name(by_queries, tile, q):
             return jax.vmap(one)(q, k, v, *rows)
 
     segment, parent = whole(segment, -1), whole(parent, -1)
@@ -225,8 +225,8 @@ def packed_attention(
 
 
 def _places(segment: Int[Array, "R T"], parent: Int[Array, "R T"]) -> Int[Array, "R T"]:
-    """Of each slot its number, the first of its segment, and the end of its family's
-    beginning (0: it goes on from none)."""
+    """For each slot: its number, the start of its segment, and the end of its family's
+    beginning (0: none), packed."""
     slot = jnp.arange(segment.shape[1], dtype=jnp.int32)[None]
     same = segment[:, None, :] == segment[:, :, None]
     above = segment[:, None, :] == parent[:, :, None]
@@ -243,7 +243,7 @@ def _sees(places: Array, key: Array) -> Array:
     return (key <= slot) & ((key >= first) | (key < end))
 
 
-# --- what both have in common
+# --- shared by both
 
 
 def _heads_first(x: Array) -> Array:
@@ -252,25 +252,25 @@ def _heads_first(x: Array) -> Array:
 
 
 def _scaled(q: Array, scale: float) -> Array:
-    """In float32: the compiler may then leave out the rounding of what RoPE made."""
+    """q times the scale in float32, which may spare a rounding of RoPE's result."""
     return (q.astype(jnp.float32) * scale).astype(q.dtype)
 
 
-def _told(tables: Any, T: int, q: Float[Array, "B N T H"]) -> Any:
-    """A name with the FLOPs of one of the kernel's products: the compiled text says
-    nothing else of its work (runtime/hlo)."""
+def _flops_in_name(tables: Any, T: int, q: Float[Array, "B N T H"]) -> Any:
+    """Puts the FLOPs of one of the kernel's products into its name: the compiled text
+    says nothing else about them (runtime/hlo)."""
     tiles = np.count_nonzero(tables.block_mask)
     return jax.named_scope(f"flops_{2 * tiles * T**2 * (q.size // q.shape[2])}")
 
 
 def _by_device(kernel: Any, heads: int, kv_heads: int) -> Any:
-    """The compiler cannot split a kernel: every device runs it on what it has."""
+    """Runs the kernel on each device's part: the compiler cannot split a kernel."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return kernel
     parts = mesh.shape["tensor"]
     split = kv_heads % parts == 0
-    # one key head serves any part of the query heads
+    # one key head is shared by all query heads, on every device
     split_q = heads % parts == 0 and (split or kv_heads == 1)
     q = PartitionSpec(*BATCH, "tensor" if split_q else None)
     kv = PartitionSpec(*BATCH, "tensor" if split else None)

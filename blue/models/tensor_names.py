@@ -13,8 +13,8 @@ MATRICES = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer, by our name
 def tensor_names(norms: Mapping[str, str]) -> TensorNames:
     """The names of a family's tensors, except the head's.
 
-    A model that lacks some of these parameters, such as the norms of queries and keys,
-    lacks their names, too.
+    Names of parameters that a model lacks, such as the norms of queries and keys, are
+    not used.
 
     Args:
         norms: name in the file of a layer's norm, such as "post_attention_layernorm",

@@ -1,1 +1,1 @@
-"""What a profile earns: reward functions, judges, advantages."""
+"""Rewards of profiles: functions, their inputs, judges, advantages."""

@@ -1,7 +1,7 @@
 """Rewards [B, G] -> advantages, relative to the group.
 
-GRPO, https://arxiv.org/abs/2402.03300, section 4.1.2. A reward that is NaN belongs to a
-completion that could not be scored: it takes no part.
+GRPO, https://arxiv.org/abs/2402.03300, section 4.1.2. The reward NaN belongs to a
+completion that could not be scored: it is left out.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ ZERO_STD = 1e-3  # below this a group counts as without variance
 
 def teaching(rewards: Float[Array, "B G"]) -> Bool[Array, "B G"]:
     """Which completions take part in the loss: those with a finite reward, in a group
-    that has at least two of them. Alone there is nothing to be better than."""
+    that has at least two of them. One alone has nothing to be compared with."""
     finite = jnp.isfinite(rewards)
     return finite & (finite.sum(axis=1, keepdims=True) >= 2)
 

@@ -20,11 +20,11 @@ class Batch(NamedTuple):
     prompts: list[list[int]]
     ids: Int[np.ndarray, " B"]  # key the sampling
     users: list[str]
-    next_items: Int[np.ndarray, "B K"]  # the target, then more of the same history
+    next_items: Int[np.ndarray, "B K"]  # the target, then others that follow
     next_item_mask: Bool[np.ndarray, "B K"]
     negatives: Int[np.ndarray, "B M"]
     negative_mask: Bool[np.ndarray, "B M"]
-    in_batch_mask: Bool[np.ndarray, "B K B"]  # [u, k, w]: may w be another of u's k?
+    in_batch_mask: Bool[np.ndarray, "B K B"]  # [u k w]: is w compared with u's k?
     options: Int[np.ndarray, "B O"]  # items of the multiple choice, shuffled
     answer: Int[np.ndarray, "B O"]  # 1 at the next item
 

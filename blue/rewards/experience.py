@@ -6,10 +6,11 @@ Steps two to four of the algorithm, in three calls:
     texts = read(sampled, batch, scorer)             # waits for the tokens alone
     experience = score(judge, batch, texts, scorer)  # asks judge and encoder
 
-`Sampler` and `Scorer` hold what a run brings to them. Between the first two the caller
-starts the reference pass: devices work on it while the host turns tokens into text, and
-then on the encoder's texts, while the host prepares the judge's. Text crosses the host
-once; tokens, masks and log-probabilities stay on the devices for the update.
+`Sampler` and `Scorer` hold what stays the same for a run. The caller starts the
+reference pass between the first two calls. The devices compute it while the host
+decodes the text, then embed while the host prepares the judge's questions. Only text
+and scores cross to the host; tokens, masks and log-probabilities stay on the devices
+for the update.
 """
 
 import functools
@@ -38,11 +39,11 @@ from blue.runtime.sharding import by_batch, put, replicated, to_host
 from blue.text.queries import QueryFormat
 from blue.text.tokenizer import Tokenizer
 
-# Counting tokens leaves the interpreter free for other threads. Detokenising does not
-# and takes a tenth of the time: threads would not help it.
+# Counting tokens releases the interpreter lock, so threads help. Decoding does not, and
+# takes a tenth of the time.
 _pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="texts")
 
-Views = dict[str, Float[np.ndarray, "B G E"]]  # of inputs.VIEWS, those asked for
+Views = dict[str, Float[np.ndarray, "B G E"]]  # the requested ones of inputs.VIEWS
 
 
 class Sampler(NamedTuple):
@@ -79,7 +80,7 @@ class Sampled(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """The same as text, on its way through the encoder."""
+    """The same profiles as text, while the encoder works on them."""
 
     profiles: list[list[Profile]]
     mask: Bool[np.ndarray, "B G C"]
@@ -93,7 +94,7 @@ class Experience(NamedTuple):
     profiles: list[list[Profile]]
     mask: Bool[np.ndarray, "B G C"]
     device_advantages: jax.Array  # [B G], on the devices, as the next
-    device_teaching: jax.Array  # [B G]: the profiles that were scored, with another
+    device_teaching: jax.Array  # [B G]: the profiles in the loss
     advantages: Float[np.ndarray, "B G"]
     total: Float[np.ndarray, "B G"]
     parts: dict[str, Float[np.ndarray, "B G"]]
@@ -101,7 +102,7 @@ class Experience(NamedTuple):
 
 
 def write(params: Params, batch: Batch, step: int, sampler: Sampler) -> Sampled:
-    """Has the devices write G profiles of every user of the batch; waits for nothing.
+    """Starts writing G profiles of every user of the batch; waits for nothing.
 
     params: the profiler's.
     """
@@ -119,13 +120,13 @@ def write(params: Params, batch: Batch, step: int, sampler: Sampler) -> Sampled:
 
 
 def read(sampled: Sampled, batch: Batch, scorer: Scorer) -> Texts:
-    """Turns tokens into text and gives it to the encoder.
+    """Decodes the tokens and starts the encoder.
 
-    Waits for the sampling alone.
+    Waits only for the sampling.
     """
     tokens, mask = to_host((sampled.rollout.tokens, sampled.rollout.mask))
     arrived = time.monotonic()
-    before = dict(scorer.encoder.spent or {"slots": 0, "tokens": 0})
+    before = dict(scorer.encoder.slot_counts or {"slots": 0, "tokens": 0})
     profiles = [
         [decode_profile(scorer.tokenizer, t, m) for t, m in zip(*group, strict=True)]
         for group in zip(tokens, mask, strict=True)
@@ -137,10 +138,10 @@ def read(sampled: Sampled, batch: Batch, scorer: Scorer) -> Texts:
         "time/rollout_s": arrived - sampled.started,
         "time/text_s": time.monotonic() - arrived,
     }
-    spent = scorer.encoder.spent or before
-    slots = spent["slots"] - before["slots"]
+    slot_counts = scorer.encoder.slot_counts or before
+    slots = slot_counts["slots"] - before["slots"]
     if slots:
-        used = spent["tokens"] - before["tokens"]
+        used = slot_counts["tokens"] - before["tokens"]
         metrics["speed/encoder_padding"] = 1 - used / slots
     return Texts(profiles, mask, views, metrics)
 
@@ -152,8 +153,8 @@ def start_embedding(
     query_format: QueryFormat,
     wanted: frozenset[str],
 ) -> Callable[[], Views]:
-    """Gives the wanted views of the profiles to the encoder; what it returns waits for
-    their vectors. wanted: names of inputs; others than views are passed over."""
+    """Starts to embed the wanted views of the profiles. The function it returns waits
+    for their vectors. wanted: names of inputs; those that are no views are ignored."""
     pairs = [(b, p.text) for b, group in enumerate(profiles) for p in group]
     names = [name for name in inputs.VIEWS if name in wanted]
     text_of = lambda name, pair: inputs.VIEWS[name](
@@ -174,24 +175,23 @@ def score(
 ) -> Experience:
     """Rewards and advantages of the profiles of a batch.
 
-    judge: the parameters of who answers the multiple choice; None leaves the rewards
-    that look at its answers out of `parts`. A profile that the encoder or the judge
-    could not score has the reward NaN and teaches nothing; an empty one is scored like
-    any other.
+    judge: the judge's parameters; None omits the rewards that need its answers from
+    `parts`. A profile that the encoder or the judge could not score has the reward NaN
+    and is left out of the loss. An empty profile is scored like any other.
     """
     started = time.monotonic()
     rewards, profiles = scorer.rewards, texts.profiles
     ask = None if judge is None else functools.partial(scorer.ask, judge)
-    given = inputs.Given(batch, profiles, scorer.titles, scorer.items, ask, {})
-    (arrays,) = rewards.program.args  # as the program takes them: so far abstract
+    context = inputs.Context(batch, profiles, scorer.titles, scorer.items, ask, {})
+    (arrays,) = rewards.program.args  # abstract arrays, replaced below
     judged = rewards.used.intersection(inputs.JUDGED)
-    found = {n: inputs.compute(n, given, arrays[n]) for n in judged if ask}
+    found = {n: inputs.compute(n, context, arrays[n]) for n in judged if ask}
     answered = time.monotonic()
-    given = given._replace(views=texts.views())
+    context = context._replace(views=texts.views())
     embed_s = time.monotonic() - answered
     rest = rewards.used.difference(inputs.JUDGED)
-    found |= {n: inputs.compute(n, given, arrays[n]) for n in rest}
-    # an input that nobody looks at is zeros
+    found |= {n: inputs.compute(n, context, arrays[n]) for n in rest}
+    # unused inputs are zeros
     zeros = {n: np.zeros(x.shape, x.dtype) for n, x in arrays.items() if n not in found}
     device_advantages, device_teaching, total, parts = rewards.program(
         put(found | zeros, by_batch(scorer.mesh))
@@ -202,7 +202,7 @@ def score(
         parts = {n: parts[n] for n, reward in asking if not asks_judge(reward)}
     metrics = texts.metrics | {
         "time/reward_s": time.monotonic() - started,
-        "time/embed_s": embed_s,  # of it, spent waiting for the encoder
+        "time/embed_s": embed_s,  # of which waiting for the encoder
     }
     return Experience(
         profiles, texts.mask, device_advantages, device_teaching, advantages, total,

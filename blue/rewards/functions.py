@@ -9,10 +9,9 @@ next-item reward, and their unweighted sum. `unfinished` and `repetition` are ad
 to the paper.
 
 A profile that could not be scored (NaN among its vectors or option scores) has the
-reward NaN and is left out of its group; it changes no other profile's reward. An empty
-profile is a profile: its texts are scored as they stand, so the embedding reward is
-near that of no information, and a likelihood judge, whose scores are then all equal,
-picks nothing.
+reward NaN. It is left out of its group and changes no other reward. An empty profile is
+scored like any other. Its embedding reward is near that of no information. A likelihood
+judge gives it equal scores, so no option is picked.
 """
 
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-MAX_REWARD = 1e15  # beyond it squares overflow float32: no score anyone meant
+MAX_REWARD = 1e15  # above it, squares overflow float32
 
 
 def user_to_item(
@@ -57,11 +56,11 @@ def item_to_user(
     """log p(user view | next item) among the other users of the batch, in (-inf, 0].
 
     The mean over the next items of an example. Another user counts with the mean of
-    exp(cosine / temperature) over its G rollouts (those of them that have a vector):
-    one unit of mass a user, the same for the whole group. So other users' sampling
-    adds no noise to the differences within a group. -log(B) when all embeddings are
-    equal and nothing is masked; 0 where nobody is left to compare with, as in a batch
-    whose targets are all the same item.
+    exp(cosine / temperature) over its rollouts that have a vector. So each user has one
+    unit of mass, the same for the whole group. So other users' sampling adds no noise
+    to the differences within a group. -log(B) when all embeddings are equal and nothing
+    is masked. 0 where no other user is left, as in a batch whose targets are all the
+    same item.
     """
     tau = similarity_temperature
     positive = jnp.einsum("BGE,BKE->BGK", view, next_item_emb) / tau
@@ -155,8 +154,8 @@ def repetition(repeated_words: Float[Array, "B G"]) -> Float[Array, "B G"]:
 def combine(
     parts: Mapping[str, Float[Array, "B G"]], weights: Mapping[str, float]
 ) -> Float[Array, "B G"]:
-    """The weighted sum of the rewards; finite and at most 1e15 in size, or NaN: the
-    completion has no reward. A reward of weight 0 adds nothing, be it NaN."""
+    """The weighted sum of the rewards. NaN where it is not finite or exceeds 1e15 in
+    size: the completion has no reward. A reward of weight 0 adds nothing, even NaN."""
     total = jnp.zeros(next(iter(parts.values())).shape)
     for name, weight in weights.items():
         if weight:

@@ -1,4 +1,4 @@
-"""Judges of profiles: who answers the next-item question from a profile alone.
+"""Judges: models that answer the next-item question from a profile alone.
 
 The multiple choice of the paper (2605.06981): a language model sees the profile and
 some titles, one of them the next item's.
@@ -77,7 +77,8 @@ def make_judge(
 def fit_message(
     tokenizer: Tokenizer, make: Callable[[str], str], profile: str, limit: int
 ) -> list[int]:
-    """The chat prompt around a profile; an over-long profile loses its end."""
+    """The chat prompt around a profile; a profile that is too long is cut at its
+    end."""
     while True:
         ids = tokenizer.chat(make(profile))
         if len(ids) <= limit:
@@ -126,7 +127,8 @@ def _by_letters(
 
 
 def title_target(tokenizer: Tokenizer, title: str, max_tokens: int) -> list[int]:
-    """What a likelihood judge is trained on and scored with: title, end token."""
+    """Tokens that a likelihood judge is trained on and scored with: title, end
+    token."""
     return tokenizer.encode(title)[: max_tokens - 1] + [tokenizer.turn_end_id]
 
 
@@ -144,7 +146,7 @@ def _by_likelihood(
         params: Params, profiles: Sequence[str], options: Sequence[Sequence[str]]
     ) -> np.ndarray:
         fit = lambda p: fit_message(tokenizer, make, p, shapes.prompt)
-        # rows that share their options share the empty-profile row, too
+        # rows with the same options share one question with the empty profile
         unique = list(dict.fromkeys(tuple(o) for o in options))
         rows = [fit(p) for p in profiles] + [empty] * len(unique)
         titles = [*map(tuple, options), *unique]

@@ -14,7 +14,7 @@ from blue.runtime.sharding import by_batch
 
 
 class Reward(NamedTuple):
-    """A reward as its section of the config asks for it."""
+    """A reward with the arguments of its section of the config."""
 
     function: Callable[..., Array]
     weight: float
@@ -27,7 +27,7 @@ class Rewards(NamedTuple):
     """The rewards of a run, compiled."""
 
     by_name: dict[str, Reward]
-    used: frozenset[str]  # inputs that some reward looks at
+    used: frozenset[str]  # inputs that some reward needs
     program: Program  # ({input: array}) -> as `make_rewards` says
 
     def need_judge(self) -> bool:
@@ -36,12 +36,12 @@ class Rewards(NamedTuple):
 
 
 def used_inputs(rewards: Mapping[str, Reward]) -> frozenset[str]:
-    """Names of the inputs that some reward looks at; the others need no computing."""
+    """Names of the inputs that some reward needs; the others are not computed."""
     return frozenset[str]().union(*(set(r.inputs) - r.unused for r in rewards.values()))
 
 
 def asks_judge(reward: Reward) -> bool:
-    """Whether a reward looks at something that the judge says."""
+    """Whether an input of the reward comes from the judge."""
     return not set(reward.inputs).isdisjoint(inputs.JUDGED)
 
 
@@ -83,7 +83,7 @@ def _parameters(function: Callable) -> tuple[list[str], list[str]]:
 
 
 def _known() -> str:
-    """Names of all rewards: the functions that look at nothing but inputs."""
+    """Names of all rewards: the functions whose positional parameters are inputs."""
     found = inspect.getmembers(functions, inspect.isfunction)
     is_reward = lambda f: all(map(inputs.find, _parameters(f)[0]))
     return ", ".join(name for name, function in found if is_reward(function))
@@ -92,8 +92,8 @@ def _known() -> str:
 def make_rewards(
     by_name: Mapping[str, Reward], sizes: Mapping[str, int], mesh: Mesh
 ) -> Rewards:
-    """Compiles ({input: array}) -> (advantages [B G], which of them teach [B G], total
-    [B G], {reward: [B G]}). sizes: of the letters of `inputs.SIZES`."""
+    """Compiles ({input: array}) -> (advantages [B G], which are in the loss [B G],
+    total [B G], {reward: [B G]}). sizes: of the letters of `inputs.SIZES`."""
 
     def run(given: dict[str, Array]) -> tuple[Array, Array, Array, dict[str, Array]]:
         parts = {

@@ -1,1 +1,1 @@
-"""Where it runs: mesh, hosts, compiled programs, signals, hangs, traces."""
+"""Devices and processes: mesh, hosts, compiled programs, signals, hangs, traces."""

@@ -1,6 +1,6 @@
-"""What a chip can do at most: arithmetic, memory, network; and what bounds a program.
+"""Peak arithmetic, memory and network of chips, and the roofline of a program.
 
-Peaks of the makers' pages; no program reaches them.
+Peaks are those of the vendors' pages; no program reaches them.
 """
 
 from typing import NamedTuple
@@ -14,14 +14,14 @@ class Chip(NamedTuple):
     name: str
     kind: str  # `device_kind` in JAX
     flops: float  # bf16 FLOP/s, dense
-    hbm_bytes: float  # what a program can have of it
+    hbm_bytes: float  # that a program can use
     hbm_bandwidth: float  # bytes/s
     network_bandwidth: float  # bytes/s that a chip receives, over all its links
 
 
-# HBM of the TPUs: what their compiler refuses to exceed ("Used 61.36G of 31.25G hbm"),
-# less than is printed on the box. Network: the pages give Gbit/s one way (1600, 4800,
-# 3200), or twice that in GB/s for both ways.
+# HBM of TPUs: the compiler's limit ("Used 61.36G of 31.25G hbm"), which is below the
+# nominal size. Network: the pages give Gbit/s one way (1600, 4800, 3200), or twice that
+# in GB/s for both ways.
 CHIPS = (
     # https://cloud.google.com/tpu/docs/v5e
     Chip("v5e", "TPU v5 lite", 197e12, 15.75 * GIB, 819 * GB, 200 * GB),
@@ -39,7 +39,7 @@ BY_KIND = {chip.kind: chip for chip in CHIPS}
 
 
 class Roofline(NamedTuple):
-    """Seconds that a program takes at least, by what it is short of."""
+    """The least seconds of a program, by compute, memory and network."""
 
     compute: float
     memory: float
@@ -52,7 +52,7 @@ class Roofline(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """At least so long, with all three going on at once."""
+        """The least time, if all three overlap fully."""
         return max(self)
 
 
@@ -62,7 +62,7 @@ def roofline(
     network_bytes: int | float,
     chip: Chip,
 ) -> Roofline:
-    """Times of a chip's share of a program: work over peak.
+    """Times of a chip's part of a program: work over peak.
 
     flops, hbm_bytes (read and written) and network_bytes (received) are one chip's.
     Roofline model, Williams, Waterman and Patterson 2009,

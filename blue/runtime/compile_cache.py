@@ -1,11 +1,12 @@
-"""Programs that were compiled before are read from disk, not compiled again.
+"""The cache of compiled programs on disk.
 
-XLA's persistent cache, https://docs.jax.dev/en/latest/persistent_compilation_cache.html.
-A program is read as it was written, so results are the same bits with and without.
-Whoever can write to the directory can run code here: it is made for its owner alone.
+XLA's persistent cache,
+https://docs.jax.dev/en/latest/persistent_compilation_cache.html. A cached program is
+the compiled one, so results are bitwise the same with and without.
 
-It is unused on several CPU devices. There, programs with collectives that were read
-back wait for one another in different orders, and abort (seen with jaxlib 0.10.2).
+Whoever can write to the directory can run code here: it is private to its owner. It is
+unused on several CPU devices. There, cached programs with collectives wait for one
+another in different orders, and abort (seen with jaxlib 0.10.2).
 """
 
 import hashlib
@@ -23,9 +24,9 @@ import jax
 from etils import epath
 
 logger = logging.getLogger("blue")
-CHECKED = ".checked"  # entries older than this file were found whole
+CHECKED = ".checked"  # entries older than this file are checked
 
-hits = {"count": 0, "seconds": 0.0}  # of the whole process: programs read, not compiled
+hits = {"count": 0, "seconds": 0.0}  # of the process: programs read from the cache
 _lock = threading.Lock()  # programs compile in several threads
 
 
@@ -40,14 +41,13 @@ jax.monitoring.register_event_duration_secs_listener(_count_hit)
 
 
 def use(directory: str) -> None:
-    """Reads and writes compiled programs there; after the devices are known.
+    """Sets the directory of compiled programs; call it after the devices are known.
 
-    directory: local or gs://; "": no cache. Of several processes the first writes, so
-    a directory that all of them see serves all. A directory that jax was given already
-    (JAX_COMPILATION_CACHE_DIR) stays, and so do its limits on what is kept. One that
-    cannot be written costs a warning and no more.
+    directory: local or gs://; "": no cache. Of several processes the first writes, so a
+    shared directory is enough. A directory set by JAX_COMPILATION_CACHE_DIR stays, with
+    its limits. If the directory cannot be written, a warning is logged.
     """
-    config: Any = jax.config  # its type does not know its fields
+    config: Any = jax.config  # its type lacks the fields
     if config.jax_compilation_cache_dir or not directory:
         return
     if "://" not in directory:
@@ -56,18 +56,18 @@ def use(directory: str) -> None:
         if jax.device_count() > 1:
             logger.info("compile_cache: not used on %d CPU devices", jax.device_count())
             return
-        # code for this very CPU: a home directory may be mounted on several
+        # code for this CPU: a home directory may be shared with others
         directory = f"{directory}/cpu-{_cpu_fingerprint()}"
     try:
         _try_to_write(directory)
         if "://" not in directory:
             remove_torn(Path(directory))
-    except Exception as error:  # of whatever file system it is
+    except Exception as error:  # file systems raise different types
         reason = str(error).partition("\n")[0]
         logger.warning("compile_cache=%s: not used: %s", directory, reason)
         return
     jax.config.update("jax_compilation_cache_dir", directory)
-    # everything: a second run is to compile nothing at all
+    # all programs: a second run compiles nothing
     for name, value in (
         ("jax_persistent_cache_min_compile_time_secs", 0.0),
         ("jax_persistent_cache_min_entry_size_bytes", -1),
@@ -77,7 +77,7 @@ def use(directory: str) -> None:
 
 
 def _try_to_write(directory: str) -> None:
-    """Makes the directory, and a file in it that is gone afterwards."""
+    """Makes the directory, writes a file in it and removes the file."""
     if "://" in directory:
         file = epath.Path(directory) / f".try-{uuid.uuid4()}"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,25 +90,25 @@ def _try_to_write(directory: str) -> None:
 
 
 def remove_torn(directory: Path) -> None:
-    """Removes entries that were cut short, as by a kill while they were written.
+    """Removes incomplete entries, left by a kill while they were written.
 
-    jax would skip such an entry for ever: it neither reads it nor writes it anew. Each
-    entry is checked once, at the start after it was written.
+    jax would skip such an entry for ever: it neither reads nor replaces it. Each entry
+    is checked once, at the next start.
     """
     mark = directory / CHECKED
     since = mark.stat().st_mtime_ns if mark.exists() else 0
-    mark.touch()  # before the look: what is written meanwhile comes next time
+    mark.touch()  # before checking: newer entries are checked next time
     for path in directory.glob("*-cache"):
         try:
             if path.stat().st_mtime_ns >= since and not _is_whole(path.read_bytes()):
                 path.unlink()
                 logger.info("%s: cut short, removed", path)
         except FileNotFoundError:
-            continue  # another run was faster
+            continue  # another run removed it
 
 
 def _is_whole(entry: bytes) -> bool:
-    """Whether its checksum fits; of compressions other than zlib nothing is known."""
+    """Whether the checksum is right; True for compressions other than zlib."""
     if entry[:1] != b"\x78":
         return bool(entry)
     try:
@@ -119,12 +119,12 @@ def _is_whole(entry: bytes) -> bool:
 
 
 def _cpu_fingerprint() -> str:
-    """The same for CPUs of one model with the same instructions."""
+    """Equal for CPUs of one model with the same instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
         names = ("model name", "flags", "Features", "CPU part")
-        told = [line for line in lines if line.startswith(names)]
+        facts = [line for line in lines if line.startswith(names)]
     except OSError:
-        told = []
-    told.append(f"{platform.machine()} {platform.processor()}")
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+        facts = []
+    facts.append(f"{platform.machine()} {platform.processor()}")
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What a full, read-only or vanished disk makes of a run: one line, not a traceback."""
+"""Errors of a full, read-only or missing disk in one line, not a traceback."""
 
 import contextlib
 import errno
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blue.errors import UserError
 
-ADVICE = {  # of what is wrong with the disk, and not with us
+ADVICE = {  # for errors of the disk
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room, or have the quota raised",
     errno.EROFS: "make it writable",

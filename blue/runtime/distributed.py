@@ -1,7 +1,7 @@
-"""Several processes that are one run: how they meet, wait for each other, and part.
+"""Several processes in one run: how they start, wait for each other, and end.
 
-`join` makes them one jax runtime, from config or environment. In a run of one process
-nothing of this happens. A thread then writes signs of life of this process to the
+`join` connects them to one jax runtime, from config or environment. A run of one
+process skips all of this. A thread then writes signs of life of this process to the
 runtime's key-value store. It logs the name of every process whose signs stop.
 
 A lost process cannot be replaced: the runtime aborts the others. It does so at once
@@ -25,21 +25,21 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-from jax._src import distributed as runtime  # the only way to its key-value store
+from jax._src import distributed as runtime  # for its key-value store
 
 from blue.errors import UserError
 
 logger = logging.getLogger("blue")
 LOST = 75  # exit code: start again
-CRASH = 1  # of an exception that nobody expected, maybe of a lost process
-GRACE_S = 10.0  # for the others to end by themselves after one of them has ended
+CRASH = 1  # of any other exception, maybe due to a lost process
+GRACE_S = 10.0  # for the others to end by themselves after one has ended
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 T = TypeVar("T")
 
 
 class Place(NamedTuple):
-    """Where this process stands among the others."""
+    """This process's place in the run."""
 
     coordinator: str  # host:port of process 0
     num_processes: int
@@ -47,13 +47,13 @@ class Place(NamedTuple):
 
 
 class _Joined(NamedTuple):
-    """What the thread and the handler know."""
+    """The state of the thread and the handler."""
 
     client: Any  # of the runtime
     place: Place
     names: dict[int, str]  # process -> its host and pid
     heartbeat_s: float
-    silent: dict[int, float]  # process -> seconds not heard of; the lost alone
+    silent: dict[int, float]  # lost process -> seconds without a sign of life
     left: dict[int, tuple[int, str]]  # process -> exit code and reason
     leaving: threading.Event  # this process ends by itself
 
@@ -61,16 +61,16 @@ class _Joined(NamedTuple):
 _now: dict[str, Any] = {"joined": None, "starting": "", "turns": 0, "last_act": None}
 
 
-# --- to meet
+# --- to start
 
 
 def place(
     coordinator: str, num_processes: int, process_id: int, environment: Mapping
 ) -> Place | None:
-    """Coordinator, number of processes and this one's, from config or environment.
+    """Coordinator, number of processes and this one's index, of config or environment.
 
-    ("", 0 and -1: not given.) None where neither names a coordinator: one process.
-    Raises `UserError` where only some of it is given, or does not fit.
+    "", 0 and -1 mean not given. None where neither names a coordinator: one process.
+    Raises `UserError` where only some are given, or they contradict each other.
     """
     address = coordinator or environment.get(VARIABLES[0], "")
     if not address:
@@ -89,13 +89,13 @@ def place(
         ("num_processes", num_processes, 0, VARIABLES[1]),
         ("process_id", process_id, -1, VARIABLES[2]),
     ):
-        told = environment.get(variable, "") if value == missing else str(value)
-        if not re.fullmatch(r"\d+", told):
+        setting = environment.get(variable, "") if value == missing else str(value)
+        if not re.fullmatch(r"\d+", setting):
             raise UserError(
                 f"distributed.coordinator={address}: and distributed.{field} or "
-                f"{variable} is {told!r}, must be a number"
+                f"{variable} is {setting!r}, must be a number"
             )
-        numbers.append(int(told))
+        numbers.append(int(setting))
     if not numbers[1] < numbers[0]:
         raise UserError(
             f"distributed.process_id={numbers[1]}: must be below "
@@ -113,11 +113,11 @@ def join(
     heartbeat_s: float,
     start_timeout_s: float,
 ) -> None:
-    """Meets the other processes, if there are any, and begins to watch over them.
+    """Connects to the other processes, if there are any, and starts to watch them.
 
-    Before anything asks jax for a device. auto: jax asks the cluster itself for what is
-    not given. Raises `UserError` (or ends with 2, where the runtime aborts) if they do
-    not come together within `start_timeout_s`.
+    Call it before jax is asked for devices. auto: jax asks the cluster for what is not
+    given. Raises `UserError` (or exits with 2, where the runtime aborts) if not all
+    processes connect within `start_timeout_s`.
     """
     here = None
     if not auto:
@@ -126,7 +126,7 @@ def join(
             return
         if here.process_id:
             _wait_for_coordinator(here, start_timeout_s)
-    # Only gloo crosses processes on CPUs; other devices do not look at it.
+    # On CPUs only gloo works between processes; other devices ignore it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     _now["starting"] = (
         f"distributed.coordinator={here.coordinator if here else '(found by jax)'}: "
@@ -158,12 +158,13 @@ def join(
 
 
 def joined() -> bool:
-    """Whether this process has met others."""
+    """Whether this process is connected to others."""
     return _now["joined"] is not None
 
 
 def _wait_for_coordinator(here: Place, timeout_s: float) -> None:
-    """Until process 0 listens; the runtime itself would abort with a page of C++."""
+    """Waits until process 0 listens; the runtime itself would abort with a C++
+    trace."""
     host, _, port = here.coordinator.rpartition(":")
     until = time.monotonic() + timeout_s
     while True:
@@ -195,8 +196,8 @@ def _watch_over(here: Place, heartbeat_s: float, timeout_s: float) -> None:
     met = _Joined(client, here, names, heartbeat_s, {}, {}, threading.Event())
     _now.update(joined=met, starting="")
     threading.Thread(target=_watch, args=(met,), name="peers", daemon=True).start()
-    told = "; ".join(f"process {n}: {name}" for n, name in names.items())
-    logger.info("this is process %d of %d (%s)", here.process_id, len(names), told)
+    members = "; ".join(f"process {n}: {name}" for n, name in names.items())
+    logger.info("this is process %d of %d (%s)", here.process_id, len(names), members)
 
 
 # --- the thread
@@ -215,7 +216,7 @@ def _watch(joined: _Joined) -> None:
             client.key_value_set(f"blue/alive/{me}", str(count), allow_overwrite=True)
             alive = _by_process(client.key_value_dir_get("blue/alive/"))
             left = _by_process(client.key_value_dir_get("blue/left/"))
-        except Exception:  # process 0 has the store: with it, the runtime goes, too
+        except Exception:  # process 0 has the store: without it the runtime aborts
             continue
         now = time.monotonic()
         for process, (sign, since) in heard.items():
@@ -254,7 +255,7 @@ def _name(joined: _Joined, process: int) -> str:
 
 
 def _blame(joined: _Joined) -> tuple[int, str] | None:
-    """Exit code and line where another process is why this one cannot go on."""
+    """Exit code and line if another process is the reason to end; else None."""
     if joined.left:
         process, (code, reason) = next(iter(joined.left.items()))
         return code, f"{_name(joined, process)} has ended, so this one does: {reason}"
@@ -277,15 +278,16 @@ def _answers(address: str) -> bool:
 
 
 def set_last_act(act: Callable[[], None]) -> None:
-    """What is done before this process ends because of another, in any thread."""
+    """Sets a function to call, in any thread, before this process ends due to
+    another."""
     _now["last_act"] = act
 
 
 def _end(joined: _Joined) -> None:
-    """Ends the process as a kill would, if another is the reason.
+    """Ends the process at once, if another is the reason.
 
     Writes to the raw descriptor: the main thread may hold the logger's lock while it
-    waits in a collective for ever.
+    hangs in a collective.
     """
     blame = _blame(joined)
     if blame:
@@ -300,14 +302,14 @@ def _end(joined: _Joined) -> None:
 
 
 def _handle_abort() -> None:
-    """Has C call `_on_abort` before the runtime's abort ends the process."""
+    """Makes C call `_on_abort` before the runtime's abort ends the process."""
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
     libc.signal(signal.SIGABRT, ctypes.cast(_C_ON_ABORT, ctypes.c_void_p))
 
 
 def _on_abort(number: int) -> None:
-    """In the thread that aborts; where it returns, the process dies of the signal."""
+    """Runs in the thread that aborts. If it returns, the signal ends the process."""
     if _now["starting"]:
         os.write(2, f"error: {_now['starting']}\n".encode())
         os._exit(2)
@@ -321,10 +323,10 @@ _C_ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)  # kept alive for 
 # --- to wait for each other
 
 
-def of_first(make: Callable[[], T]) -> T:
-    """What `make` gives in process 0 (JSON), in all of them; it runs there alone.
+def on_process_0(make: Callable[[], T]) -> T:
+    """The result (JSON) of `make`, run in process 0 only, in every process.
 
-    Called by every process. Where it raises a `UserError`, all raise it.
+    Called by every process. If it raises a `UserError`, all processes raise it.
     """
     if jax.process_count() == 1:
         return make()
@@ -342,18 +344,18 @@ def of_first(make: Callable[[], T]) -> T:
         return value
     while True:
         try:
-            told = json.loads(client.blocking_key_value_get(key, 1000))
+            answer = json.loads(client.blocking_key_value_get(key, 1000))
             break
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
-    if "error" in told:
-        raise UserError(told["error"])
-    return told["value"]
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer["value"]
 
 
-def meet() -> None:
-    """Waits until all processes are here, a day at most."""
+def wait_for_all() -> None:
+    """Waits until all processes call it, a day at most."""
     if jax.process_count() > 1:
         client = runtime.global_state.client
         assert client is not None
@@ -361,18 +363,19 @@ def meet() -> None:
         client.wait_at_barrier(f"blue/meet/{_now['turns']}", 24 * 3600 * 1000)
 
 
-def after_first(make: Callable[[], T]) -> T:
-    """`make()` of process 0, and then of the others, which find what it left behind."""
+def process_0_first(make: Callable[[], T]) -> T:
+    """`make()` in process 0 first, then in the others, which find the files it
+    wrote."""
     made: list[T] = []
-    of_first(lambda: made.append(make()))
+    on_process_0(lambda: made.append(make()))
     return made[0] if made else make()
 
 
-# --- to part
+# --- to end
 
 
-def leave(code: int, why: str) -> int:
-    """The last call of a process, with its exit code; all of them call it.
+def end_process(code: int, why: str) -> int:
+    """The last call of every process, with its exit code; returns the code to use.
 
     0: waits for the others. Any other code: writes the reason for the others, waits
     some seconds for them to end, and then ends here. A `CRASH` may be the effect of a
@@ -398,10 +401,10 @@ def leave(code: int, why: str) -> int:
 
 
 def _tell_and_wait(joined: _Joined, code: int, why: str) -> None:
-    """Returns when all others are leaving, too; else ends the process."""
+    """Returns when all others are ending, too; else ends the process."""
     me, others = joined.place.process_id, joined.names.keys()
     until = time.monotonic() + GRACE_S
-    with contextlib.suppress(Exception):  # process 0 is gone with the store
+    with contextlib.suppress(Exception):  # the store ends with process 0
         joined.client.key_value_set(f"blue/left/{me}", f"{code} {why}")
         while time.monotonic() < until and not joined.silent:
             left = _by_process(joined.client.key_value_dir_get("blue/left/"))

@@ -1,22 +1,21 @@
 """Files and directories that are written whole or not at all.
 
-A reader finds what was there before or what was written, never a part of it: all is
+A reader finds the former content or the new one, never a part of it. Everything is
 written under another name beside the path, and renamed at the end.
 
-* An exception on the way removes what was written so far; the path is as it was.
-* A kill leaves that behind, as .NAME.draft. The next writing to the same path removes
-  it.
+* An exception removes what was written so far; the path is unchanged.
+* A kill leaves .NAME.draft behind. The next write to the same path removes it.
 * A directory cannot be replaced in one step. A kill between the two renames leaves the
-  former one as .NAME.old, and the next writing first puts it back.
-* In a bucket (gs://) a directory is renamed file by file: there a kill may leave a part
-  of it. Buckets have no file modes either; their own rules say who may read.
+  former one as .NAME.old, and the next write first restores it.
+* In a bucket (gs://) a directory is renamed file by file: a kill may leave a part of
+  it. Buckets have no file modes; their own rules say who may read.
 * What was written is on the disk before the rename (fsync). Some file systems would
   otherwise rename first, and leave an empty file after a power cut. `durable=False` is
-  for signs of life, which are written every few seconds and mean nothing after one.
+  for signs of life, which are rewritten every few seconds.
 
 A path has one writer at a time: process 0 of the run that holds the workdir's lock.
 
-It stands in the lowest room because the watchdog and the prepared data use it, too.
+It is in the lowest room because the watchdog and the prepared data use it, too.
 """
 
 import contextlib
@@ -47,13 +46,14 @@ def write_bytes(
 def whole_file(
     path: PathLike, *, private: bool = False, durable: bool = True, mark: str = ""
 ) -> Iterator[epath.Path]:
-    """Gives the path to write to; at the end that file becomes `path`.
+    """Yields the path to write to; at the end that file becomes `path`.
 
     Args:
         path: local or gs://; its folder exists.
         private: only the owner may read it (mode 0600), from the first byte on.
-        durable: it outlives a power cut.
-        mark: tells the draft from those of other processes that write to `path`.
+        durable: it survives a power cut.
+        mark: distinguishes the draft from those of other processes that write to
+            `path`.
 
     Raises:
         OSError: it cannot be written.
@@ -79,15 +79,15 @@ def whole_file(
 def whole_directory(
     path: PathLike, *, private: bool = False, writes: bool = True
 ) -> Iterator[epath.Path]:
-    """Gives an empty directory to write into; at the end it becomes `path`.
+    """Yields an empty directory to write into; at the end it becomes `path`.
 
-    A directory that is at `path` already is replaced.
+    An existing directory at `path` is replaced.
 
     Args:
         path: local or gs://; folders above it are made.
         private: only the owner may enter it (mode 0700).
-        writes: False in a process that takes part in what another one writes: it gets
-            the same path, which it may not find there, and changes nothing.
+        writes: False in a process that only takes part while another one writes. It
+            gets the same path, which may not exist for it, and changes nothing.
 
     Raises:
         OSError: it cannot be written.
@@ -128,7 +128,7 @@ def _in_bucket(path: epath.Path) -> bool:
 
 
 def _sync(path: PathLike) -> None:
-    """Has the disk take what was written to a file or a directory."""
+    """Waits until a file or directory is on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,10 @@
-"""SIGTERM: finish the step, save it, leave with exit code 75; all hosts the same step.
+"""SIGTERM: all hosts finish the same step, save it, and exit with code 75.
 
-Schedulers take a machine back with SIGTERM and kill it some time later. The first
-signal only sets a flag. Loops ask for it at points where every process passes with the
-same state (`requested`), save, and raise `Preempted`. The process leaves at once on a
-second signal, or if no such point comes within the grace period, as in a long
-compilation. Then the newest committed checkpoint stands.
+Schedulers reclaim a machine with SIGTERM and kill it some time later. The first signal
+only sets a flag. Loops check it at points where every process has the same state
+(`requested`), save, and raise `Preempted`. The process exits at once on a second
+signal, or if the grace period ends before such a point, as in a long compilation. The
+run then resumes from the newest committed checkpoint.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ _calls = itertools.count(1)  # points passed; the same number in every process
 
 
 def requested() -> bool:
-    """Whether this is the point at which to save and leave.
+    """Whether to save and exit now.
 
-    Called by every process equally often, where all of them hold the same state. With
-    jax.distributed, a signal to any of them makes this true for all at the same call:
+    Every process calls it equally often, with the same state. With jax.distributed, a
+    signal to any process makes this true for all at the same call:
     https://docs.jax.dev/en/latest/jax.experimental.multihost_utils.html
     """
     if jax.distributed.is_initialized():
@@ -42,20 +42,21 @@ def requested() -> bool:
 
 
 def leave_if_requested(saved: str) -> None:
-    """A point with nothing left to save. `saved`: what the next run starts from."""
+    """Raises `Preempted` if asked to stop, where nothing has to be saved. `saved`: what
+    the next run starts from, in words."""
     if requested():
         raise Preempted(f"{saved}; the same command goes on")
 
 
 @contextlib.contextmanager
 def listening(grace_s: float) -> Iterator[None]:
-    """Answers SIGTERM inside; `grace_s` seconds after the first the process leaves.
+    """Handles SIGTERM inside; `grace_s` seconds after the first the process exits.
 
-    In the main thread, after jax.distributed.initialize, whose own handler it calls. A
-    thread receives the signal: the main one may be compiling for minutes.
+    Call it in the main thread, after jax.distributed.initialize, whose handler it
+    calls. A thread receives the signal: the main thread may compile for minutes.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python lets no other thread handle signals
+        yield  # Python handles signals only in the main thread
         return
     before, listener = signal.getsignal(signal.SIGTERM), _c_handler()
     hear, wake = os.pipe()
@@ -71,14 +72,14 @@ def listening(grace_s: float) -> Iterator[None]:
     try:
         yield
     except Preempted:
-        leaving = _asked.is_set()  # then all of it holds until the process is gone
+        leaving = _asked.is_set()  # then everything stays until the process ends
         raise
     finally:
         if not leaving:
             stop.set()
             signal.set_wakeup_fd(former)
             os.close(wake)
-            thread.join()  # it may be just about to take note of a signal
+            thread.join()  # it may be about to handle a signal
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
             if listener:
                 _libc_signal(listener)
@@ -88,7 +89,7 @@ def listening(grace_s: float) -> Iterator[None]:
 def _listen(
     hear: int, grace_s: float, tell: Callable[[int], None], stop: threading.Event
 ) -> None:
-    """The thread: a byte of `hear` is the number of a signal."""
+    """The thread; each byte from `hear` is the number of a signal."""
     heard = False
     with os.fdopen(hear, "rb", buffering=0) as numbers:
         while data := numbers.read(1):
@@ -109,13 +110,13 @@ def _listen(
 
 
 def _wait(grace_s: float, stop: threading.Event) -> None:
-    """Leaves when the grace period is over before `stop` is set."""
+    """Exits if the grace period ends before `stop` is set."""
     if not stop.wait(grace_s):
         _leave(f"preemption_grace_s = {grace_s:g} s after SIGTERM", stacks=True)
 
 
 def _leave(why: str, *, stacks: bool) -> None:
-    """Ends the process as a kill would; writes to the raw descriptor, without locks."""
+    """Ends the process at once; writes to the raw descriptor, without locks."""
     line = f"preempted: {why}: leaving at once; the newest checkpoint stands\n"
     os.write(2, line.encode())
     if stacks:
@@ -123,11 +124,11 @@ def _leave(why: str, *, stacks: bool) -> None:
     os._exit(EXIT_CODE)
 
 
-# --- the handler of jax.distributed, a C function that Python does not know of
+# --- the handler of jax.distributed, a C function that Python does not see
 
 
 def _libc_signal(handler: int | None) -> int | None:
-    """libc's signal(SIGTERM, handler): the address of the handler before it."""
+    """libc's signal(SIGTERM, handler); returns the address of the former handler."""
     libc = ctypes.CDLL(None)
     libc.signal.restype = ctypes.c_void_p
     libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]

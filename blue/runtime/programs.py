@@ -1,10 +1,9 @@
-"""What a compiled program is; nothing is jitted but through this file.
+"""Compiled programs. Nothing is jitted elsewhere.
 
 A builder takes shapes (abstract arrays) and returns an executable. So a stage compiles
-all it needs before its first step, and nothing can recompile in the loop. Compilations
-run in parallel; `wait` is the barrier before the loop. Inference programs are shared by
-the stages of a process. Arguments lie on the mesh as `sharding` says: parameters by
-rule, batches by rows.
+everything before its first step, and nothing can recompile in the loop. Compilations
+run in parallel; `wait` returns when all are done. Stages of a process share inference
+programs. Arguments are sharded as `sharding` says: parameters by rule, batches by rows.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from blue.runtime.sharding import by_batch
 
 logger = logging.getLogger("blue")
 
-# Of the whole process, for `speed/compiles`; those out of compile_cache are among them.
+# Of the process, for `speed/compiles`; including those read from the compile cache.
 compiles = {"count": 0, "seconds": 0.0}
 
 
@@ -52,8 +51,8 @@ class Program:
             _pending.append(self._compiled)
 
     def __call__(self, *arguments: Any) -> Any:
-        """Run it; waits for the compilation first."""
-        watchdog.beat()
+        """Runs the program; waits for its compilation first."""
+        watchdog.sign_of_life()
         assert self._compiled, "only described"
         return self._compiled.result()(*arguments)
 
@@ -63,20 +62,21 @@ class Program:
         return self._mesh.size if self._mesh else 1
 
     def compile(self) -> Any:
-        """The executable; whoever calls it again compiles again."""
+        """Compiles the executable anew at each call."""
         return self.trace().lower().compile()
 
     def trace(self) -> Any:
         """The program as jax sees it: its jaxpr."""
-        # where sharding.keep_rows and gather find it
+        # for sharding.keep_rows and gather
         on_mesh = jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext()
         with on_mesh:
             return self._jitted.trace(*self.args)
 
 
 @contextlib.contextmanager
-def described() -> Iterator[None]:
-    """Inside, programs are built and not compiled: for `plan`, which does so itself."""
+def descriptions_only() -> Iterator[None]:
+    """Inside, programs are described but not compiled: stage `plan` compiles them
+    itself."""
     global _only_described
     _only_described = True
     try:
@@ -88,21 +88,21 @@ def described() -> Iterator[None]:
 def compile_program(
     fn: Callable, args: tuple, *, out_shardings: Any = None, donate: tuple = ()
 ) -> Program:
-    """Starts to compile fn for abstract arguments that carry their shardings."""
+    """Starts to compile fn for abstract arguments with shardings."""
     jitted = jax.jit(fn, out_shardings=out_shardings, donate_argnums=donate)
     leaf = jax.tree.leaves((args, out_shardings))[0]
-    # arrays of one device may come without a mesh
+    # single-device arrays may have no mesh
     mesh = getattr(getattr(leaf, "sharding", leaf), "mesh", None)
     return Program(jitted, args, mesh)
 
 
 def wait() -> None:
-    """Returns when all programs are compiled; raises what one of them raised."""
+    """Waits until all programs are compiled; raises the error of one that failed."""
     started, count = time.monotonic(), len(_pending)
     with watchdog.phase("compile"):
         while _pending:
             _pending.pop().result()
-            watchdog.beat()
+            watchdog.sign_of_life()
     preemption.leave_if_requested("stopped after compilation")
     seconds = time.monotonic() - started
     logger.info("waited %.1f s for the last of %d programs to compile", seconds, count)
@@ -117,10 +117,10 @@ def wait() -> None:
 
 
 def rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:
-    """An abstract batch, its leading axis split over the mesh; stands for an array."""
+    """An abstract batch, its leading axis split over the mesh."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=by_batch(mesh))
 
 
 def shardings_of(tree: Any) -> Any:
-    """Those of abstract arrays."""
+    """The shardings of abstract arrays."""
     return jax.tree.map(lambda x: x.sharding, tree)

@@ -1,4 +1,4 @@
-"""Progress of long loops: rate, time left, one line now and then."""
+"""Progress of long loops: rate and time left, in one line."""
 
 import logging
 import math
@@ -17,9 +17,9 @@ RATE_WINDOW = 50  # steps over which the rate is measured
 
 
 class Progress:
-    """The line that says where a stage is, on a terminal or in the log.
+    """The progress line of a stage, on a terminal or in the log.
 
-    The stage does `total` units (steps, users), of which a resumed one skips `first`.
+    The stage does `total` units (steps, users); a resumed stage skips `first` of them.
     Work that ends within `patience_s` seconds prints nothing.
     """
 
@@ -36,7 +36,7 @@ class Progress:
             logger.info("%s: resumed, goes on with %s %d", stage, unit, first)
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
-        """Unit `step` is done, and all before it."""
+        """Reports that unit `step` and all before it are done."""
         now = time.monotonic()
         self._times.append((step, now))
         if now < self._quiet_until:
@@ -52,14 +52,14 @@ class Progress:
             self._last_line = now
 
     def end(self) -> None:
-        """Leave the live line."""
+        """Ends the live line."""
         if self._open:
             sys.stderr.write("\n")
 
     def _line(self, step: int, values: Mapping[str, Any]) -> str:
         parts = [f"{self._stage} {step + 1}/{self._total}"]
         (first, start), (last, end) = self._times[0], self._times[-1]
-        if last > first and end > start:  # the first step, which compiles, is outside
+        if last > first and end > start:  # without the first step
             rate = (last - first) / (end - start)
             parts.append(f"{rate:.3g} {self._unit}s/s")
             parts.append(f"{duration((self._total - 1 - step) / rate)} left")

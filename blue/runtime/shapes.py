@@ -1,7 +1,7 @@
 """What a program is built for: sizes, sampling settings, number types.
 
-They stand in the lowest room because builders of all rooms take them, and so do the
-formulas of FLOPs. All are hashable: programs built with equal ones are built once.
+They are in the lowest room because builders of all rooms and the formulas of FLOPs take
+them. All are hashable: builders with equal arguments share one program.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,5 @@
-"""The mesh, where parameters and batches live on it, and the way to and from the host.
+"""The mesh, the shardings of parameters and batches, and transfers to and from the
+host.
 
 Axes ("data", "fsdp", "tensor"): replicate parameters, shard parameters, shard heads and
 mlp. Batches are split over data and fsdp.
@@ -24,7 +25,7 @@ BATCH = P(("data", "fsdp"))
 TABLES = ("embed", "head")
 # last name of a parameter's path -> axes of its dimensions, but the stack of layers
 RULES: dict[str, P] = {
-    # whole rows, so that bringing them together moves no single element
+    # whole rows, so that a gather moves no single elements
     "embed": P(("tensor", "fsdp"), None),
     "head": P(("tensor", "fsdp"), None),
     "q": P("fsdp", "tensor", None),
@@ -77,10 +78,10 @@ def make_mesh(
 def _connect(mesh: Mesh) -> None:
     """Sums once over the axes that programs sum over, on all processes together.
 
-    gloo makes a group of devices at its first sum, and gives up if one of them is 30 s
-    late, busy with a compilation for instance. Later sums wait for everyone.
+    gloo makes a group of devices at its first sum. It fails if one of them is 30 s
+    late, for instance because it compiles. Later sums wait without limit.
     """
-    distributed.meet()
+    distributed.wait_for_all()
     ones = np.ones(mesh.devices.shape, np.float32)
     sets = (AXES, AXES[:2], AXES[1:], *((axis,) for axis in AXES))
     wide = (tuple(a for a in axes if mesh.shape[a] > 1) for axes in sets)
@@ -102,9 +103,9 @@ def batch_shards(mesh: Mesh) -> int:
 def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = AXES) -> Any:
     """A sharding for every leaf of params, or of a state that mirrors them, by name.
 
-    Only the given mesh axes are used: ("tensor",) is the decode layout, in which no
-    token needs a gather. An axis that does not divide its dimension is dropped; what
-    has no rule is replicated.
+    Only the given mesh axes are used: ("tensor",) is the decode layout, which needs no
+    gather of weights. An axis that does not divide its dimension is dropped; leaves
+    without a rule are replicated.
     """
 
     def one(path: tuple, leaf: Any) -> NamedSharding:
@@ -117,7 +118,7 @@ def _spec(path: tuple, shape: tuple[int, ...], mesh: Any, axes: tuple[str, ...])
     names = [getattr(entry, "key", getattr(entry, "name", "")) for entry in path]
     rule = RULES.get(str(names[-1]) if names else "", P())
     if names and names[-1] in TABLES and shape[0] % mesh.shape["fsdp"]:
-        rule = P("tensor", "fsdp")  # 151,669 words are divided by nothing
+        rule = P("tensor", "fsdp")  # 151,669 words have no useful divisor
     by_dim = (None,) * (len(shape) - len(rule)) + tuple(rule) if rule else ()
     dims = zip(by_dim, shape, strict=False)
     return P(*(_divide(axis, size, mesh, axes) for axis, size in dims))
@@ -126,7 +127,7 @@ def _spec(path: tuple, shape: tuple[int, ...], mesh: Any, axes: tuple[str, ...])
 def _divide(
     rule: str | tuple[str, ...] | None, size: int, mesh: Any, axes: tuple[str, ...]
 ) -> str | tuple[str, ...] | None:
-    """The axes of a rule that are asked for, as far as they divide a dimension."""
+    """The requested axes of a rule that divide the dimension."""
     names, parts = [], 1
     for axis in (rule,) if isinstance(rule, str) else rule or ():
         if axis in axes and size % (parts * mesh.shape[axis]) == 0:
@@ -138,7 +139,7 @@ def _divide(
 def dividing_fsdp(tree: Any, mesh: Mesh) -> int:
     """The largest part of the mesh's `fsdp` that divides every layer's matrices.
 
-    Less than `fsdp`: some lie whole on each device, with their gradients and moments.
+    If it is less than `fsdp`, some matrices are replicated, with gradients and moments.
     """
     size, sides = mesh.shape["fsdp"], []
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -148,14 +149,15 @@ def dividing_fsdp(tree: Any, mesh: Mesh) -> int:
     return math.gcd(size, *sides)
 
 
-# --- inside of a program. Without these the compiler may gather the activations of all
-# users where the weights are; with them it gathers weights where the users are.
+# --- inside a program. Without these constraints the compiler may gather the
+# activations of all users to the weights; with them it gathers the weights to the
+# users.
 
 
 def keep_rows(tree: Any) -> Any:
-    """Activations whose leading axis stays split over data and fsdp, whole otherwise.
+    """Keeps the leading axis of activations split over data and fsdp, others whole.
 
-    Without a mesh (`jax.set_mesh`, as programs.py traces under) nothing is done.
+    Without a mesh (`jax.set_mesh`, which programs.py calls) it does nothing.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return tree
@@ -163,8 +165,8 @@ def keep_rows(tree: Any) -> Any:
 
 
 def keep_kv(tree: Any, num_kv_heads: int) -> Any:
-    """Keys and values [B Q S H], Q a multiple of the heads, that stay where
-    `kv_shardings` has those of one completion."""
+    """Keeps keys and values [B Q S H], Q a multiple of the heads, in the sharding of
+    `kv_shardings` for one completion."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return tree
@@ -175,10 +177,10 @@ def keep_kv(tree: Any, num_kv_heads: int) -> Any:
 
 
 def gather(tree: Any, dtype: Any) -> Any:
-    """Weights as a layer uses them: matrices in `dtype`, whole but for `tensor`.
+    """Gathers the weights of a layer: matrices in `dtype`, sharded over `tensor` only.
 
-    Cast first, so that half the bytes travel. A gradient goes back to the shards as
-    they are stored. Vectors (norms) are left as they are.
+    They are cast first, so that half the bytes are sent. Gradients return to the stored
+    shards. Vectors (norms) are unchanged.
     """
     mesh = jax.sharding.get_abstract_mesh()
 
@@ -229,9 +231,10 @@ def by_batch(mesh: Mesh) -> NamedSharding:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Host arrays -> device arrays. Every host holds the whole array (it is small).
+    """Host arrays -> device arrays.
 
-    Inside of `no_hidden_transfers` arrays cross by this and by `to_host` alone.
+    Every host has the whole (small) array. Inside `no_hidden_transfers` only this and
+    `to_host` may transfer arrays.
     """
 
     def one(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -252,7 +255,8 @@ def to_host(tree: Any) -> Any:
         return jax.device_get(tree)
 
     def one(x: Any) -> np.ndarray:
-        # What this host has whole needs no transfer; a gather would join copies.
+        # Arrays complete on this host need no gather, which would concatenate the
+        # copies.
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             if not x.is_fully_replicated:
                 return np.asarray(multihost_utils.process_allgather(x, tiled=True))
@@ -264,11 +268,11 @@ def to_host(tree: Any) -> Any:
 
 
 def no_hidden_transfers() -> Any:
-    """A context in which arrays cross to the devices by `put` and back by `to_host`.
+    """A context in which only `put` and `to_host` may transfer arrays.
 
     Any other transfer raises: for instance a host array as a program's argument, or an
-    operation outside of programs. Holds in this thread alone. On the CPU, whose memory
-    is the host's, the way back is not checked.
+    operation outside programs. It holds in this thread only. On the CPU, whose memory
+    is the host's, transfers to the host are not checked.
     """
     return jax.transfer_guard("disallow")
 

@@ -14,11 +14,11 @@ logger = logging.getLogger("blue")
 def steps(
     numbers: range, window: Sequence[int], directory: str | Path
 ) -> Iterator[int]:
-    """`numbers`, for a loop over them; one trace is taken of those in `window`.
+    """Yields `numbers` for a loop over steps and traces those in `window`.
 
-    window: first and last step, or nothing. Each step and each phase that the watchdog
-    knows has a name in the trace, which lies in directory/plugins/profile/. A trace
-    that cannot be taken or written is logged and stops nothing.
+    window: first and last step, or nothing. The trace, in directory/plugins/profile/,
+    names each step and each phase of the watchdog. If tracing fails, this is logged and
+    the loop continues.
     """
     chosen = range(window[0], window[1] + 1) if window else range(0)
     phases, tracing = _Phases(), False
@@ -38,12 +38,12 @@ def steps(
             if tracing and step + 1 not in chosen:
                 tracing = _stop(directory)
     finally:
-        if tracing:  # the loop was left inside of the window
+        if tracing:  # the loop ended inside the window
             _stop(directory)
 
 
 class _Phases:
-    """One after the other, each until the next begins."""
+    """Names phases in the trace, each until the next begins."""
 
     def __init__(self) -> None:
         self._open: jax.profiler.TraceAnnotation | None = None
@@ -61,12 +61,12 @@ class _Phases:
 
 def _start(directory: str | Path) -> bool:
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # every call of Python would hide the rest
+    options.python_tracer_level = 0  # no Python calls: there are too many
     try:
         jax.profiler.start_trace(
             directory, create_perfetto_trace=True, profiler_options=options
         )
-    except RuntimeError as error:  # somebody else takes one
+    except RuntimeError as error:  # another trace is active
         logger.warning("profile_steps: no trace: %s", str(error).partition("\n")[0])
         return False
     return True

@@ -1,7 +1,7 @@
 """A run that hangs ends with exit code 71, all stacks on stderr and in a file.
 
-Stages say which phase they are in (`beat`, `phase`); every call of a compiled program
-is a sign of life too. A thread counts the seconds since the last sign and compares them
+Stages report their phase (`sign_of_life`, `phase`); every call of a compiled program is
+a sign of life too. A thread counts the seconds since the last sign and compares them
 with the limit of the phase. It writes heartbeat.json for outside monitors:
 
     {"stage", "step", "phase", "quiet_s", "time", "host", "pid", "status"}
@@ -26,17 +26,17 @@ from blue.runtime import files
 
 logger = logging.getLogger("blue")
 EXIT_CODE = 71
-TICK_S = 0.5  # between two looks of the thread
+TICK_S = 0.5  # between two checks of the thread
 HEARTBEAT_S = 5.0  # between two heartbeats
 
 # What the process is doing, for the thread; `signs` counts signs of life.
 _now: dict[str, Any] = {"stage": "", "step": None, "phase": "load", "signs": 0}
 
-listeners: list[Callable[[str], None]] = []  # told the name of each phase that begins
+listeners: list[Callable[[str], None]] = []  # called with each new phase
 
 
-def beat(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
-    """A sign of life; from here on `phase`, `step`, `stage`, where they are given."""
+def sign_of_life(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
+    """A sign of life; also sets `phase`, `step` and `stage`, where given."""
     if stage:
         _now.update(stage=stage, step=None)
     if step is not None:
@@ -50,13 +50,13 @@ def beat(phase: str = "", *, step: int | None = None, stage: str = "") -> None:
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-    """The phase `name` inside, the one before it afterwards."""
+    """Sets the phase `name` inside, and the former phase afterwards."""
     before = _now["phase"]
-    beat(name)
+    sign_of_life(name)
     try:
         yield
     finally:
-        beat(before)
+        sign_of_life(before)
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def watching(
     *,
     process: int | None = None,
 ) -> Iterator[None]:
-    """Watches over what is inside; limits: phase -> seconds, 0 for none.
+    """Watches the code inside; limits: phase -> seconds, 0 for none.
 
     process: this process's index where there are several; each has its own heartbeat.
     """
@@ -88,10 +88,10 @@ def watching(
 
 
 def _watch(path: Path, limits: dict[str, float], stop: threading.Event) -> None:
-    """The thread. It counts its own ticks: a process that was asleep did not hang."""
-    signs, quiet_s, unwritten_s, told = _now["signs"], 0.0, 0.0, False
+    """The thread. It counts its own ticks: a suspended process did not hang."""
+    signs, quiet_s, unwritten_s, saved = _now["signs"], 0.0, 0.0, False
     before = time.monotonic()
-    told = _write_heartbeat(path, quiet_s, "running")
+    saved = _write_heartbeat(path, quiet_s, "running")
     while not stop.wait(TICK_S):
         now = time.monotonic()
         tick_s, before = min(now - before, 2 * TICK_S), now
@@ -104,13 +104,13 @@ def _watch(path: Path, limits: dict[str, float], stop: threading.Event) -> None:
             _leave(path, quiet_s, limit)
         if unwritten_s >= HEARTBEAT_S:
             unwritten_s = 0.0
-            told = _write_heartbeat(path, quiet_s, "running", warn=told) and told
+            saved = _write_heartbeat(path, quiet_s, "running", warn=saved) and saved
 
 
 def _write_heartbeat(
     path: Path, quiet_s: float, status: str, *, warn: bool = True
 ) -> bool:
-    """Replaces the file; False where it cannot be written, which stops nothing."""
+    """Replaces the file; False if it cannot be written."""
     record = {
         "stage": _now["stage"],
         "step": _now["step"],
@@ -131,17 +131,17 @@ def _write_heartbeat(
 
 
 def _leave(path: Path, quiet_s: float, limit: float) -> None:
-    """Writes the stacks of all threads, and ends the process as a kill would."""
-    told = (
+    """Writes the stacks of all threads, and ends the process at once."""
+    message = (
         f"hang: stage {_now['stage'] or '-'}, step {_now['step']}, phase "
         f"{_now['phase']}: no sign of life for {quiet_s:.0f} s, more than "
         f"watchdog.{_now['phase']} = {limit:g}; the newest checkpoint stands\n"
     )
-    os.write(2, told.encode())  # not the logger: its lock may be what hangs
+    os.write(2, message.encode())  # not the logger: its lock may be what hangs
     faulthandler.dump_traceback(2, all_threads=True)
     name = f"hang-{socket.gethostname()}-{os.getpid()}.txt"
     with contextlib.suppress(OSError), path.with_name(name).open("w") as file:
-        file.write(told)
+        file.write(message)
         file.flush()
         faulthandler.dump_traceback(file, all_threads=True)
     os._exit(EXIT_CODE)

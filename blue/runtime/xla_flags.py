@@ -1,8 +1,8 @@
 """Flags of XLA that differ from its defaults, each with its reason.
 
 Set before jax starts; a flag that the user gave keeps its value. XLA ends a process
-that gives it a flag it does not know, so only what was tried is here (GPU flags with
-jaxlib 0.10.2). `xla_flags=False` sets none. None was timed: no device was at hand.
+that has an unknown flag, so only tried flags are here (GPU flags with jaxlib 0.10.2).
+`xla_flags=False` sets none. None was timed: no device was available.
 
 For TPUs there is none. The latency-hiding scheduler and asynchronous collectives are on
 by default: set to true, the compiled programs are the same. Two flags in
@@ -38,14 +38,14 @@ FLAGS = {
         ),
     ),
 }
-PLUGINS = {  # that bring a platform to jax
+PLUGINS = {  # packages that add a platform to jax
     "tpu": ("libtpu",),
     "gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin"),
 }
 
 
 def platform_of(environment: Mapping[str, str]) -> str:
-    """tpu, gpu, or "": what jax is going to find here, before it is asked."""
+    """tpu, gpu, or "": the platform that jax will find, without importing jax."""
     asked = environment.get("JAX_PLATFORMS", "").split(",")[0]
     asked = "gpu" if asked == "cuda" else asked
     for platform, packages in PLUGINS.items():
@@ -55,7 +55,7 @@ def platform_of(environment: Mapping[str, str]) -> str:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a distribution of this name is there; imports nothing of it."""
+    """Whether a distribution of this name is installed; does not import it."""
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""Adapters (LoRA) from stage to stage: put beside a model, kept alone, merged later.
+"""Adapters (LoRA) from stage to stage: added to a model, saved alone, merged later.
 
-A stage that trains adapters keeps them and nothing else. Whoever needs its result loads
-what the stage started from, its base, and merges the adapters into that; a note beside
-them says which base, and what they are.
+A stage that trains adapters saves only the adapters. To use its result, load the base
+that the stage started from and merge the adapters into it. A note in the checkpoint
+says which base, rank and alpha.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from blue.workdir.checkpoints import Checkpoints, fingerprint
 
 
 def add(model: Model, fresh: Lora, mesh: Mesh, *, seed: int, dtype: str) -> Model:
-    """The model with fresh adapters, which add nothing yet, beside the same arrays."""
+    """The model with new adapters, which add nothing yet. Its arrays are not copied."""
     cfg = dataclasses.replace(model.cfg, lora=fresh)
     key = put(np.uint32(seed), replicated(mesh))
     trained = make_adapters(cfg, mesh, dtype)(key)
@@ -31,13 +31,13 @@ def add(model: Model, fresh: Lora, mesh: Mesh, *, seed: int, dtype: str) -> Mode
 
 
 def _origin(model: Model) -> str:
-    """Tells bases apart. Merging rounds, on other devices otherwise, so a merged base
-    is known by what it was merged from."""
+    """Identifies a base. Merging rounds differently on other devices, so a merged base
+    is identified by what it was merged from."""
     return model.origin or f"{fingerprint(model.params):08x}"
 
 
-def note(model: Model) -> dict[str, Any]:
-    """For the meta of checkpoints of what is trained of this model; JSON."""
+def adapter_note(model: Model) -> dict[str, Any]:
+    """The note for the meta of this model's checkpoints; JSON."""
     if model.cfg.lora is None:
         return {}
     fields = model.cfg.lora._asdict()
@@ -46,9 +46,9 @@ def note(model: Model) -> dict[str, Any]:
 
 
 def check(meta: Mapping[str, Any], model: Model, directory: str) -> None:
-    """Raises `UserError` unless a checkpoint's note is that of `model`: another alpha
-    or base would go unseen, their leaves are the same."""
-    found, wanted = meta.get("lora", {}), note(model).get("lora", {})
+    """Raises `UserError` unless a checkpoint's note is that of `model`. Another alpha
+    or base has the same leaves and would otherwise go unnoticed."""
+    found, wanted = meta.get("lora", {}), adapter_note(model).get("lora", {})
     for field in sorted({*found, *wanted}):
         has, want = found.get(field), wanted.get(field)
         if has != want:
@@ -67,9 +67,9 @@ def load_best(
     dtype: str,
     start: Callable[[], Model],
 ) -> tuple[Params, dict[str, Any], str]:
-    """What a stage trained, as parameters of the plain `cfg`; its meta; its origin.
+    """The best parameters of a stage, for the plain `cfg`; their meta; their origin.
 
-    start: loads what the stage started from. Only adapters need it.
+    start: loads the model that the stage started from. Only adapters need it.
     """
     has = (checkpoints.best() or {}).get("lora")
     if not has:

@@ -34,7 +34,7 @@ def load_log(config: ConfigDict, workdir: str) -> Log:
     if data.name == "synthetic":
         return synthetic.make(config.seed, synthetic.World(**data.synthetic))[0]
     if data.name == "table":
-        layout = table.Layout(
+        layout = table.TableLayout(
             events=data.events,
             items=data["items"],  # `.items` is a method of every config section
             separator=data.separator,
@@ -81,7 +81,7 @@ def load_examples(config: ConfigDict, log: Log, workdir: str) -> Examples:
         seed=config.seed,
         splits=splits,
     )
-    prepared = distributed.after_first(make)
+    prepared = distributed.process_0_first(make)
     if not len(prepared.validation.user):
         raise UserError(
             f"{log.name}: {prepared.stats['users_train']} users give an example, and "

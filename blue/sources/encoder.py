@@ -30,7 +30,7 @@ from blue.workdir.checkpoints import fingerprint
 
 logger = logging.getLogger("blue")
 
-ITEMS_A_CALL = 4096  # of the encoder, for the item table: bounds the memory
+ITEMS_A_CALL = 4096  # texts embedded at a time for the item table: bounds the memory
 
 
 def encoder_buckets(config: ConfigDict) -> tuple[int, ...]:
@@ -48,7 +48,8 @@ def load_text_encoder(
 ) -> TextEncoder:
     """The encoder that config.encoder or config.evaluate.transfer names, for `stage`.
 
-    Sizes come from config.encoder; an own transfer encoder is its checkpoint.
+    Sizes come from config.encoder. A transfer encoder of ours comes from its
+    checkpoint.
     """
     config = run.config
     if section.kind == "sentence_transformers":
@@ -107,7 +108,7 @@ def own_encoder(config: ConfigDict, encoder: Model, mesh: Mesh) -> TextEncoder:
         f"{config.dtype.compute} {max_tokens}",
         query_prompt=own_query_prompt(encoder),
         weights=weights,
-        spent=run.spent,
+        slot_counts=run.slot_counts,
     )
 
 
@@ -122,13 +123,13 @@ def load_item_table(
     for text in log.texts:
         digest.update(text.encode() + b"\0")
     path = Path(workdir) / "items" / f"{digest.hexdigest()[:16]}.npy"
-    if not distributed.of_first(path.exists):
+    if not distributed.on_process_0(path.exists):
         _embed_items(encoder, log, path)
     return np.load(path, mmap_mode="r")
 
 
 def _embed_items(encoder: TextEncoder, log: Log, path: Path) -> None:
-    """Writes the table to `path`, whole or not at all; all processes embed for it."""
+    """Writes the table to `path`, whole or not at all. All processes take part."""
     logger.info("embedding %d items", len(log.texts))
     count = len(log.texts)
     vectors = None
@@ -143,7 +144,7 @@ def _embed_items(encoder: TextEncoder, log: Log, path: Path) -> None:
         ready = begin(0)
         parts = slices_with_progress(count, ITEMS_A_CALL, name="items", unit="item")
         for part in parts:
-            following = begin(part.stop)  # on their way before these are waited for
+            following = begin(part.stop)  # starts the next before waiting for these
             found, ready = ready(), following
             if not np.isfinite(found).all():
                 raise UserError(
@@ -156,6 +157,6 @@ def _embed_items(encoder: TextEncoder, log: Log, path: Path) -> None:
         def finish() -> None:
             assert vectors is not None
             vectors.flush()
-            file.close()  # the table is in its place before the others look for it
+            file.close()  # the table is complete before other processes open it
 
-        distributed.of_first(finish)
+        distributed.on_process_0(finish)

@@ -23,7 +23,8 @@ def choice_shapes(config: ConfigDict, batch_size: int) -> Shapes:
 
 
 def questions_at_a_time(config: ConfigDict) -> int:
-    """Of a training step: about G profiles of each user of a micro-batch, and none."""
+    """Questions in a call of a training step: G profiles and an empty one for each user
+    of a micro-batch."""
     return (config.microbatch_size or config.batch_size) * (config.group_size + 1)
 
 

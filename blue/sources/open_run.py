@@ -1,4 +1,4 @@
-"""A run as its stages see it: config, folder, devices, data."""
+"""A run as its stages use it: config, workdir, devices, data."""
 
 import dataclasses
 import functools
@@ -14,10 +14,10 @@ from blue.sources.data import load_examples, load_log
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a stage opens once, and hands to whatever loads its models.
+    """What a stage opens once and passes to the functions that load its models.
 
-    `examples` are prepared, or read from the workdir, when they are first asked for:
-    stages that train or compare nothing need none.
+    `examples` are prepared, or read from the workdir, at first use: some stages need
+    none.
     """
 
     config: ConfigDict

@@ -1,4 +1,4 @@
-"""config + workdir -> the profiler, and how it writes."""
+"""config + workdir -> the profiler, and the function that writes profiles."""
 
 import functools
 from collections.abc import Callable
@@ -24,9 +24,9 @@ from blue.sources.role import (
 
 
 def load_profiler(run: Run, which: str, *, stage: str = "profiler") -> Model | None:
-    """The profiler: "base", what stage `stage` starts from, or "trained" by GRPO.
+    """The profiler: "base", the one that `stage` starts from, or "trained" by GRPO.
 
-    None where "trained" is asked for and no profiler stage has finished here.
+    None for "trained" where no profiler stage has finished.
     """
     if which == "base":
         return load_profiler_base(run, stage=stage)
@@ -54,7 +54,7 @@ def load_profiler_base(run: Run, *, stage: str) -> Model:
 
 
 def tie_to_encoder(profiler: Model, encoder: Model) -> Model:
-    """The profiler with the encoder's token embeddings, at its own scale."""
+    """The profiler with the encoder's token embeddings, at the profiler's scale."""
     if encoder.cfg.width != profiler.cfg.width or (
         encoder.tokenizer.fingerprint != profiler.tokenizer.fingerprint
     ):

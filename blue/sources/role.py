@@ -1,7 +1,7 @@
 """The model of a role, profiler or encoder: where it comes from, how it is trained.
 
-A stage takes it from, in this order: `<role>.checkpoint` if set; the last finished
-earlier stage of this workdir that trained it; the preset with random weights.
+A stage takes the first that exists: `<role>.checkpoint`; the last finished earlier
+stage of this workdir that trained the role; the preset with random weights.
 """
 
 import dataclasses
@@ -66,8 +66,8 @@ def load_role(
     """The model of `role` that `stage` starts from.
 
     Its checkpoint; else what the last finished stage before `stage` made of it; else
-    the preset with random weights. load_start(run, stage=...): the model that an
-    earlier stage started from, which adapters are merged into.
+    the preset with random weights. load_start(run, stage=...) loads the model that an
+    earlier stage started from; adapters are merged into it.
     """
     config, mesh = run.config, run.mesh
     section = config[role]
@@ -120,7 +120,8 @@ def _tell_of_left_out(config: ConfigDict, role: str, workdir: str) -> None:
 
 
 def find_checkpoint(config: ConfigDict, role: str) -> tuple[Source, str]:
-    """Where `<role>.checkpoint` is, and the directory of its model; empty without."""
+    """The source `<role>.checkpoint` and the directory of its model; empty if not
+    set."""
     checkpoint, field = config[role].checkpoint, f"{role}.checkpoint"
     if not checkpoint:
         return Source(), ""
@@ -182,7 +183,7 @@ def add_adapters(
 
 
 def fresh_adapters(section: ConfigDict) -> Lora | None:
-    """What config.profiler or config.encoder asks for; None: no adapters."""
+    """The adapters of config.profiler or config.encoder; None: no adapters."""
     fields = section.lora
     if not fields.rank:
         return None
@@ -196,7 +197,7 @@ def _tell_of_fsdp(cfg: DecoderConfig, mesh: Mesh, dtype: str) -> None:
 
 
 def about_fsdp(mesh: Mesh, dividing: int) -> str:
-    """What to do where only a part of `fsdp` divides a model's matrices."""
+    """Advice where only a part of `fsdp` divides a model's matrices."""
     data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
     return (
         f"mesh.data={data * fsdp // dividing} mesh.fsdp={dividing} splits every matrix;"

@@ -41,7 +41,7 @@ def query_format_of(config: ConfigDict, encoder: TextEncoder) -> queries.QueryFo
 
 
 def own_query_format_of(config: ConfigDict, encoder: Model) -> queries.QueryFormat:
-    """The same of our own encoder before it embeds anything: while it is trained."""
+    """As `query_format_of`, for our own encoder while it is trained."""
     return _query_format(
         config,
         token_counter(encoder),
@@ -52,12 +52,13 @@ def own_query_format_of(config: ConfigDict, encoder: Model) -> queries.QueryForm
 
 
 def token_counter(encoder: Model) -> Callable[[str], int]:
-    """Text -> its tokens as the encoder reads it, the pooled one included."""
+    """Text -> its number of tokens for the encoder, the pooled one included."""
     return lambda text: len(encoder.tokenizer.pooled(text))
 
 
 def own_query_prompt(encoder: Model) -> str | None:
-    """The query prompt of the checkpoint it began with, if that says one."""
+    """The query prompt of the checkpoint that the encoder started from, if it has
+    one."""
     directory = encoder.source.directory
     return sentence_layout.read(directory).query_prompt if directory else None
 
@@ -109,9 +110,9 @@ def prompt_format_of(config: ConfigDict, profiler: Model) -> queries.PromptForma
 
 
 def load_role_tokenizer(run: Run, role: str, checkpoint: str) -> Tokenizer:
-    """The role's tokenizer, of its own field or of the directory `checkpoint`.
+    """The role's tokenizer: `<role>.tokenizer`, else the one in `checkpoint`.
 
-    Where neither brings one, it is trained on the catalogue.
+    Where there is neither, it is trained on the catalogue.
     """
     config, log = run.config, run.log
     named, field = config[role].tokenizer, f"{role}.tokenizer"
@@ -132,9 +133,10 @@ def load_role_tokenizer(run: Run, role: str, checkpoint: str) -> Tokenizer:
         ]
         corpus = [*log.titles, *log.texts, *spoken, *wordings(wording)]
         trained = train_tokenizer(corpus, vocab_size=config.tokenizer.vocab_size)
-        # Half of one might load: the vocabulary of every later model rests on it.
+        # A partly written tokenizer might load, and every later model depends on its
+        # ids.
         with files.whole_directory(directory) as draft:
             trained.save(draft)
 
-    distributed.of_first(train)
+    distributed.on_process_0(train)
     return load_tokenizer(directory)

@@ -3,8 +3,8 @@
 Stage `evaluate`. Every method of `methods` turns a test user into a ranking, and every
 protocol of `protocols` says among which items the next one is ranked. The first is
 BLUE's, https://arxiv.org/abs/2605.06981, section "Evaluation": 99 stored negatives.
-Trained profiles stand beside untrained ones, raw history, rankers and profiles without
-a model, and other users' profiles. All numbers have intervals over users.
+Trained profiles are compared with untrained ones, raw history, rankers and profiles
+without a model, and other users' profiles. All numbers have intervals over users.
 """
 
 import functools
@@ -50,7 +50,7 @@ AGAIN = "nothing of this evaluation is kept"  # of one that is preempted
 
 
 class Subjects(NamedTuple):
-    """Whom the evaluation is about, and the profiles that others brought of them."""
+    """The users of the evaluation, and the profiles that others wrote of them."""
 
     cohort: Cohort
     user_ids: list[str]  # of each row
@@ -69,17 +69,17 @@ class WrittenBy(NamedTuple):
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-    """Evaluate the profilers of `workdir` on its test users and write what was found.
+    """Evaluates the profilers of `workdir` on its test users and writes the results.
 
-    Leaves evaluation.json, evaluation.md, evaluation_profiles.jsonl and candidates/;
-    the same config and checkpoints give the same files.
+    Writes evaluation.json, evaluation.md, evaluation_profiles.jsonl and candidates/.
+    The same config and checkpoints give the same files.
     """
     run = open_run(config, workdir)
     subjects = choose_subjects(run)
-    watchdog.beat("evaluate")
+    watchdog.sign_of_life("evaluate")
     written, judge = write_with_profilers(run, subjects)
     judged = judge_accuracy_of(run, judge, subjects.cohort)
-    del judge  # its memory is the encoder's now
+    del judge  # frees its memory for the encoder
     preemption.leave_if_requested(AGAIN)
     texts = {m: [p.text for p in by.profiles] for m, by in written.items()}
     profiles = texts | subjects.brought
@@ -98,18 +98,18 @@ def run(config: ConfigDict, workdir: str) -> None:
         "models": {method: by.model for method, by in written.items()},
         **compared,
         "profile_stats": statistics,
-        "reader": judged,  # the name that programs which read this file know
+        "reader": judged,  # the key since version 0.1.0
     }
     if subjects.short:
         result["cold_start"] = cold_start_curve(run, subjects, written, space)
-    put_down(run, subjects, written, result, space)
+    write_results(run, subjects, written, result, space)
 
 
-# --- whom
+# --- users
 
 
 def choose_subjects(run: Run) -> Subjects:
-    """Test users, and what a user of BLUE can get wrong, before a model is loaded."""
+    """The test users. Checks the settings before a model is loaded."""
     config, log, test = run.config, run.log, run.examples.test
     section = config.evaluate
     cohort = choose_cohort(test, log.titles, limit=section.test_users)
@@ -132,7 +132,7 @@ def choose_subjects(run: Run) -> Subjects:
 
 
 def check(config: ConfigDict, log: Log, split: Split, cohort: Cohort) -> None:
-    """What a user can get wrong, told before a model is loaded."""
+    """Checks the settings against the data. Raises `UserError`."""
     for name in config.evaluate.profiles:
         if methods.is_taken(name):
             raise UserError(
@@ -165,7 +165,7 @@ def check(config: ConfigDict, log: Log, split: Split, cohort: Cohort) -> None:
 def write_with_profilers(
     run: Run, subjects: Subjects
 ) -> tuple[dict[str, WrittenBy], Model]:
-    """What each profiler of the table of methods writes; and the judge, one of them."""
+    """The profiles of every profiler in the table of methods, and the judge's model."""
     config, titles = run.config, run.log.titles
     written: dict[str, WrittenBy] = {}
     judge = None
@@ -198,7 +198,7 @@ def write_with_profilers(
 
 
 def judge_accuracy_of(run: Run, judge: Model, cohort: Cohort) -> dict[str, Any]:
-    """How often the judge finds the next item from what it knows of the user."""
+    """How often the judge picks the next item, by what it is given about the user."""
     config, titles = run.config, run.log.titles
     options = cohort.candidates[:, : config.rewards.choice.num_options]
     found = judge_accuracy(
@@ -210,9 +210,9 @@ def judge_accuracy_of(run: Run, judge: Model, cohort: Cohort) -> dict[str, Any]:
 
 
 def history_profiles(config: ConfigDict, cohort: Cohort) -> list[str]:
-    """The recent history in the judge's own kind of text, one a user.
+    """The recent history in the kind of text that the judge was trained on, one a user.
 
-    Judges that score by likelihood are tiny and have read template profiles only.
+    Judges that score by likelihood are tiny and were trained on template profiles only.
     """
     templates = templates_of(config)
     profiles = []
@@ -259,25 +259,25 @@ def settings_of(config: ConfigDict) -> methods.Settings:
 def compare(
     run: Run, cohort: Cohort, profiles: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, Any], Space]:
-    """Rank every method under every protocol; the numbers, and the encoder's space.
+    """Ranks by every method under every protocol: the results, and the encoder's space.
 
-    `profiles` has one text a row for each method that brings them.
+    `profiles` has one text a row for each method that provides them.
     """
     section = run.config.evaluate
     resampling = dict(resamples=section.bootstrap, seed=run.config.seed)
-    given = methods.Given(run.log, run.examples, cohort, settings_of(run.config))
-    texts = comparison.rule_profiles(given) | dict(profiles)
-    drawn = comparison.draw(
+    task = methods.Task(run.log, run.examples, cohort, settings_of(run.config))
+    texts = comparison.rule_profiles(task) | dict(profiles)
+    drawn = comparison.draw_protocols(
         epath.Path(run.workdir) / "candidates",
-        given,
+        task,
         section.protocols,
         write=jax.process_index() == 0,
     )
-    without = comparison.rankers_without_encoder(given)
+    without = comparison.rankers_without_encoder(task)
     space = open_space(run, run.config.encoder)
-    rankers = [*without, *comparison.rankers_of_space(given, texts, space)]
+    rankers = [*without, *comparison.rankers_of_space(task, texts, space)]
     ranked, recommended = comparison.rank(
-        given, drawn, rankers, section.protocols, run.mesh
+        task, drawn, rankers, section.protocols, run.mesh
     )
     if not ranked:
         raise UserError(
@@ -296,8 +296,8 @@ def compare(
     if section.transfer.kind:
         second = open_space(run, section.transfer)
         names = [name for name in section.protocols if name in TRANSFERRED]
-        rankers = comparison.rankers_of_space(given, texts, second)
-        ranked, _ = comparison.rank(given, drawn, rankers, names, run.mesh)
+        rankers = comparison.rankers_of_space(task, texts, second)
+        ranked, _ = comparison.rank(task, drawn, rankers, names, run.mesh)
         found = summary.summarise(ranked, **resampling)
         result["transfer"] = {"encoder": second.name, **found}
     return result, space
@@ -358,9 +358,8 @@ def cold_start_curve(
 def profile_lines(
     run: Run, subjects: Subjects, written: Mapping[str, WrittenBy]
 ) -> list[dict[str, Any]]:
-    """The rows of evaluation_profiles.jsonl: those of profiles.jsonl, and the method.
-
-    Where users have several targets, the user alone is ambiguous: then the target, too.
+    """The rows of evaluation_profiles.jsonl: as in profiles.jsonl, with the method. The
+    target is added where users have several.
     """
     several = len({*subjects.user_ids}) < len(subjects.user_ids)
     targets = [
@@ -392,7 +391,7 @@ def shown_users(
     ]
 
 
-def put_down(
+def write_results(
     run: Run,
     subjects: Subjects,
     written: Mapping[str, WrittenBy],

@@ -2,9 +2,9 @@
 
 The TPU compiler works without a TPU. Every program of a training step is compiled at
 its real shapes, as the stages describe it (plan_programs.py). Shapes come from presets
-and the config, so neither weights nor data nor tokenizers are read. Memory is the
-compiler's account; work is counted in the compiled program's text, loops as often as
-they run.
+and the config, so neither weights nor data nor tokenizers are read. Memory is what the
+compiler reports. Work is counted in the compiled program's text; a loop counts as often
+as it runs.
 """
 
 import importlib.util
@@ -40,7 +40,7 @@ logger = logging.getLogger("blue")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-    """Writes plan.json and plan.md for `config.plan.topology`."""
+    """Writes plan.json and plan.md for `config.plan.topology`. Raises `UserError`."""
     chip, devices = topology(config.plan.topology)
     mesh = make_mesh(
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=devices
@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     step_programs.check_profiler(config, mesh)
     set_up(config)
     profiler, encoder = (read_config(config, role) for role in ("profiler", "encoder"))
-    with programs.described():
+    with programs.descriptions_only():
         plan = make_plan(config, mesh, chip, profiler, encoder)
     plan = {"topology": config.plan.topology} | plan
     directory = epath.Path(workdir)
@@ -61,8 +61,8 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def set_up(config: ConfigDict) -> None:
-    """How this process compiles."""
-    # an executable for another machine is of no use in the cache of this one
+    """Sets how this process compiles."""
+    # executables for another machine do not belong in this machine's cache
     jax.config.update("jax_enable_compilation_cache", False)
     effort = -1.0 if config.plan.quick else 0.0
     jax.config.update("jax_exec_time_optimization_effort", effort)
@@ -110,7 +110,7 @@ def make_plan(
     profiler: DecoderConfig,
     encoder: DecoderConfig,
 ) -> dict[str, Any]:
-    """plan.json, but for the topology's name."""
+    """The content of plan.json, except the topology's name."""
     parts = make_parts(config, mesh, profiler, encoder)
     resident = make_resident(config, mesh, profiler, encoder)
     compiled = compile_all(parts)
@@ -124,7 +124,7 @@ def make_plan(
     }
     for name, part in parts.items():
         others = [v for key, v in resident.items() if key not in part.uses]
-        beside = sum(others) if part.phase else 0.0  # another stage has none of them
+        beside = sum(others) if part.phase else 0.0  # not of other stages
         plan["programs"][name] = describe(
             part, compiled[name], beside, chip, chips_count=mesh.size
         )
@@ -139,7 +139,7 @@ def make_plan(
 
 
 def finite(tree: Any) -> Any:
-    """Numbers that are none become None: JSON has neither NaN nor infinity."""
+    """Replaces NaN and infinity by None: JSON has neither."""
     if isinstance(tree, Mapping):
         return {key: finite(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -160,8 +160,8 @@ def describe(
     chips_count: int,
 ) -> dict[str, Any]:
     """One program's entry of plan.json. `beside`: GiB of resident arrays that it does
-    not use. Work is that of a training step; of a decode step, of one token for every
-    row; of what no step calls, of one call."""
+    not use. Work is counted for a training step. A decode step's is for one token of
+    every row. Programs that no step calls are counted for one call."""
     calls = 1 if part.a_turn else max(1, part.calls)
     memory = compiled.memory
     moved = {
@@ -195,8 +195,7 @@ def describe(
 
 
 def least_bytes(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> float:
-    """A chip's part of weights and caches, each read once: what a decode step cannot do
-    without."""
+    """Bytes of a chip's weights and caches, which a decode step must read once."""
     shapes = profiler_shapes(config, max(config.prompt_buckets))
     shapes = shapes._replace(batch=shapes.batch // batch_shards(mesh))
     itemsize = jnp.dtype(config.dtype.compute).itemsize
@@ -207,8 +206,8 @@ def least_bytes(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> float:
 def make_step(
     found: Mapping[str, Any], parts: Mapping[str, Part], config: ConfigDict
 ) -> dict[str, Any]:
-    """The roofline's seconds of each phase of a step, one after the other, with every
-    profile as long as it may be."""
+    """The roofline's seconds of each phase of a step. Phases do not overlap, and every
+    profile has the maximum length."""
     phases: dict[str, float] = {}
     for name, part in parts.items():
         if not part.calls:
@@ -224,8 +223,8 @@ def make_step(
 def advice(
     found: Mapping[str, Any], config: ConfigDict, mesh: Mesh, *, dividing: int = 0
 ) -> list[str]:
-    """Settings that would help the programs that do not fit, and one that always does
-    where the profiler's matrices are divided by `dividing` only, a part of fsdp."""
+    """Settings that would make the programs fit. If only `dividing` devices of fsdp
+    divide the profiler's matrices, the advice says so in any case."""
     always = []
     if 0 < dividing < mesh.shape["fsdp"]:
         always.append(about_fsdp(mesh, dividing))

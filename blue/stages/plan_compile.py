@@ -30,11 +30,11 @@ class Part(NamedTuple):
     uses: tuple[str, ...]  # resident arrays among its arguments
     phase: str  # of the profiler's stage; empty: of another
     calls: int  # a training step
-    a_turn: bool = False  # what counts is one turn of its loop
+    a_turn: bool = False  # one turn of its loop is counted
 
 
 class Compiled(NamedTuple):
-    """What the compiler tells of one call of a program, on one chip."""
+    """What the compiler reports of one call of a program, on one chip."""
 
     memory: Any  # CompiledMemoryStats; None: it does not fit
     message: str  # of the compiler where it does not
@@ -45,14 +45,14 @@ class Compiled(NamedTuple):
 
 
 def compile_all(parts: Mapping[str, Part]) -> dict[str, Compiled]:
-    """Compiles side by side, tells the time left."""
+    """Compiles in parallel and logs the time left."""
     started, found = time.monotonic(), {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         waiting = {pool.submit(compile_part, p): name for name, p in parts.items()}
         for future in concurrent.futures.as_completed(waiting):
             name = waiting[future]
             found[name] = future.result()
-            watchdog.beat()
+            watchdog.sign_of_life()
             spent = time.monotonic() - started
             left = spent / len(found) * (len(parts) - len(found))
             logger.info(
@@ -62,8 +62,8 @@ def compile_all(parts: Mapping[str, Part]) -> dict[str, Compiled]:
 
 
 def compile_part(part: Part) -> Compiled:
-    """FLOPs, bytes and collectives are read from the compiled program's text: the
-    compiler's own counts take the body of a loop once."""
+    """Reads FLOPs, bytes and collectives from the compiled program's text. The
+    compiler's own counts include a loop's body only once."""
     program = part.program
     try:
         compiled = program.compile()
@@ -89,7 +89,7 @@ def compile_part(part: Part) -> Compiled:
 
 def largest_of_trace(program: Program) -> list[dict[str, Any]]:
     """The largest arrays that a program makes, before the compiler fuses any away, each
-    as if it were split over all chips. For when the compiler names none itself."""
+    as if it were split over all chips. Used where the compiler names none itself."""
     found: dict[str, dict[str, Any]] = {}
 
     def walk(jaxpr: Any) -> None:

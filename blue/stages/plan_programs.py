@@ -1,6 +1,6 @@
-"""What a plan compiles: every program of a run, and the arrays that lie beside them.
+"""What a plan compiles: every program of a run, and the arrays resident beside them.
 
-The programs are those of the stages, as they describe them.
+The programs are the stages' own descriptions.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ from blue.stages.step_programs import (
 )
 from blue.training import optimizers, session
 
-OWN_ITEMS = 256  # of a user, which the ranking leaves out
-END, PAD = (1,), 0  # stand in for a tokenizer's ids: no shape depends on them
+OWN_ITEMS = 256  # of a user's history, which the ranking excludes
+END, PAD = (1,), 0  # in place of a tokenizer's ids: no shape depends on them
 
 
 def make_parts(
@@ -84,7 +84,7 @@ def _step_parts(
 
 
 def make_choice_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
-    """The judge's multiple choice, asked about all profiles of a step and none."""
+    """The judge's multiple choice: all profiles of a step, and the empty profile."""
     shapes = choice_shapes(config, questions_at_a_time(config))
     letters = tuple(range(shapes.group))
     program = make_choice_program(
@@ -106,7 +106,7 @@ def _encode_parts(
     longest, items = max(found), config.train_encoder.item_tokens
     short = min(length for length in found if length >= min(items, longest))
     profiles = 2 * config.batch_size * config.group_size  # both views
-    # as if all were as long as may be, and none began like another
+    # upper bound: all have the maximum length and share no beginning
     rows = math.ceil(profiles / (longest // config.encoder.max_tokens))
     work = lambda tokens: flops.encode(cfg, size, tokens, **_count_rows(mesh, tokens))
     return {
@@ -119,7 +119,7 @@ def _encode_parts(
 
 
 def _encoder_update_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> Part:
-    """The encoder's own training, of a batch that fills the most rows."""
+    """The encoder's update, for a batch that fills the most rows."""
     trained = dataclasses.replace(cfg, lora=fresh_adapters(config.encoder))
     found, tokens = encoder_programs(config, trained, mesh), encoder_row_tokens(config)
     pairs, most = config.train_encoder.batch_size, max(found)
@@ -131,7 +131,7 @@ def _encoder_update_part(config: ConfigDict, mesh: Mesh, cfg: DecoderConfig) -> 
 
 def _count_rows(mesh: Mesh, tokens: int) -> dict[str, bool]:
     """How the formulas count rows of several texts."""
-    return {"tiles": has_tiles(mesh) and splash.numbers(tokens)}
+    return {"tiles": has_tiles(mesh) and splash.can_number_slots(tokens)}
 
 
 def _ranking_part(config: ConfigDict, mesh: Mesh, width: int) -> Part:
@@ -151,7 +151,7 @@ def has_tiles(mesh: Mesh) -> bool:
 def make_resident(
     config: ConfigDict, mesh: Mesh, profiler: DecoderConfig, encoder: DecoderConfig
 ) -> dict[str, float]:
-    """GiB a chip of what lies there through the whole stage.
+    """GiB a chip of the arrays that stay on it for the whole stage.
 
     With adapters the profiler shares its matrices with the reference. The item table is
     counted as if it were spread over the chips; today it stays in host memory.

@@ -9,11 +9,11 @@ MISSING = "-"
 
 
 def render(plan: Mapping[str, Any]) -> str:
-    """Markdown of a plan: what lies on a chip, what each program costs, what a step
-    takes by estimate, and what to change where it does not fit.
+    """Markdown of a plan: memory of a chip, cost of each program, estimated time of a
+    step, and advice where something does not fit.
 
-    Needs `topology`, `chips`, `hbm_gib_per_chip`, `resident_gib` and `programs`; a
-    value that is missing elsewhere shows as "-" or leaves its section out.
+    Needs `topology`, `chips`, `hbm_gib_per_chip`, `resident_gib` and `programs`; any
+    other missing value shows as "-" or omits its section.
     """
     parts = [
         _head(plan),
@@ -29,7 +29,7 @@ def render(plan: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any, unit: float = 1.0) -> str:
-    """Three digits of value / unit, plainly: 0.00123, 4.56, 1234."""
+    """value / unit with three digits and no exponent: 0.00123, 4.56, 1234."""
     if value is None:
         return MISSING
     scaled = float(value) / unit
@@ -50,7 +50,7 @@ def _seconds(value: Any) -> str:
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column is text, the others are numbers and stand to the right."""
+    """The first column is text, the others are right-aligned numbers."""
     line = lambda cells: f"| {' | '.join(cells)} |"
     rule = ["---"] + ["---:"] * (len(names) - 1)
     return "\n".join([line(names), line(rule), *map(line, rows)])

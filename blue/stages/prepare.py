@@ -1,8 +1,8 @@
-"""The stage that prepares the data alone and prints what came of it.
+"""Stage `prepare`: prepares the data alone and prints a report.
 
-The examples are left in the workdir, where the other stages find them. Printed are the
-rows and users left out and why, the size of each split beside the paper's where the
-paper has the data set, and what each window policy would keep.
+The examples stay in the workdir, where the other stages find them. The report lists the
+rows and users left out, with the reason. It compares the size of each split with the
+paper's, and shows what each window policy would keep.
 """
 
 import tempfile
@@ -56,7 +56,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def report(config: ConfigDict, workdir: str) -> str:
-    """Prepares the data; what came of it, as Markdown."""
+    """Prepares the data and reports on it in Markdown."""
     log = load_log(config, workdir)
     examples = load_examples(config, log, workdir)
     parts = [

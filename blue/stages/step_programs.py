@@ -1,8 +1,8 @@
 """The programs of every training stage, described once.
 
-A stage runs them. Stage `plan` compiles the same ones for devices that are not there,
-under `programs.described()`. Shapes come from the config and the models' configs, so
-neither weights nor data nor tokenizers are needed.
+A stage runs them. Stage `plan` compiles the same ones for devices that do not exist,
+under `programs.descriptions_only()`. Shapes come from the config and the models'
+configs, so neither weights nor data nor tokenizers are needed.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,8 @@ from blue.training.supervised import make_sft_update
 
 
 class StepPrograms(NamedTuple):
-    """The programs of a GRPO step; all but the first by prompt bucket."""
+    """The programs of a GRPO step. All but the first have one for each prompt
+    bucket."""
 
     relayout: Program
     sample: dict[int, SamplePrograms]
@@ -57,7 +58,7 @@ def profiler_programs(
 ) -> StepPrograms:
     """Sampling, reference pass and update for every prompt bucket.
 
-    cfg: of what is trained. Adapters are the update's alone: what samples has them
+    cfg: of the trained model. Only the update uses adapters: sampling takes them
     merged, and the reference is the model without them.
     """
     plain, precision = lora.without(cfg), precision_of(config)
@@ -90,7 +91,7 @@ def encoder_row_tokens(config: ConfigDict) -> int:
 def encoder_programs(
     config: ConfigDict, cfg: DecoderConfig, mesh: Mesh
 ) -> dict[int, Program]:
-    """The encoder's contrastive step, by how many rows a batch fills, ascending."""
+    """The encoder's contrastive step for each number of rows, ascending."""
     section, tokens = config.train_encoder, encoder_row_tokens(config)
     schedule, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
     counts = row_counts(
@@ -144,7 +145,7 @@ def warm_start_programs(
 
 
 def check_profiler(config: ConfigDict, mesh: Mesh) -> None:
-    """What the user can get wrong, before anything is compiled."""
+    """Checks the settings before anything is compiled. Raises `UserError`."""
     check_divides(config.batch_size, "batch_size", mesh)
     micro = config.microbatch_size
     if micro:
@@ -177,7 +178,7 @@ def check_profiler(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
-def make_rewards(config: ConfigDict, mesh: Mesh, width: int) -> program.Rewards:
+def reward_program(config: ConfigDict, mesh: Mesh, width: int) -> program.Rewards:
     """Compiles rewards and advantages. width: of the encoder's vectors."""
     sizes = {
         "B": config.batch_size,

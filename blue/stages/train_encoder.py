@@ -2,9 +2,10 @@
 
 BLUE, https://arxiv.org/abs/2605.06981, the second stage: user text -> next item,
 in-batch negatives over the whole mesh; both towers share the encoder and get gradients.
-With `train_encoder.profiles` the user texts are history + that profile and the item is
-the example's next item; without, template profiles and every moment of the histories of
-training users serve, which trains an encoder from nothing.
+With `train_encoder.profiles` the user text is the history with that profile, and the
+item is the example's next item. Without it, user texts are template profiles of
+training users at any moment of their histories. This trains an encoder from random
+weights.
 """
 
 import logging
@@ -70,7 +71,7 @@ def make_pairs(
     profile_items: int,
     rng: np.random.Generator,
 ) -> tuple[list[str], np.ndarray]:
-    """Queries [B] and the items they should land near [B]."""
+    """Queries [B] and their positive items [B]."""
     texts, targets = [], []
     for row in indices:
         items, _ = history(split, int(row))
@@ -113,8 +114,9 @@ def pack_pairs(
     counts: Sequence[int],
     pad_id: int,
 ) -> tuple[packing.Rows, Int[np.ndarray, " N"]]:
-    """Rows, as few of `counts` as will do, and where in them the vectors are of the
-    queries and then of the items. Equal texts are computed once."""
+    """Packed rows, the smallest of `counts` that suffices, and the places of the
+    vectors in them: of the queries, then of the items. Equal texts are computed
+    once."""
     numbers: dict[tuple[int, ...], int] = {}
     texts = [numbers.setdefault(tuple(t), len(numbers)) for t in (*queries, *items)]
     (packed,) = packing.pack(
@@ -124,7 +126,7 @@ def pack_pairs(
     places = np.zeros(len(numbers), np.int32)
     places[packed.text[row, slot]] = row * packed.text.shape[1] + slot
     count = bucket_for(counts, int(row.max()) + 1)
-    kept = [np.resize(a, (count, a.shape[1])) for a in packed[:6]]  # repeats, if more
+    kept = [np.resize(a, (count, a.shape[1])) for a in packed[:6]]  # repeats rows
     return packing.Rows._make([*kept, packed.used]), places[texts]
 
 
@@ -185,11 +187,11 @@ def run(config: ConfigDict, workdir: str) -> None:
         with no_hidden_transfers():
             update, batch = next_step(step)
             data_s = time.monotonic() - loop.started
-            watchdog.beat("update")
+            watchdog.sign_of_life("update")
             loop.state, info = update(loop.state, loop.frozen, *batch)
             metrics = loop.check(info, {f"input_{n}": a for n, a in enumerate(batch)})
         metrics["time/step_s"] = time.monotonic() - loop.started
         metrics["time/data_s"] = data_s
         metrics["speed/compiles"] = programs.compiles["count"]
         loop.report(metrics, shown=("policy/loss",))
-    loop.finish(session.about(run, STAGE, query_prompt=query_format.prefix), "encoder")
+    loop.finish(session.facts(run, STAGE, query_prompt=query_format.prefix), "encoder")

@@ -1,8 +1,8 @@
 """Stage `profiler`: GRPO on the profiler, the paper's algorithm.
 
-BLUE, https://arxiv.org/abs/2605.06981. Start at `run`: its loop is the algorithm box.
-A step reads B users, writes G profiles each, embeds them with the frozen encoder, asks
-the judge for the next item, and moves the profiler towards the better of the G.
+BLUE, https://arxiv.org/abs/2605.06981. Start at `run`: its loop is the algorithm box. A
+step writes G profiles for each of B users. The frozen encoder and the judge score them,
+and the update moves the profiler towards the better of the G.
 """
 
 import logging
@@ -42,8 +42,8 @@ from blue.sources.text import prompt_format_of, query_format_of
 from blue.stages.step_programs import (
     StepPrograms,
     check_profiler,
-    make_rewards,
     profiler_programs,
+    reward_program,
 )
 from blue.text import queries
 from blue.training import session, watch
@@ -57,7 +57,7 @@ PROGRESS = ("reward/total", "policy/kl", "policy/entropy", "rollout/truncated")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-    """Trains the profiler; leaves checkpoints, metrics, samples, TensorBoard files."""
+    """Trains the profiler; writes checkpoints, metrics, samples, TensorBoard files."""
     if is_finished(config, workdir, STAGE):
         return
     # --- data, models
@@ -94,7 +94,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         titles=log.titles,
         items=items,
         ask=make_judge(config, judge_model, mesh, batch_size=rows),
-        rewards=make_rewards(config, mesh, items.shape[1]),
+        rewards=reward_program(config, mesh, items.shape[1]),
         mesh=mesh,
     )
     validate = make_validation(run, policy, scorer, source.prompt_format)
@@ -110,14 +110,14 @@ def run(config: ConfigDict, workdir: str) -> None:
         data_s = time.monotonic() - loop.started
         with no_hidden_transfers():
             judge = judge_of() if show or scorer.rewards.need_judge() else None
-            watchdog.beat("rollout")
+            watchdog.sign_of_life("rollout")
             sampled = write(loop.params, batch, step, sampler)
-            # asked for before the host reads: the devices are not idle meanwhile
+            # started before the host decodes text, so that the devices are not idle
             ref_logprobs = reference_logprobs(run_on, base.params, sampled)
             texts = read(sampled, batch, scorer)
-            watchdog.beat("reward")
+            watchdog.sign_of_life("reward")
             experience = score(judge, batch, texts, scorer)
-            watchdog.beat("update")
+            watchdog.sign_of_life("update")
             update_started = time.monotonic()
             update_batch = make_update_batch(sampled, ref_logprobs, experience)
             bucket = sampled.prompt.shape[1]
@@ -134,12 +134,12 @@ def run(config: ConfigDict, workdir: str) -> None:
         metrics |= {"time/update_s": now - update_started, "time/data_s": data_s}
         metrics["time/checkpoint_s"] = loop.save_s
 
-        watchdog.beat("evaluate")
+        watchdog.sign_of_life("evaluate")
         if loop.due(config.eval_every):
             metrics |= validate(loop.params)
             loop.keep_best(metrics["eval/ndcg@10"])
         if show and config.log.sample_users:
-            # the same few held-out users every time, through the same programs
+            # the same held-out users every time, through the same programs
             sampled = write(loop.params, watched.batch, step, sampler)
             texts = read(sampled, watched.batch, scorer)
             shown = score(judge_of(), watched.batch, texts, scorer)
@@ -150,15 +150,15 @@ def run(config: ConfigDict, workdir: str) -> None:
         loop.report(metrics, shown=PROGRESS)
 
     # --- the result
-    watchdog.beat("save")
+    watchdog.sign_of_life("save")
     watch.show_projector(loop.writer, run, items, encoder.embed, query_format)
-    loop.finish(session.about(run, STAGE, validated=config.eval_every > 0), "profiler")
+    loop.finish(session.facts(run, STAGE, validated=config.eval_every > 0), "profiler")
     table = watch.summary(workdir, STAGE)
     logger.info("GRPO, %d steps\n\n%s\n", config.num_steps, table)
 
 
 def batch_source(run: Run, base: Model) -> BatchSource:
-    """What batches are made from; the prompts are for the starting profiler."""
+    """What batches are made from. Prompts are in the starting profiler's format."""
     return BatchSource(
         examples=run.examples,
         log=run.log,
@@ -191,7 +191,7 @@ def reference_logprobs(
 def make_update_batch(
     sampled: Sampled, ref_logprobs: jax.Array, experience: Experience
 ) -> UpdateBatch:
-    """The rollout of a step as the update sees it; all of it lies on the devices."""
+    """The rollout of a step for the update; all of it is on the devices."""
     return UpdateBatch(
         prompt=sampled.prompt,
         prompt_mask=sampled.prompt_mask,
@@ -207,11 +207,11 @@ def make_update_batch(
 def facts_of_batch(
     split: Split, indices: Int[np.ndarray, " B"], experience: Experience
 ) -> dict[str, Any]:
-    """What a kept batch says of itself: which training examples and users (numbers, no
-    names) it is made of, and their rewards."""
-    about = {"example": indices, "user": split.user[indices]}
-    about["reward_total"] = experience.total
-    return about | {f"reward_{name}": r for name, r in experience.parts.items()}
+    """What is saved with a skipped batch: indices of its examples and users (no names),
+    and their rewards."""
+    facts = {"example": indices, "user": split.user[indices]}
+    facts["reward_total"] = experience.total
+    return facts | {f"reward_{name}": r for name, r in experience.parts.items()}
 
 
 def make_validation(

@@ -1,10 +1,9 @@
-"""Stage `warm_start`: supervised fine-tuning of a profiler that starts from nothing.
+"""Stage `warm_start`: supervised fine-tuning of a profiler with random weights.
 
-Real models write profiles when asked; a tiny one from random weights must be shown.
-Task `profile`: the prompt -> plain template profiles of its history. Task `choice`:
-such a profile -> the title the user took next, which makes it a likelihood judge. Both
-are taken from training users' observed interactions only: no user of validation or test
-is ever shown.
+Pretrained models write profiles when prompted; a tiny random one must learn to. Task
+`profile`: the prompt -> template profiles of its history. Task `choice`: such a profile
+-> the title the user took next, which makes it a likelihood judge. Both use
+interactions of training users only, never of validation or test users.
 """
 
 import logging
@@ -122,7 +121,8 @@ def choice_batch(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Title questions [B] about template profiles, and the titles taken next [B].
 
-    One question in eight is about an empty profile: the prior that scores subtract.
+    One question in eight has an empty profile: it trains the prior that scores
+    subtract.
     """
     rows, goals = [], []
     for row in indices:
@@ -196,14 +196,14 @@ def run(config: ConfigDict, workdir: str) -> None:
         with no_hidden_transfers():
             update, batch = next_step(step)
             data_s = time.monotonic() - loop.started
-            watchdog.beat("update")
+            watchdog.sign_of_life("update")
             loop.state, info = update(loop.state, loop.frozen, *batch)
             metrics = loop.check(info, {f"input_{n}": a for n, a in enumerate(batch)})
         metrics["time/step_s"] = time.monotonic() - loop.started
         metrics["time/data_s"] = data_s
         metrics["speed/compiles"] = programs.compiles["count"]
         loop.report(metrics, shown=("policy/loss",))
-    loop.finish(session.about(run, STAGE), "profiler")
+    loop.finish(session.facts(run, STAGE), "profiler")
 
 
 def to_batch(

@@ -1,9 +1,9 @@
 """Stage `write_profiles`: a profile of every user, in profiles.jsonl.
 
-All that the log knows of a user is the history. Profiles are appended to a part file as
-they are finished, and a run that was stopped goes on with the users missing there. A
-profile is a function of profiler, history, seed and user id: not of batches, of where a
-run was stopped, or of who else is written.
+A user's history is all of the user's interactions in the log. Finished profiles are
+appended to a part file, and a resumed run continues with the users missing there. A
+profile depends on profiler, history, seed and user id. It does not depend on batches,
+interruptions or the other users.
 """
 
 import hashlib
@@ -43,14 +43,14 @@ from blue.workdir.checkpoints import fingerprint
 
 logger = logging.getLogger("blue")
 STAGE = "write_profiles"
-WINDOW = 2048  # users whose prompts are made, and ordered by length, at a time
+WINDOW = 2048  # users whose prompts are made and sorted by length at a time
 
 
 # --- users
 
 
 def users_to_write(log: Log, path: str) -> tuple[Int[np.ndarray, " U"], list[str]]:
-    """Users to write, as ascending indices of the log, and ids that it does not know.
+    """Users to write, as ascending indices of the log, and ids that are not in it.
 
     path: a file with one user id a line (a repeated one counts once); empty: all users
     of the log.
@@ -72,7 +72,7 @@ def users_to_write(log: Log, path: str) -> tuple[Int[np.ndarray, " U"], list[str
 
 
 def sampling_id(user_id: str) -> int:
-    """What keys a user's sampling: 31 bits of a hash of the id."""
+    """The number that keys a user's sampling: 31 bits of a hash of the id."""
     digest = hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=4)
     return int.from_bytes(digest.digest(), "little") >> 1
 
@@ -80,7 +80,7 @@ def sampling_id(user_id: str) -> int:
 def make_jobs(
     log: Log, users: Int[np.ndarray, " U"], prompt_format: queries.PromptFormat
 ) -> Iterator[Job]:
-    """The users' prompts; ordered by length within a window, for little padding."""
+    """The users' prompts, sorted by length within a window to save padding."""
     bounds = np.searchsorted(log.user, np.arange(len(log.user_ids) + 1))
     for start in range(0, len(users), WINDOW):
         window = []
@@ -99,7 +99,7 @@ def make_jobs(
 def describe(
     config: ConfigDict, log: Log, user_ids: list[str], profiler: Model
 ) -> dict[str, Any]:
-    """What the profiles come from; `fingerprint` is equal where they are, too."""
+    """What the profiles are made from. Equal `fingerprint`s mean equal profiles."""
     digest = hashlib.sha256()
     weights, wording = fingerprint(profiler.params), templates_of(config)
     settings = [
@@ -129,7 +129,7 @@ def to_line(user_id: str, profile: Profile, profiler: Model) -> bytes:
 
 
 def append(path: str | os.PathLike[str], lines: Iterable[bytes]) -> None:
-    """Whole lines at the end of a file for its owner's eyes only, safe on the disk."""
+    """Appends lines to a private file (mode 0600) and waits until they are on disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as file:
         file.writelines(lines)
@@ -138,16 +138,16 @@ def append(path: str | os.PathLike[str], lines: Iterable[bytes]) -> None:
 
 
 def replace(path: Path, lines: Iterable[bytes]) -> None:
-    """All of `path` or nothing."""
+    """Replaces `path` in one step: a reader finds the former file or the new one."""
     with files.whole_file(path, private=True) as draft:
         append(draft, lines)
 
 
 def read_part(path: Path, facts: dict[str, Any]) -> dict[str, int] | None:
-    """Where the line of each user that is done starts in the part file.
+    """Where the line of each finished user starts in the part file.
 
-    None where there is none that begins with these `facts`. From the first line on that
-    a crash tore, the file is cut off.
+    None where no part file begins with these `facts`. The file is cut off at the first
+    line that a crash left incomplete.
     """
     if not path.exists():
         return None
@@ -189,7 +189,7 @@ def make_write(
 ) -> WriteProfiles:
     """(params, jobs) -> profiles; compiles all programs of the stage."""
     config, mesh = run.config, run.mesh
-    # fewer slots for few users: only a slot that is refilled is not idle at the end
+    # fewer slots for few users: slots that are never refilled would be idle
     shards = batch_shards(mesh)
     few = max(num_users // 4 // shards, 1) * shards
     size = min(config.write_profiles.batch_size, few)
@@ -249,9 +249,9 @@ def finish(
     user_ids: list[str],
     last: list[bytes],
 ) -> None:
-    """Puts the lines of the part file into the order of `user_ids`, `last` after them.
+    """Sorts the lines of the part file by `user_ids`, `last` after them.
 
-    Stopped anywhere in here, the part file is there and this is done again.
+    If interrupted, the part file still exists and this is done again.
     """
     places = read_part(part, facts)
     assert places is not None and places.keys() == set(user_ids)
@@ -273,8 +273,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     """Writes profiles.jsonl, one line a user in the log's order, mode 0600.
 
     Ids of `write_profiles.users` that the log does not know come last, with an empty
-    profile. profiles.json says what the profiles come from: a second run with the same
-    profiler, log and settings keeps them, another one writes all of them anew.
+    profile. profiles.json says what the profiles are made from. A second run with the
+    same profiler, log and settings keeps them; any other run replaces all of them.
     """
     run = open_run(config, workdir)
     log = run.log
@@ -310,13 +310,13 @@ def run(config: ConfigDict, workdir: str) -> None:
             part.parent.mkdir(parents=True, exist_ok=True)
             replace(part, [json.dumps(facts).encode() + b"\n"])
         places = {}
-    watchdog.beat("evaluate")
+    watchdog.sign_of_life("evaluate")
     missing = users[[user_id not in places for user_id in user_ids]]
     logger.info("profiler: %s; %d profiles to write", profiler.name, len(missing))
     if len(missing):
         write_missing(run, profiler, part, users=missing, already=len(places))
     empty = Profile("", 0, True)
     last = [to_line(user_id, empty, profiler) for user_id in strangers]
-    # the others wait: a later stage may read the file
-    distributed.of_first(lambda: finish(final, part, facts, user_ids, last))
+    # processes wait for the first: a later stage may read the file
+    distributed.on_process_0(lambda: finish(final, part, facts, user_ids, last))
     logger.info("%d profiles in %s", facts["users"], final)

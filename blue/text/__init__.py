@@ -1,1 +1,1 @@
-"""Every text that a model reads, and the tokens it is made of."""
+"""Texts that models read, and tokenizers."""

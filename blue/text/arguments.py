@@ -1,4 +1,4 @@
-"""Users as a caller of the Python API gives them: checked, and cleaned as logs are."""
+"""Arguments of the Python API that describe users: checked, and cleaned like logs."""
 
 import math
 import numbers
@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from blue.data.clean import clean_line
 from blue.errors import UserError
 
-# One user's: a number a title, None or NaN where there is none; or none at all.
+# Of one user: a number for each title, None or NaN where there is none; or None.
 Ratings = Sequence[float | int | None] | np.ndarray | None
 
 
@@ -26,7 +26,7 @@ def clean_histories(histories: Sequence[Sequence[str]]) -> list[list[str]]:
 
     Raises:
         UserError: one user's titles in place of a list of users, something that is no
-            text, or a title of which nothing is left.
+            text, or a title that is empty once cleaned.
     """
     if isinstance(histories, str) or any(isinstance(h, str) for h in histories):
         raise UserError(
@@ -36,15 +36,15 @@ def clean_histories(histories: Sequence[Sequence[str]]) -> list[list[str]]:
     return [_clean_titles(h, f"histories[{user}]") for user, h in enumerate(histories)]
 
 
-def _clean_titles(history: Sequence[str], told: str) -> list[str]:
+def _clean_titles(history: Sequence[str], where: str) -> list[str]:
     titles = []
     for place, title in enumerate(history):
         if not isinstance(title, str):
             kind = type(title).__name__
-            raise UserError(f"{told}[{place}] is {kind}, must be a title")
+            raise UserError(f"{where}[{place}] is {kind}, must be a title")
         titles.append(clean_line(title))
         if not titles[-1]:
-            raise UserError(f"{told}[{place}] is a title without visible text")
+            raise UserError(f"{where}[{place}] is a title without visible text")
     return titles
 
 
@@ -66,15 +66,15 @@ def clean_ratings(
     ]
 
 
-def _numbers(ratings: Ratings, count: int, told: str) -> Float32[np.ndarray, " h"]:
+def _numbers(ratings: Ratings, count: int, where: str) -> Float32[np.ndarray, " h"]:
     if ratings is None:
         return np.full(count, np.nan, np.float32)
     if len(ratings) != count:
-        raise UserError(f"{told} has {len(ratings)} ratings, must have {count}")
+        raise UserError(f"{where} has {len(ratings)} ratings, must have {count}")
     found = []
     for place, rating in enumerate(ratings):
         number = math.nan if rating is None else rating
         if not isinstance(number, numbers.Real) or math.isinf(number):
-            raise UserError(f"{told}[{place}] is {rating!r}, must be a finite number")
+            raise UserError(f"{where}[{place}] is {rating!r}, must be a finite number")
         found.append(float(number))
     return np.array(found, np.float32)

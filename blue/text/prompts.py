@@ -1,14 +1,14 @@
-"""Every text that a model reads: prompts of the profiler and queries of the encoder.
+"""Prompts of the profiler and the judge, and the encoder's views of a user.
 
 There are two wordings: "full" for pretrained language models, and "short", almost
 without instructions, for tiny models trained from scratch. Each token of a prompt costs
-these time. All wording is ours; the paper's own is not published. Its case studies show
-the history as `[title | rating], [title | rating], ...`, oldest first, and a limit of
-200 words (BLUE, https://arxiv.org/abs/2605.06981, appendix D).
+these time. All wording is ours; the paper's own is not published. Its case studies
+(BLUE, https://arxiv.org/abs/2605.06981, appendix D) show the history, oldest first, as
+`[title | rating], ...`. They have a limit of 200 words.
 
-Titles come from strangers and profiles from a policy that may learn to cheat, so both
-pass `make_safe`. Structure is made of what safe text cannot hold: line breaks, square
-brackets and vertical bars.
+Titles are untrusted and the policy may learn to cheat, so titles and profiles pass
+`make_safe`. The structure of prompts uses only what safe text cannot contain: line
+breaks, square brackets and vertical bars.
 """
 
 import string
@@ -30,11 +30,11 @@ _STRUCTURE = str.maketrans({"[": "(", "]": ")", "|": "/"})
 
 
 def make_safe(text: str) -> str:
-    """`text` as one visible line that cannot pass for structure of a prompt.
+    """`text` as one visible line that cannot imitate the structure of a prompt.
 
-    Cleaned as titles are (`clean_line`: NFKC, no hidden characters, no line breaks) but
-    not shortened; square brackets become round, vertical bars become slashes. Applying
-    it twice changes nothing. Control tokens are made safe by the tokenizer.
+    Cleaned like titles (`clean_line`: NFKC, no hidden characters, no line breaks) but
+    not shortened. Square brackets become round, vertical bars become slashes. Applying
+    it twice changes nothing. The tokenizer makes control tokens safe.
     """
     return clean_line(text, max_chars=sys.maxsize).translate(_STRUCTURE)
 
@@ -52,7 +52,7 @@ def fit_profile_prompt(
 ) -> tuple[list[int], int]:
     """Token ids of the profile prompt with as many of the newest items as fit.
 
-    Whole oldest items go; the instruction and the newest item always stay.
+    Oldest items are dropped; the instruction and the newest item always stay.
 
     Returns:
         The ids, at most `max_tokens`, and how many items were dropped.
@@ -60,7 +60,7 @@ def fit_profile_prompt(
     Raises:
         UserError: not even the newest item fits.
     """
-    # An item takes a token at least: more than max_tokens of them never fit.
+    # An item has at least one token: more than max_tokens items never fit.
     skipped = max(0, len(titles) - max_tokens)
     items = _item_texts(templates, titles[skipped:], ratings[skipped:])
     prompt = lambda first: tokenizer.chat(_profile_message(templates, items[first:]))
@@ -83,13 +83,13 @@ def _guess_cut(
     *,
     max_tokens: int,
 ) -> int:
-    """About how many oldest items must go, from the tokens a character takes."""
+    """Estimates how many oldest items to drop, by the tokens of a character."""
     if not items:
         return 0
     separator = len(templates.item_separator)
     chars = np.cumsum([len(item) + separator for item in reversed(items)])
     instruction = len(prompt(len(items)))
-    tokens_per_char, shown = 0.25, 0  # English; corrected by what the prompts show
+    tokens_per_char, shown = 0.25, 0  # English; corrected by the prompts
     for _ in range(3):
         room = (max_tokens - instruction) / tokens_per_char
         before, shown = shown, int(np.searchsorted(chars, room, side="right"))
@@ -153,7 +153,7 @@ def history_view(templates: Templates, titles: Sequence[str]) -> str:
 
 
 def query_prefix(instruction: str) -> str:
-    """What stands before an encoder's query; empty without instruction.
+    """The prefix of an encoder's query; empty without instruction.
 
     Qwen3-Embedding's form, https://huggingface.co/Qwen/Qwen3-Embedding-0.6B
     """
@@ -164,7 +164,7 @@ def query_prefix(instruction: str) -> str:
 
 
 def choice_message(templates: Templates, profile: str, options: Sequence[str]) -> str:
-    """The question which of 2 to 26 lettered options fits the profile.
+    """The question: which of 2 to 26 lettered options fits the profile?
 
     Raises:
         UserError: another number of options.
@@ -184,5 +184,5 @@ def choice_message(templates: Templates, profile: str, options: Sequence[str]) -
 
 
 def title_message(templates: Templates, profile: str) -> str:
-    """The question what the user takes next, whose answer is a title."""
+    """The question: which title does the user take next?"""
     return templates.title.format(profile=make_safe(profile)).strip()

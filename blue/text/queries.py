@@ -1,8 +1,8 @@
 """Users as text: the encoder's queries and the profiler's prompts.
 
-The two user views of BLUE (https://arxiv.org/abs/2605.06981), recent history + profile
-and profile alone, and the raw history that they are compared with. Training and
-evaluation build their texts here, so that both read the same.
+The two user views of BLUE (https://arxiv.org/abs/2605.06981) are recent history +
+profile, and profile alone. They are compared with raw history. Training and evaluation
+build their texts here, so they use the same.
 """
 
 import bisect
@@ -22,7 +22,7 @@ TEXTS_A_CALL = 1024  # of the encoder: between two lines of progress
 
 
 class QueryFormat(NamedTuple):
-    """How a user becomes the text that the encoder reads."""
+    """Settings of the encoder's queries."""
 
     templates: Templates
     prefix: str  # before every query: an instruction, or the encoder's own prompt
@@ -32,7 +32,7 @@ class QueryFormat(NamedTuple):
 
 
 class PromptFormat(NamedTuple):
-    """How a user becomes the prompt that the profiler reads."""
+    """Settings of the profiler's prompts."""
 
     templates: Templates
     history_items: int  # newest titles shown
@@ -49,7 +49,7 @@ def fit_titles(
 ) -> str:
     """`view` of the newest titles that fit into `max_tokens` of the encoder.
 
-    Whole oldest titles go first; one always stays, and the encoder cuts its end.
+    Oldest titles are dropped first; one always stays, and the encoder cuts its end.
     """
     fits = lambda first: num_tokens(view(titles[first:])) <= max_tokens
     if not titles or fits(0):
@@ -64,18 +64,18 @@ def profile_query(f: QueryFormat, profile: str) -> str:
 
 
 def history_query(f: QueryFormat, titles: list[str]) -> str:
-    """The query of raw history: as many of the newest titles as the encoder takes."""
+    """The query of raw history: as many of the newest titles as fit."""
     view = lambda kept: f.prefix + prompts.history_view(f.templates, kept)
     return fit_titles(view, titles, num_tokens=f.num_tokens, max_tokens=f.max_tokens)
 
 
 def recent_query(f: QueryFormat, titles: list[str]) -> str:
-    """The query of raw recent history; only `recent_items` enter."""
+    """The query of raw recent history: the newest `recent_items` titles."""
     return history_query(f, titles[-f.recent_items :])
 
 
 def history_profile_query(f: QueryFormat, titles: list[str], profile: str) -> str:
-    """The query of the view "recent history + profile"; only `recent_items` enter."""
+    """The query of the view "recent history + profile": `recent_items` titles."""
     view = lambda kept: (
         f.prefix + prompts.history_profile_view(f.templates, kept, profile)
     )
@@ -109,7 +109,7 @@ def profile_prompts(
 
 
 def other_users(num_users: int, *, seed: int) -> Int[np.ndarray, " U"]:
-    """For every user another one, nobody twice: one random cycle through all users."""
+    """For every user a different other one: one random cycle through all users."""
     order = np.random.default_rng(seed).permutation(num_users)
     partners = np.empty_like(order)
     partners[order] = np.roll(order, 1)

@@ -16,11 +16,11 @@ def template_profile(
     num_items: int,
     rng: np.random.Generator,
 ) -> str:
-    """The plain profile that a sensible person would write from a history.
+    """A simple profile of frequent words of a history.
 
-    "The user likes a, b and c.": at most `num_items` distinct words of the titles. The
-    more often a word occurs, the likelier it is drawn. Where most titles hold ", " or
-    " | ", the parts between these are drawn instead of words.
+    "The user likes a, b and c.": at most `num_items` distinct words of the titles. A
+    word is drawn in proportion to its frequency. Where most titles contain ", " or " |
+    ", the parts between these are drawn instead of words.
     """
     things = _things(titles)
     drawn: dict[str, str] = {}
@@ -38,10 +38,9 @@ def template_profile(
 def profile_word_stats(profile: str, titles: Sequence[str]) -> dict[str, float]:
     """How a profile's content words relate to the history it was written from.
 
-    Returns:
-        `words`: their number. `in_history`: share of them that the titles hold, in
-        [0, 1]. `distinct`: share of them that is left without repeats, in [0, 1]. Both
-        shares are 0 for a profile without content words.
+    Returns: `words`: their number. `in_history`: share of them that occur in titles, in
+    [0, 1]. `distinct`: distinct words over all words, in [0, 1]. Both shares are 0 for
+    a profile without content words.
     """
     words = [word.casefold() for word in content_words(make_safe(profile))]
     known = frozenset[str]().union(*map(word_set, titles))

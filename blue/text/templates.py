@@ -19,8 +19,8 @@ class Templates(NamedTuple):
     choice: str  # {profile}, {options}: multiple choice
     option: str  # {letter}, {title}: one of the options
     option_separator: str  # between them
-    title: str  # {profile}: what comes next? answered with a title
-    likes: str  # {things}: the plain profile that rules write
+    title: str  # {profile}: asks for the next title
+    likes: str  # {things}: the profile by rule
     likes_separator: str  # between those things
     likes_last: str  # before the last of them
     likes_nothing: str  # the same for a user without history
@@ -92,9 +92,9 @@ TEMPLATES = {"full": _FULL, "short": _SHORT}
 
 
 def wordings(templates: Templates) -> list[str]:
-    """The words of all templates, as lines to train a tokenizer on."""
+    """The text of all templates, as lines to train a tokenizer on."""
     fields = {name for t in templates for _, name, _, _ in string.Formatter().parse(t)}
     blank = {name: "" for name in fields if name}
     lines = [text.format(**blank) for text in templates]
-    # Twice, because a tokenizer learns no piece from a word that occurs once.
+    # Twice: a tokenizer learns no piece from a word that occurs once.
     return 2 * [line for line in lines if line.strip()]

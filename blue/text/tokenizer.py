@@ -1,12 +1,11 @@
-"""Text to token ids and back, where text is data and never structure.
+"""Text to token ids and back; text never produces control ids.
 
-One class serves the tokenizers of Gemma 3 and Qwen3 (read from a Hugging Face
-directory) and the small ones trained here. Control ids are those with a meaning of
-their own. These are every token flagged special, and the added tokens written `<...>`
-or `[...]` that are not HTML tags. Examples are Gemma's `<mask>`, `[multimodal]`,
-`<unused7>`, and Qwen's `<think>`, `<tool_call>`. No text given to this class can
-produce one: `encode` matches none, and `chat` takes them only from the model's own
-template.
+One class is for the tokenizers of Gemma 3 and Qwen3 (read from a Hugging Face
+directory) and the small ones trained here. Control ids have a special meaning. They are
+every token flagged special, and the added tokens written `<...>` or `[...]` that are
+not HTML tags. Examples are Gemma's `<mask>`, `[multimodal]`, `<unused7>`, and Qwen's
+`<think>`, `<tool_call>`. No text given to this class can produce one: `encode` matches
+none, and `chat` takes them only from the model's own template.
 """
 
 import gzip
@@ -29,7 +28,7 @@ _HTML_TAG = re.compile(
     r"sub|sup|code|a|html|body|img|span|bbox|ul|li|div|iframe|footer)>"
 )
 _BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)
-_PLACEHOLDER = "\ue000"  # private use: in no template
+_PLACEHOLDER = "\ue000"  # private use: not in any template
 
 _SHORT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -40,7 +39,7 @@ _SHORT_TEMPLATE = (
 
 
 class _Turn(NamedTuple):
-    """A rendered chat template, cut where the user's message goes."""
+    """A rendered chat template, split at the user's message."""
 
     prefix: list[int]  # up to the last control token before the message
     head: str  # text from there to the message: "user\n"
@@ -54,14 +53,14 @@ class Tokenizer:
     """A tokenizer, its chat template and its special ids; immutable once built.
 
     Attributes:
-        vocab_size: rows an embedding needs for all ids that can come out of here.
-        pad_id: fills rows up to their static length; masks decide, not this id.
+        vocab_size: rows of an embedding for all possible ids.
+        pad_id: fills rows up to their static length; masks, not this id, mark padding.
         bos_id: the id every chat starts with; None where the model has none.
         end_ids: ids that end a completion, any of them.
         turn_end_id: the end id that the chat template writes after a turn; the one
             to append to a completion in supervised training.
         pool_id: the id whose position an encoder pools.
-        fingerprint: equal for tokenizers that behave alike; 16 hexadecimal digits.
+        fingerprint: equal for tokenizers with equal results; 16 hexadecimal digits.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Tokenizer:
         chat_template: str | None,
         eos_ids: Sequence[int],
     ):
-        """Wrap `backend`, which is changed and belongs to this object from here on.
+        """Wraps `backend`, which is modified and then owned by this object.
 
         Args:
             config: content of tokenizer_config.json.
@@ -195,7 +194,7 @@ class Tokenizer:
         """Write the files that `load_tokenizer` and Hugging Face libraries read.
 
         Args:
-            pooled: for an encoder: whoever loads the files gets the ids of `pooled`.
+            pooled: for an encoder: the files then give the ids of `pooled`.
             sampling: further fields of generation_config.json.
         """
         directory = epath.Path(directory)
@@ -261,8 +260,8 @@ class Tokenizer:
     def _pooling(self, eos_id: int) -> tuple[list[int], int]:
         """Ids before a text, and the id after it, in an encoder's input.
 
-        They are what tokenizer.json itself puts around a text. Files saved by other
-        tools lose that step; Qwen3-Embedding then still pools at <|endoftext|>.
+        They are the ids that tokenizer.json adds around a text. Files saved by other
+        tools may lose that step; Qwen3-Embedding then still pools at <|endoftext|>.
         """
         text = self._backend.encode("a", add_special_tokens=False).ids
         ids = self._backend.encode("a", add_special_tokens=True).ids
@@ -309,9 +308,9 @@ class Tokenizer:
         return self._turn
 
     def _forbid_control(self) -> None:
-        """Make the backend read control tokens as text, and check that it does."""
+        """Makes the backend read control tokens as text, and checks that it does."""
         contents = list(self._control.values())
-        # Tokens that are not flagged special would be matched whatever the switch says.
+        # Tokens that are not flagged special would be matched despite the switch.
         self._backend.add_special_tokens(contents)
         self._backend.encode_special_tokens = True
         rows = self._backend.encode_batch_fast(contents, add_special_tokens=False)
@@ -324,7 +323,7 @@ class Tokenizer:
 
 
 def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
-    """The tokenizer in a Hugging Face directory.
+    """The tokenizer of a Hugging Face directory.
 
     Reads tokenizer.json, tokenizer_config.json and, where they exist,
     chat_template.jinja (else the template inside the config) and
@@ -363,12 +362,12 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """A small tokenizer of `texts` (text/unigram.py), the same for the same texts.
 
-    Its chat template is as short as it can be:
+    Its chat template is as short as possible:
     `<bos><start_of_turn>MESSAGE<end_of_turn>` and then the answer.
 
     Args:
-        texts: lines it should write short: titles, and the wording of the templates.
-        vocab_size: ids at most, 512 or more; fewer come out of little text.
+        texts: lines to train on: titles, and the wording of the templates.
+        vocab_size: ids at most, 512 or more; little text gives fewer.
 
     Raises:
         UserError: no text, or `vocab_size` too small.
@@ -392,7 +391,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
 
 
 def _is_control(token: tokenizers.AddedToken) -> bool:
-    """Whether an added token means more than its letters."""
+    """Whether an added token is a control token."""
     bracketed = _BRACKETED.fullmatch(token.content) is not None
     return token.special or bracketed and _HTML_TAG.fullmatch(token.content) is None
 
@@ -414,7 +413,7 @@ def _render(template: str, message: str, config: dict[str, Any]) -> str:
 
 
 def _token_text(token: Any) -> str | None:
-    """A token as configs write it: text, or an object with its text in `content`."""
+    """The text of a token in a config: a string, or an object with `content`."""
     return token["content"] if isinstance(token, dict) else token
 
 

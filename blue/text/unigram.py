@@ -1,9 +1,9 @@
 """Training a small tokenizer: a SentencePiece unigram model, run by `tokenizers`.
 
-Frequent words are one piece, and punctuation is always a piece of its own. Bytes stand
-for characters never seen, so every line without double spaces decodes to itself.
-Control tokens are Gemma's, letters and underscores inside angle brackets. Punctuation
-is split off first, so no text can hold one.
+Frequent words are one piece, and punctuation is always a piece of its own. Unknown
+characters are encoded as bytes, so every line without double spaces decodes to itself.
+Control tokens are Gemma's: letters and underscores in angle brackets. Punctuation is
+split off first, so no text contains one.
 """
 
 import string
@@ -35,7 +35,7 @@ _DECODER = decoders.Sequence(
         decoders.Replace(_SPACE, " "),
         decoders.ByteFallback(),
         decoders.Fuse(),
-        decoders.Strip(" ", 1, 0),  # the space that Prepend put there
+        decoders.Strip(" ", 1, 0),  # the space that Prepend added
     ]
 )
 
@@ -43,7 +43,7 @@ _DECODER = decoders.Sequence(
 def train(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Tokenizer:
     """A tokenizer of at most `vocab_size` ids, the same for the same texts.
 
-    It appends `EOS` to a text where special tokens are asked for.
+    It appends `EOS` to a text if special tokens are requested.
 
     Raises:
         UserError: no text, or `vocab_size` below 512.
@@ -87,13 +87,13 @@ def _train_pieces(words: Counter[str], *, vocab_size: int) -> dict[str, float]:
     for word, count in words.items():
         for character in word:
             characters[character] += count
-    # Characters may take a quarter of the vocabulary; the rare ones become bytes.
+    # Characters get at most a quarter of the vocabulary; rare ones become bytes.
     common = {c for c, _ in characters.most_common(vocab_size // 4)} - {"\t", "\n"}
     known: Counter[str] = Counter()
     for word, count in words.items():
         known["".join(c for c in word if c in common)] += count
-    # A word becomes a candidate piece only if different things follow it: once the end
-    # of a line and once a space.
+    # A word becomes a candidate piece only if different characters follow it: the end
+    # of a line and a space.
     lines = (
         line
         for word, count in sorted(known.items(), key=lambda item: (-item[1], item[0]))
@@ -124,7 +124,7 @@ def _train_pieces(words: Counter[str], *, vocab_size: int) -> dict[str, float]:
         bos_piece=BOS,
         unk_piece=UNK,
         control_symbols=[START, END],
-        num_threads=1,  # more threads add numbers up in another order
+        num_threads=1,  # more threads would sum in another order
         minloglevel=2,
     )
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())

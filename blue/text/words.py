@@ -1,13 +1,13 @@
-"""Words of titles and profiles, in two readings that differ on purpose.
+"""Words of titles and profiles, by two definitions that differ on purpose.
 
-* As written (`content_words`): what a person would list. "Sci-Fi" and "it's" are one
-  word each, capitals stay, and text without spaces is one word from mark to mark.
-* Folded (`folded_words`): what can be compared. NFKC, without capitals, split at every
-  mark; of scripts without spaces each character is a word.
+* As written (`content_words`): for lists of words. "Sci-Fi" and "it's" are one word
+  each, capitals stay, and text without spaces is one word between punctuation marks.
+* Folded (`folded_words`): for comparisons. NFKC, without capitals, split at every mark;
+  in scripts without spaces each character is a word.
 
-Each has its own list of words that do not count: FUNCTION_WORDS say nothing about
-taste, EMPTY_IN_NAMES nothing of a name, in several languages. Recorded results rest on
-both readings, so neither may take the other's place.
+Each has its own list of ignored words, in several languages: FUNCTION_WORDS say nothing
+about taste, EMPTY_IN_NAMES nothing about a name. Recorded results depend on both
+definitions.
 """
 
 import functools
@@ -30,7 +30,7 @@ FUNCTION_WORDS = frozenset(
 INSIDE_NAMES = frozenset(
     "a an da de del der des di du el la le les of the van von".split()
 )
-# Words that tell nothing of a name. "and" is none of those above: it joins two names.
+# Ignored in names. "and" is not in FUNCTION_WORDS: it joins two names.
 EMPTY_IN_NAMES = INSIDE_NAMES | frozenset(
     "and at by for from i in on or to und with y".split()
 )
@@ -41,7 +41,7 @@ _SPACELESS = (
     "\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _FOLDED_WORD = re.compile(rf"[{_SPACELESS}]|[^\W_{_SPACELESS}]+")
-# After a stop and a space, but not after "J.", "Dr." or "Mrs."; without spaces, too.
+# Sentence ends: a stop and a space, but not after "J.", "Dr." or "Mrs.".
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[A-Z][a-z]\.)(?<!\bMrs\.)\s+"
     rf"|(?<=[.!?])(?=[{_SPACELESS}])|(?<=。)"
@@ -51,9 +51,9 @@ _SENTENCE_END = re.compile(
 # --- as written
 
 
-@functools.lru_cache(maxsize=2**14)  # the same titles come with every user
+@functools.lru_cache(maxsize=2**14)  # users share titles
 def word_set(title: str) -> frozenset[str]:
-    """The words of a title as written, but for capitals."""
+    """The words of a title as written, in lower case."""
     return frozenset(word.casefold() for word in WRITTEN_WORD.findall(make_safe(title)))
 
 

@@ -1,1 +1,1 @@
-"""Losses, updates and what training stages share around their loop."""
+"""Losses, updates, and the loop that training stages share."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 Metrics = Mapping[str, float | int | None]
 
-FEW = 8  # values below this number have no median to speak of
+FEW = 8  # with fewer values a median means little
 RELEASE = 0.8  # an alarm ends at this share of its limit, not at the limit itself
 
 
@@ -43,7 +43,7 @@ class Rule(NamedTuple):
     lasting: bool = False  # only after `patience` lines
     spike: bool = False  # the limit counts medians of the lines before
     floor: str = ""  # a field of Limits that a spike must pass as well
-    below: bool = False  # too little is wrong, not too much
+    below: bool = False  # the alarm is for values below the limit
 
 
 RULES = {
@@ -122,8 +122,8 @@ class Alarm(NamedTuple):
 def limits(
     section: Mapping[str, float | int], *, exact: bool, completions: int
 ) -> Limits:
-    """Of config.alarms, for products that are exact to float32 or coarser, and a number
-    of completions a step."""
+    """The limits of config.alarms, scaled for coarser products than exact float32 and
+    for the number of completions a step."""
     fields = {name: section[name] for name in Limits._fields}
     if not exact:
         for name in ("first_kl", "gap_mean", "gap_max"):
@@ -135,10 +135,10 @@ def limits(
 def step_alarms(
     before: Sequence[Metrics], now: Metrics, limits: Limits
 ) -> dict[str, Alarm]:
-    """The alarms at a line, by the lines before it (the newest last).
+    """The alarms at a line, given the lines before it (the newest last).
 
-    Only what the line has a metric for. A value that is not finite leaves the alarm as
-    it was.
+    Alarms whose metric the line lacks are omitted. A value that is not finite leaves
+    the alarm unchanged.
     """
     alarms = {}
     for name, rule in RULES.items():
@@ -153,7 +153,7 @@ def step_alarms(
 def _judge(
     rule: Rule, earlier: list[float], value: float | None, was: bool, limits: Limits
 ) -> tuple[bool, str]:
-    """Whether the alarm is on, and the words for it."""
+    """Whether the alarm is on, and its text."""
     if value is None or not math.isfinite(value):
         return was, f"{rule.metric} is not finite"
     limit = getattr(limits, rule.limit)
@@ -186,7 +186,7 @@ def _finite(lines: Sequence[Metrics], key: str) -> list[float]:
 
 
 def first_step_faults(now: Metrics, limits: Limits, *, resumed: bool) -> list[str]:
-    """What the first step after a start shows to be wrong; empty if nothing is.
+    """Faults that the first step after a start reveals; empty if there are none.
 
     One update a batch makes the ratio 1, so nothing is clipped. Before the first update
     the profiler is its reference, so KL is 0. Sampler and trainer score the same tokens

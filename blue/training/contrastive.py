@@ -20,8 +20,9 @@ from blue.training.update import compile_update, finish_supervised
 
 
 def row_counts(batch: int, length: int, item_tokens: int, shards: int) -> list[int]:
-    """Rows of the programs that are compiled, ascending, for `batch` pairs in rows of
-    `length` slots. The last holds any batch: a row without a query is full of items."""
+    """Numbers of rows to compile programs for, ascending: `batch` pairs in rows of
+    `length` slots. The last suffices for any batch: a row without a query is full of
+    items."""
     items_a_row = min(packing.texts_a_row(length), length // item_tokens)
     most = batch + -(-batch // items_a_row)
     return sorted({-(-most * part // (8 * shards)) * shards for part in (2, 3, 4, 8)})

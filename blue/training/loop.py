@@ -5,11 +5,11 @@
         loop.state, info = update(loop.state, loop.frozen, *batch)
         metrics = loop.check(info, batch)
         loop.report(metrics, shown=("policy/loss",))
-    loop.finish(about, role)
+    loop.finish(facts, role)
 
-It starts or resumes, traces, tells the watchdog, stops on numbers that are not finite,
-logs, saves, leaves when the process is preempted, and exports the result. What a step
-computes is the stage's own.
+It starts or resumes, traces, reports to the watchdog, logs, saves and exports the
+result. It stops on numbers that are not finite and when the process is preempted. What
+a step computes is up to the stage.
 """
 
 import logging
@@ -63,7 +63,7 @@ class Loop:
         config = run.config
         self._run, self._stage, self._model = run, stage, model
         self._checkpoints = stage_checkpoints(config, run.workdir, stage)
-        self._note = session.note(
+        self._note = session.checkpoint_note(
             config, model, data=run.examples.fingerprint, stage=stage
         )
         self.state, self.frozen, self.first_step = session.start(
@@ -81,7 +81,7 @@ class Loop:
         )
         self._alarms_at = watch_alarms(config, run.workdir, stage, self.writer)
         self.step, self.started = self.first_step, time.monotonic()
-        self.save_s = 0.0  # of the newest checkpoint: a step is logged before its own
+        self.save_s = 0.0  # of the newest checkpoint before the step
 
     @property
     def params(self) -> Params:
@@ -94,18 +94,17 @@ class Loop:
         return self.step + 1 == self.num_steps
 
     def due(self, every: int) -> bool:
-        """Whether something that is done every so many steps, and after the last, is
-        done after this one; 0: never."""
+        """Whether this step is the last or a multiple of `every`; 0: never."""
         return bool(every) and (self.last or (self.step + 1) % every == 0)
 
     def __iter__(self) -> Iterator[int]:
-        """The numbers of the steps that are left. All programs are compiled first."""
+        """The numbers of the remaining steps. All programs are compiled first."""
         programs.wait()
         steps = range(self.first_step, self.num_steps)
         folder = f"{self._run.workdir}/tensorboard/{self._stage}"
         for step in tracing.steps(steps, self._run.config.profile_steps, folder):
             self.step, self.started = step, time.monotonic()
-            watchdog.beat("data", step=step)
+            watchdog.sign_of_life("data", step=step)
             yield step
 
     def check(
@@ -113,8 +112,8 @@ class Loop:
     ) -> dict[str, float]:
         """The metrics of an update as numbers on the host.
 
-        Where they are not finite the update was skipped: `batch`, arrays by name, is
-        kept for a replay. Too many in a row end the run. Raises `NonFinite`.
+        If they are not finite, the update was skipped and `batch`, arrays by name, is
+        saved for a replay. Raises `NonFinite` after too many in a row.
         """
         found = {key: float(value) for key, value in to_host(info).items()}
         keep = lambda: session.keep_batch(
@@ -125,8 +124,8 @@ class Loop:
         return found
 
     def keep_best(self, value: float) -> None:
-        """Replaces `best` where this step's validation is at least as good, or where a
-        resumed run does the same step again."""
+        """Replaces `best` if this step's validation is at least as good, or if a
+        resumed run repeats the step."""
         best, done = self._checkpoints.best(), self.step + 1
         if best is None or value > best["value"] or best["step"] >= done:
             self._checkpoints.save_best(done, self.state.params, self._note, value)
@@ -144,23 +143,24 @@ class Loop:
         self.writer.progress(step, {key: metrics[key] for key in shown})
         stop = preemption.requested()
         if stop or self.due(self._run.config.checkpoint_every):
-            watchdog.beat("save")
+            watchdog.sign_of_life("save")
             saving = time.monotonic()
             self._checkpoints.save(done, self.state, self._note)
             self.save_s = time.monotonic() - saving
         if stop:
-            session.leave(self.writer, done)
+            session.end_preempted(self.writer, done)
 
-    def finish(self, about: export.Run, role: str) -> None:
-        """Leaves the result: `best`, the export of `role`, and the mark that says so.
+    def finish(self, facts: export.RunFacts, role: str) -> None:
+        """Writes the result: `best`, the export of `role`, and the mark of a finished
+        stage.
 
-        Without a validation the last parameters are the best.
+        Without validation the last parameters are the best.
         """
-        watchdog.beat("save")
+        watchdog.sign_of_life("save")
         self.step = self.num_steps - 1
         if self._checkpoints.best() is None:
             self.keep_best(0.0)
         self.writer.close()
-        export.write(self._checkpoints, self._model, self._run.workdir, role, about)
+        export.write(self._checkpoints, self._model, self._run.workdir, role, facts)
         self._checkpoints.finish({"steps": self.num_steps})
         self._checkpoints.close()

@@ -1,7 +1,7 @@
 """Losses: the clipped GRPO objective with its KL, log-probabilities without full
 logits, supervised fine-tuning, and the contrastive loss of the encoder stage.
 
-Sums and counts are returned apart, so that micro-batches add up exactly.
+Sums and counts are returned separately, so that micro-batches add up exactly.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ def k3(
 
     exp(d) - d - 1 with d = log ref - log policy; http://joschu.net/blog/kl-approx.html.
     """
-    d = jnp.clip(ref_logprobs - logprobs, -20.0, 20.0)  # beyond: no estimate
+    d = jnp.clip(ref_logprobs - logprobs, -20.0, 20.0)  # the estimate is useless beyond
     return jnp.exp(d) - d - 1.0
 
 
@@ -49,10 +49,10 @@ def grpo_loss(
     GRPO, https://arxiv.org/abs/2402.03300, equation 3, with the token mean over the
     whole batch taken by the caller. There is one update a rollout batch, so the ratio's
     denominator is the stop-gradient of the current log-probabilities. The sampler's are
-    compared with it as an alarm. Masked tokens add nothing, neither to a sum nor to a
-    gradient, whatever numbers they carry.
+    only compared with it, for an alarm. Masked tokens add nothing to sums and
+    gradients, whatever their numbers.
     """
-    # Masked at both ends: a NaN between would pass a zero in the backward pass.
+    # Masked before and after: a NaN between would reach the gradient despite a zero.
     logprobs = jnp.where(mask, logprobs, 0.0)
     ratio = jnp.exp(logprobs - jax.lax.stop_gradient(logprobs))
     A = advantages[:, :, None]

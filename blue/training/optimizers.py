@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]  # optimizer steps tried
     params: Any
     opt_state: Any
-    skipped: Int[Array, ""]  # updates skipped for non-finite numbers, ever
+    skipped: Int[Array, ""]  # updates skipped for non-finite numbers so far
     skipped_in_row: Int[Array, ""]
 
 
@@ -61,9 +61,10 @@ def apply_gradients(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step; returns the new state and the gradient's norm before clipping.
 
-    A step is skipped and counted if the loss or a gradient is not finite, or if it
-    would make a parameter or a moment so. Then parameters and optimizer stay the same
-    to the bit. `optax.apply_if_finite` would in the end apply such a step.
+    A step is skipped and counted if the loss or a gradient is not finite. The same
+    holds if a parameter or moment would become so. Then parameters and optimizer stay
+    bitwise the same. `optax.apply_if_finite` would apply such a step after several of
+    them.
     """
     norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -107,7 +108,7 @@ def abstract_state(params: Params, optimizer: Any, mesh: Mesh) -> TrainState:
 def make_init_state(params: Params, optimizer: Any, mesh: Mesh) -> Program:
     """(params) -> the training state before the first step, with a copy of them.
 
-    A copy, because updates donate the state and the start may stay as reference.
+    A copy, because updates donate the state and the parameters may serve as reference.
     """
     out = shardings_of(abstract_state(params, optimizer, mesh))
     init = lambda p: init_state(jax.tree.map(jnp.copy, p), optimizer)

@@ -30,13 +30,13 @@ class UpdateBatch(NamedTuple):
     sampler_logprobs: Float[Array, "B G C"]
     ref_logprobs: Float[Array, "B G C"]
     advantages: Float[Array, "B G"]
-    teaching: Bool[Array, "B G"]  # the others' tokens are in no sum and no count
+    teaching: Bool[Array, "B G"]  # tokens of other completions are not counted
 
 
 class Objective(NamedTuple):
     """The numbers of GRPO's objective."""
 
-    temperature: float  # of the distribution whose log-probabilities it is about
+    temperature: float  # the sampling temperature of the log-probabilities
     clip_eps: float  # the ratio is clipped to 1 - clip_eps .. 1 + clip_eps
     kl_coef: float  # of KL(policy || reference)
 
@@ -54,9 +54,8 @@ def grpo_gradients(
     jitted. `trained` and `frozen` are the two parts of `lora.split`.
 
     Micro-batches of `microbatch` of the `batch` users (0: all) add up gradients of
-    sums. The count of tokens divides once, so that they equal the whole batch. A batch
-    in which no completion teaches (no two rewards of a group are finite) has the loss
-    NaN.
+    sums. The count of tokens divides them once, so the result equals that of the whole
+    batch. The loss is NaN if no group has two finite rewards.
     """
     micro = microbatch or batch
     count = batch // micro

@@ -1,12 +1,13 @@
-"""What went wrong in a batch whose update was skipped.
+"""Replays a batch whose update was skipped, to find the first number not finite.
 
 python -m blue.training.replay RUN FILE
 
-RUN is the workdir and FILE one of RUN/bad_batches/STAGE-STEP.npz. Rebuilds the update
-of the stage from RUN/config.json and the newest checkpoint at or before that step, runs
-it on the batch, and prints the loss, the gradient's norm for every parameter, what is
-the first to be not finite, in which row (user, by its number in the log), and whether
-the optimizer's step would be. Reads RUN, writes nothing but what reading a run makes.
+RUN is the workdir and FILE one of RUN/bad_batches/STAGE-STEP.npz. It rebuilds the
+stage's update from RUN/config.json and the newest checkpoint at or before that step. It
+runs the update on the batch and prints the loss and the gradient's norm for every
+parameter. It names the first term that is not finite and its row (user, by its number
+in the log). It also says whether the optimizer's step would be finite. RUN is only
+read, except for caches that reading a run makes.
 """
 
 import argparse
@@ -50,7 +51,7 @@ class Term(NamedTuple):
     counts: jax.Array | np.ndarray | bool = True
 
 
-class Stage(NamedTuple):
+class StageReplay(NamedTuple):
     """A stage's update in pieces."""
 
     model: Model
@@ -64,7 +65,7 @@ class Stage(NamedTuple):
 # --- the stages
 
 
-def profiler(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
+def profiler(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> StageReplay:
     """The GRPO update: the batch's rewards and advantages, then log-probabilities."""
     batch = UpdateBatch(*(kept[f] for f in UpdateBatch._fields))
     device = sharding.put(batch, sharding.by_batch(mesh))
@@ -92,7 +93,7 @@ def profiler(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
         names.sort(key=lambda n: n == "reward_total")  # the sum after its parts
         rewards = [Term(n.replace("_", "/", 1), kept[n]) for n in names]
         return [
-            *([] if batch.teaching.any() else rewards),  # a few are left out, no harm
+            *([] if batch.teaching.any() else rewards),  # some rewards may be NaN
             Term("advantage", batch.advantages, batch.teaching),
             Term("reference log-probability", batch.ref_logprobs, counts),
             Term("log-probability", current, counts),
@@ -104,10 +105,12 @@ def profiler(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
         return (device._replace(teaching=sharding.put(only, device.teaching.sharding)),)
 
     _, optimizer = session.optimizer_of(config, config, b2=config.adam_b2)
-    return Stage(model, optimizer, (device,), loss_and_gradients, terms, row_alone)
+    return StageReplay(
+        model, optimizer, (device,), loss_and_gradients, terms, row_alone
+    )
 
 
-def warm_start(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
+def warm_start(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> StageReplay:
     """The supervised update: log-probabilities of the given completions."""
     batch = tuple(kept[f"input_{n}"] for n in range(4))
     prompt, prompt_mask, tokens, mask = sharding.put(batch, sharding.by_batch(mesh))
@@ -128,10 +131,10 @@ def warm_start(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stag
     section = config.warm_start
     _, optimizer = session.optimizer_of(config, section, b2=section.adam_b2)
     device = prompt, prompt_mask, tokens, mask
-    return Stage(model, optimizer, device, gradients, terms, row_alone)
+    return StageReplay(model, optimizer, device, gradients, terms, row_alone)
 
 
-def encoder(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
+def encoder(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> StageReplay:
     """The contrastive update: vectors of the users' texts and of their items."""
     section = config.train_encoder
     inputs = [kept[f"input_{n}"] for n in range(7)]  # packed rows, places, item ids
@@ -152,7 +155,7 @@ def encoder(config: ConfigDict, model: Model, mesh: Mesh, kept: dict) -> Stage:
         return [Term(name, of_rows) for name, of_rows in found]
 
     _, optimizer = session.optimizer_of(config, section, b2=config.adam_b2)
-    return Stage(model, optimizer, device, gradients, terms, None)
+    return StageReplay(model, optimizer, device, gradients, terms, None)
 
 
 STAGES = {"profiler": profiler, "warm_start": warm_start, "encoder": encoder}
@@ -162,9 +165,10 @@ STAGES = {"profiler": profiler, "warm_start": warm_start, "encoder": encoder}
 
 
 def replay(run: str, file: str) -> dict[str, Any]:
-    """What `describe` tells: stage, step, parameters_of_step, loss, grad_norm,
-    grad_norms, first (term, row, place in it; None if all is finite), user, left_out,
-    broken (leaves of the state that the optimizer's step would break), skipped."""
+    """The results that `describe` prints: stage, step, parameters_of_step, loss,
+    grad_norm, grad_norms, user, left_out, skipped. first: term, row and place in it;
+    None if all is finite. broken: leaves of the state that the optimizer's step would
+    make non-finite."""
     name, step, kept = bad_batches.load(file)
     if name not in STAGES:
         raise UserError(f"{file}: stage {name} is none of {', '.join(STAGES)}")
@@ -212,7 +216,7 @@ def restore(
     name: str,
     step: int,
     config: ConfigDict,
-    stage: Stage,
+    stage: StageReplay,
     mesh: Mesh,
     trained: Any,
 ) -> tuple[Any, int]:
@@ -245,7 +249,7 @@ def first_bad(terms: list[Term]) -> tuple[str, int, tuple[int, ...]] | None:
 
 
 def first_bad_gradient(
-    stage: Stage, trained: Any, frozen: Any
+    stage: StageReplay, trained: Any, frozen: Any
 ) -> tuple[str, int, tuple] | None:
     """The first row whose gradient, taken alone, is not finite."""
     assert stage.row_alone
@@ -265,7 +269,7 @@ def _leaves(tree: Any) -> dict[str, np.ndarray]:
 
 
 def describe(found: dict[str, Any]) -> list[str]:
-    """What `replay` found, in lines."""
+    """The results of `replay`, as lines of text."""
     at = found["parameters_of_step"]
     lines = [
         f"{found['stage']}, step {found['step']}, with the parameters of step {at}",
@@ -290,7 +294,7 @@ def describe(found: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Replays what the command line names, and prints what was found."""
+    """Replays the batch that the command line names, and prints the results."""
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("run")
     parser.add_argument("file")

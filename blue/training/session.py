@@ -1,5 +1,4 @@
-"""What training stages share around their loop: start or resume, stop, finish; and the
-whole loop of the two supervised stages."""
+"""What training stages share around their loop: optimizer, start or resume, stop."""
 
 import dataclasses
 import logging
@@ -57,8 +56,10 @@ def optimizer_of(
     return schedule, optimizer
 
 
-def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str, Any]:
-    """What every checkpoint of the stage keeps beside its state.
+def checkpoint_note(
+    config: ConfigDict, model: Model, *, data: str, stage: str
+) -> dict[str, Any]:
+    """What every checkpoint of the stage records beside its state.
 
     data: fingerprint of the examples.
     """
@@ -71,7 +72,7 @@ def note(config: ConfigDict, model: Model, *, data: str, stage: str) -> dict[str
         fields=STAGES[stage].sizes,
         devices=jax.device_count(),
     )
-    return {**kept, **adapters.note(model)}
+    return {**kept, **adapters.adapter_note(model)}
 
 
 def start(
@@ -82,10 +83,10 @@ def start(
     kept: Mapping[str, Any],
     mode: str,
 ) -> tuple[TrainState, Params, int]:
-    """The state of the newest good checkpoint, or one around what is trained of the
-    model; the model's frozen parameters; and the step.
+    """The state of the newest good checkpoint, or a new one; the frozen parameters; the
+    step.
 
-    All of it is finite, and updates keep it so: nothing else is saved or exported.
+    The state is checked to be finite; updates keep it finite.
     kept: the `note` of this run. mode: config.resume.
     """
     _refuse_non_finite(model.params, model.name, "take another")
@@ -106,7 +107,7 @@ def start(
         logger.info("resumed at step %d", meta["step"])
         return state, frozen, meta["step"]
     state = optimizers.make_init_state(shapes, optimizer, mesh)(trained)
-    # the first save compiles what all of them need
+    # the first save compiles the fingerprint
     checkpoints.save(0, state, kept)
     return state, frozen, 0
 
@@ -138,7 +139,8 @@ def stop_if_not_finite(
 ) -> None:
     """Takes `skipped_in_row` out of `info`; too many in a row end the run (exit 70).
 
-    keep() writes the batch: of the first of a row, and of the one that ends the run.
+    keep() writes the batch: the first of several in a row, and the one that ends the
+    run.
     """
     skipped = info.pop("skipped_in_row")
     if skipped == 1 or skipped >= limit:
@@ -152,20 +154,20 @@ def stop_if_not_finite(
         )
 
 
-def leave(writer: Writer, done: int) -> None:
+def end_preempted(writer: Writer, done: int) -> None:
     """Ends a preempted run whose checkpoint of step `done` is saved (exit 75)."""
     writer.close()
     raise Preempted(f"step {done} is saved; the same command goes on")
 
 
-def about(
+def facts(
     run: Run, stage: str, *, query_prompt: str = "", validated: bool = False
-) -> export.Run:
-    """What an export says of the run of `stage` that made it."""
+) -> export.RunFacts:
+    """What an export records about the run of `stage` that made it."""
     config = run.config
     ties = config.warm_start.tie_to_encoder and stage != "encoder"
     borrows = ties and config.encoder.kind == "own" and config.encoder.checkpoint
-    return export.Run(
+    return export.RunFacts(
         stage=stage,
         config=record.redacted(config),
         data=run.log.name,

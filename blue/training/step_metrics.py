@@ -1,7 +1,7 @@
-"""What one step tells about the run: rewards, rollouts, speed, as metric keys.
+"""Metrics of one step: rewards, rollouts, speed.
 
-The reward curve alone catches no degenerate policy; length, finished share, repeated
-words, entropy and KL do.
+The reward curve alone does not show a degenerate policy. Length, finished share,
+repeated words, entropy and KL do.
 """
 
 import math
@@ -29,8 +29,8 @@ def finite_mean(values: Float[np.ndarray, "*b"]) -> float:
 def within_group_correlation(
     a: Float[np.ndarray, "B G"], b: Float[np.ndarray, "B G"]
 ) -> float:
-    """Pearson correlation of two rewards after taking each group's mean out; 0 if one
-    has no variance inside groups. Over the profiles that have both."""
+    """Pearson correlation of two rewards after subtracting each group's mean; 0 if one
+    has no variance within groups. Over the profiles that have both."""
     both = np.isfinite(a) & np.isfinite(b)
     count = np.maximum(both.sum(axis=1, keepdims=True), 1)
     a, b = (np.where(both, x, 0) for x in (a, b))
@@ -45,10 +45,9 @@ def reward_metrics(
     *,
     zero_std: float,
 ) -> dict[str, float]:
-    """`reward/*` of one step; `<name>_std` are inside groups, averaged.
+    """`reward/*` of one step; `<name>_std` is the mean of the groups' deviations.
 
-    Over what could be scored; `reward/invalid` is the number of profiles that could
-    not.
+    Profiles that could not be scored are left out; `reward/invalid` counts them.
     """
     out = {}
     for name, values in {"total": total, **parts}.items():
@@ -81,7 +80,8 @@ def rollout_metrics(
 def speed_metrics(
     *, tokens: int, step_s: float, step_flops: float, compiles: int
 ) -> dict[str, float]:
-    """`speed/*`; what this platform does not tell is NaN (null in metrics.jsonl).
+    """`speed/*`; values that the platform does not report are NaN (null in
+    metrics.jsonl).
 
     tokens: sampled in the step. step_flops: of the whole step over all devices.
     """

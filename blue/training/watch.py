@@ -1,6 +1,6 @@
 """What people see of the profiler stage: metrics, samples of the same users, tables.
 
-Nothing here changes the run; no user identifier leaves the log.
+Nothing here changes the run. User identifiers are never written.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ def data_metrics(run: Run, step: int) -> dict[str, float | int]:
 
 
 class Watched(NamedTuple):
-    """The held-out users whose profiles people see, the same at every look."""
+    """The held-out users whose profiles are shown, always the same."""
 
     batch: Batch
     prompts: list[str]  # as the profiler reads them
@@ -100,7 +100,7 @@ class Watched(NamedTuple):
 
 
 def choose_watched(run: Run, source: BatchSource, tokenizer: Tokenizer) -> Watched:
-    """The first users of the validation split; its few users again, if need be."""
+    """The first users of the validation split, repeated if there are too few."""
     config, validation = run.config, run.examples.validation
     held_out = np.arange(config.batch_size) % len(validation.user)
     batch = make_batch(validation, held_out, 0, source)
@@ -114,8 +114,8 @@ def profile_metrics(
 ) -> dict[str, float]:
     """`profile/*`: the panel of the first profile of every user of the batch.
 
-    The G profiles of a user have the same distribution, so one of them says enough
-    about a step. 128 profiles of twelve words take some 20 ms of one core.
+    One profile of the G suffices, because all have the same distribution. 128 profiles
+    of twelve words take about 20 ms on one core.
     """
     first = [group[0].text for group in experience.profiles]
     targets = [titles[int(i)] for i in batch.next_items[:, 0]]
@@ -126,9 +126,9 @@ def profile_metrics(
 def flops_per_step(
     config: ConfigDict, cfg: DecoderConfig, *, prompt_tokens: int, decode_steps: int
 ) -> float:
-    """What the profiler's programs compute in one step: sampling as far as the longest
-    completion, reference pass and update, padding and recomputed layers included. The
-    encoder and the judge are left out."""
+    """FLOPs of the profiler's programs in one step: sampling up to the longest
+    completion, reference pass and update. Padding and recomputed layers count; the
+    encoder and the judge do not."""
     shapes = Shapes(
         config.batch_size,
         prompt_tokens,
@@ -159,8 +159,8 @@ def summary(workdir: str, stage: str) -> str:
     return summary_table(table, ["mean of", "first tenth", "last tenth"])
 
 
-def hashed(user: str, seed: int) -> str:
-    """A user as samples show them: no identifier leaves the log."""
+def user_hash(user: str, seed: int) -> str:
+    """A hash of the user id, for samples: the id itself is never written."""
     return hashlib.blake2b(f"{seed}/{user}".encode(), digest_size=6).hexdigest()
 
 
@@ -172,7 +172,7 @@ def sample_rows(
     for b in range(count):
         rows.append(
             {
-                "user": hashed(batch.users[b], seed),
+                "user": user_hash(batch.users[b], seed),
                 "history": batch.histories[b],
                 "next_item": titles[batch.next_items[b, 0]],
                 "profile": experience.profiles[b][0].text,
@@ -216,7 +216,8 @@ def show_samples(
 
 def show_histograms(writer: Writer, step: int, experience: Experience) -> None:
     """Rewards, advantages and lengths of a step's profiles, for TensorBoard."""
-    writer.histogram(step, "reward/total", experience.total)
+    # not `reward/total`: TensorBoard shows one kind of chart a tag
+    writer.histogram(step, "reward/distribution", experience.total)
     writer.histogram(step, "advantage", experience.advantages)
     writer.histogram(step, "rollout/length", experience.mask.sum(-1))
 
@@ -237,7 +238,8 @@ def show_projector(
     texts = [queries.recent_query(query_format, h) for h in users.histories]
     points = np.concatenate([items[:5000], embed(texts)])
     names = [
-        hashed(log.user_ids[user], config.seed) for user in users.split.user[users.rows]
+        user_hash(log.user_ids[user], config.seed)
+        for user in users.split.user[users.rows]
     ]
     labels = [("item", title) for title in log.titles[:5000]]
     labels += [

@@ -1,1 +1,1 @@
-"""What a run is told, and what it leaves on disk."""
+"""The config of a run, and the files in its workdir."""

@@ -1,7 +1,7 @@
-"""What a field of the config may be, by name.
+"""The allowed values of the config's fields, by name.
 
 `settings.check` refuses every other value before jax is loaded, so nothing here may
-import jax. No module checks a field of these tables again. Words that another module
+import jax. Other modules do not check these fields again. Words that another module
 defines are imported from it.
 """
 
@@ -52,7 +52,7 @@ AT_LEAST = {
         "distributed.heartbeat_s",
         "distributed.start_timeout_s",
     ),
-    2: (  # one alone has nothing to be compared with
+    2: (  # a comparison needs two
         "group_size",
         "rewards.choice.num_options",
         "train_encoder.batch_size",
@@ -77,7 +77,7 @@ AT_MOST = {
 }
 BELOW_ONE = ("adam_b1", "adam_b2", "warm_start.adam_b2")
 
-# --- words; of a tuple, each of its elements
+# --- words; for a tuple, each of its elements
 
 DTYPES, SCHEDULES = ("float32", "bfloat16"), ("constant", "cosine")
 ENCODERS = ("own", "sentence_transformers", "function")

@@ -1,9 +1,9 @@
-"""Batches whose update was skipped, kept for `python -m blue.training.replay`.
+"""Batches whose update was skipped, saved for `python -m blue.training.replay`.
 
     <workdir>/bad_batches/<stage>-<step>.npz
 
-Plain numpy arrays, nothing pickled. They hold prompts, and so histories: for the
-owner's eyes only.
+Plain numpy arrays, nothing pickled. They contain prompts, and so histories: the files
+are private (mode 0600).
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 
 from blue.runtime import files
 
-KEPT = 6  # of a stage; the first that failed says most, so the newest go
+KEPT = 6  # of a stage; the first failures are the most useful
 NAME = re.compile(r"(\w+)-(\d+)\.npz")
 
 
@@ -25,8 +25,8 @@ def save(
     step: int,
     arrays: Mapping[str, np.ndarray],
 ) -> Path:
-    """Writes the arrays of a batch, with `bad_rows`: which rows of them hold a number
-    that is not finite. Keeps the first few of a stage and the newest."""
+    """Writes the arrays of a batch, with `bad_rows`: the rows with a number that is not
+    finite. Keeps the first few of a stage and the newest."""
     directory = Path(workdir) / "bad_batches"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / f"{stage}-{step}.npz"
@@ -40,7 +40,7 @@ def save(
 
 
 def load(path: str | os.PathLike[str]) -> tuple[str, int, dict[str, np.ndarray]]:
-    """Stage, step and arrays of a kept batch."""
+    """Stage, step and arrays of a saved batch."""
     found = NAME.fullmatch(Path(path).name)
     if not found:
         raise ValueError(f"{path}: must be named STAGE-STEP.npz")

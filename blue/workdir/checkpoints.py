@@ -4,14 +4,13 @@
     <directory>/best/<n>/      the same for the best parameters; the highest n counts
     <directory>/finished.json  the stage is done
 
-A directory without its commit file was never finished and does not count. Orbax does
-not notice changed bits. So an integer fingerprint of the state is kept with it and
-compared after reading. A step that fails is skipped, with a warning, for the next older
-one.
+A directory without its commit file is unfinished and ignored. Orbax does not notice
+changed bits. So an integer fingerprint of the state is saved with it and compared after
+reading. A step that fails is skipped with a warning, and the next older one is read.
 
-This is the only file that knows Orbax. It uses the free functions of v1 and keeps its
-own list of steps. `training.Checkpointer` does not serve: in commit-file mode it
-deletes every directory beside the steps that has no commit file.
+Only this file imports Orbax. It uses the free functions of v1 and its own list of
+steps. `training.Checkpointer` cannot be used: in commit-file mode it deletes every
+other directory without a commit file.
 """
 
 import json
@@ -64,8 +63,8 @@ def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 def _leaf_sum(x: Array, salt: UInt32[Array, ""]) -> UInt32[Array, ""]:
     """Words scrambled with their position, summed modulo 2^32.
 
-    One-to-one, so no change within one word goes unseen. A mere product of word and
-    hash would be: two changed signs, for one, cancel.
+    It is one-to-one, so every change within one word is noticed. With a plain product
+    of word and hash, two changed signs could cancel.
     """
     words = _words(x)
     position = jnp.full(words.shape, salt)
@@ -88,7 +87,7 @@ def fingerprint(tree: Any) -> int:
             # Without 64-bit mode jax would silently halve it.
             leaf = np.ascontiguousarray(leaf)[..., None].view(np.uint32)
         salt = jnp.uint32(zlib.crc32(_name(path).encode()))
-        sums.append(_leaf_sum(leaf, salt))  # leaf by leaf: devices may differ
+        sums.append(_leaf_sum(leaf, salt))  # leaf by leaf: their devices may differ
     return sum(int(s) for s in sums) % 2**32
 
 
@@ -113,17 +112,17 @@ class Checkpoints:
         self._keep = keep
         self._milestone_every = milestone_every
         self._swept = False
-        self._there = False  # steps have been seen in the directory
+        self._there = False  # the directory has had steps
 
     def latest_step(self, *, traces: Sequence[str] = ()) -> int | None:
         """The newest committed step, or None where nothing was ever saved.
 
         Warns of unfinished ones. Raises `UserError` where saves were lost: none is
-        committed, and there is more than the very first, which may have been broken
-        off. Starting from scratch silently would hide the loss. A directory that does
-        not exist was moved away, to start again.
+        committed, and there is more than an interrupted first save. Starting from
+        scratch silently would hide the loss. A missing directory means that the user
+        moved it, to start again.
 
-        traces: signs of training elsewhere in the workdir, in words.
+        traces: other signs of training in the workdir, in words.
         """
         steps, unfinished = _list(self._directory)
         for path in unfinished:
@@ -133,7 +132,7 @@ class Checkpoints:
             return steps[-1] if steps else None
         lost = sorted(path.name for path in unfinished if path.name != "0")
         found = [f"{', '.join(lost)} without {COMMIT_FILE}"] if lost else []
-        others = (self._best, self._directory / FINISHED_FILE)  # come after step 0
+        others = (self._best, self._directory / FINISHED_FILE)  # written after step 0
         found += [path.name for path in others if path.exists()]
         if found or traces:
             raise UserError(
@@ -144,7 +143,7 @@ class Checkpoints:
         return None
 
     def reopen(self, step: int) -> None:
-        """Undo `finish`: the stage is to go back to `step`, which has to be there."""
+        """Undoes `finish`: the stage resumes from `step`, which must exist."""
         steps, _ = _list(self._directory)
         if step not in steps:
             raise UserError(f"{self._directory}: no checkpoint {step}, it has {steps}")
@@ -155,7 +154,7 @@ class Checkpoints:
         _barrier("reopen")
 
     def go_back(self, step: int) -> None:
-        """Remove the steps above `step`, which is to be restored."""
+        """Removes the steps above `step`, before it is restored."""
         steps, _ = _list(self._directory)
         if step in steps:
             reason = f"going back to step {step}"
@@ -164,8 +163,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
         """Write `state` (tree of arrays, no typed keys) and `meta` (JSON) at once.
 
-        Older steps go only after it; steps above `step` belong to a run that was
-        resumed from further back, and go too.
+        Older steps are deleted only afterwards. Steps above `step` are deleted, too:
+        the run was resumed from an earlier one.
         """
         if self._there and not self._directory.exists():
             raise UserError(
@@ -255,11 +254,11 @@ class Checkpoints:
         _barrier("finish")
 
     def finished(self) -> dict[str, Any] | None:
-        """What `finish` was told, or None while the stage is not done."""
+        """The `meta` given to `finish`, or None while the stage is not done."""
         path = self._directory / FINISHED_FILE
         try:
             return json.loads(path.read_text()) if path.exists() else None
-        except ValueError as error:  # the checkpoints tell how far it came
+        except ValueError as error:  # counts as not finished
             logger.warning("%s is broken (%s): not finished", path, error)
             return None
 
@@ -281,15 +280,15 @@ def _list(directory: epath.Path) -> tuple[list[int], list[epath.Path]]:
 
 
 def _delete(paths: Mapping[epath.Path, str]) -> None:
-    """Remove checkpoints, commit file first: half a deletion is no checkpoint.
+    """Removes checkpoints, commit file first: a half-deleted one does not count.
 
-    paths: each with the reason. Those of process 0 count; all processes call this, and
-    wait here, even where they find nothing any more.
+    paths: each with the reason. Those of process 0 count. All processes call this and
+    wait here, even if they find nothing.
     """
     if jax.process_index() == 0:
         for path, reason in paths.items():
             logger.info("removing %s (%s)", path, reason)
-            if not path.is_dir():  # not made by us
+            if not path.is_dir():  # not ours
                 path.unlink()
                 continue
             (path / COMMIT_FILE).unlink(missing_ok=True)
@@ -298,13 +297,14 @@ def _delete(paths: Mapping[epath.Path, str]) -> None:
 
 
 def _barrier(name: str) -> None:
-    """Wait for all processes: a directory has one writer and many readers."""
+    """Waits for all processes: a directory has one writer and many readers."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"checkpoints:{name}")
 
 
 def _everywhere(fact: bool) -> bool:
-    """Whether it holds in all processes: they resume from the same step, or none."""
+    """Whether `fact` is true in all processes: they resume from the same step or
+    none."""
     if jax.process_count() == 1:
         return fact
     return bool(np.all(multihost_utils.process_allgather(np.array(fact))))
@@ -334,7 +334,7 @@ def _write(path: epath.Path, step: int, state: Any, meta: Mapping[str, Any]) -> 
     try:
         with _context():
             ocp.save_checkpointables(path, {"state": state, "meta": record})
-    except Exception as error:  # a full disk shows as any kind of error
+    except Exception as error:  # a full disk raises various types
         raise UserError(
             f"{path}: cannot be saved: {_cause(error)}; the checkpoints before it are "
             "as they were: make room or mend the disk, and start again"
@@ -343,7 +343,7 @@ def _write(path: epath.Path, step: int, state: Any, meta: Mapping[str, Any]) -> 
 
 
 def _warn_if_full(path: epath.Path, state: Any) -> None:
-    """Warns before a save that will hardly fit; it is tried all the same."""
+    """Warns before a save that may not fit on the disk; it is tried anyway."""
     if "://" in os.fspath(path):
         return
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -357,7 +357,7 @@ def _warn_if_full(path: epath.Path, state: Any) -> None:
 
 
 def _read_record(path: epath.Path) -> dict[str, Any]:
-    """What `_write` noted; its meta gets the key "step"."""
+    """The record of `_write`; its meta gets the key "step"."""
     with _context():
         record: Any = ocp.load_checkpointables(path, {"meta": None})["meta"]
     if record.pop("crc32") != _crc(record):
@@ -394,9 +394,9 @@ def _first_good(
         state, record, wrong = None, {}, ""
         try:
             state, record = _read(path, abstract, wants)
-        except (UserError, jax.errors.JaxRuntimeError):  # would meet every step alike
+        except (UserError, jax.errors.JaxRuntimeError):  # would fail for every step
             raise
-        except Exception as error:  # broken files show as any kind of error
+        except Exception as error:  # broken files raise various types
             wrong = _cause(error)
         if _everywhere(not wrong):
             found, saved = fingerprint(state), record["fingerprint"]
@@ -429,11 +429,11 @@ def _crc(record: Mapping[str, Any]) -> int:
 
 
 class _Corrupt(Exception):
-    """Read without an error, and wrong all the same."""
+    """Read without an error, but with a wrong fingerprint."""
 
 
 def _cause(error: BaseException) -> str:
-    """One line; Orbax hides what went wrong at the end of the chain."""
+    """The cause in one line; Orbax has it at the end of the chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -1,6 +1,6 @@
-"""config.json: what was run, with which versions, on what.
+"""config.json: the config of a run, with versions, commit and devices.
 
-Secrets are written neither there nor to the log.
+Secrets are not written, neither there nor to the log.
 """
 
 import importlib.metadata
@@ -46,7 +46,7 @@ def _redact(key: str, value: Any) -> Any:
         return {k: _redact(k, v) for k, v in value.items()}
     if not isinstance(value, str) or not value:
         return value
-    # Whole words: a tokenizer and max_tokens are none.
+    # Whole words: tokenizer and max_tokens are no secrets.
     if {"token", "secret", "password", "key"} & set(key.lower().split("_")):
         return "[redacted]"
     value = re.sub(r"\bhf_\w{16,}", "[redacted]", value)
@@ -81,7 +81,7 @@ def save(config: ConfigDict, workdir: str) -> None:
 
 
 def load(workdir: str | os.PathLike[str]) -> ConfigDict:
-    """The config that the run in `workdir` wrote down, under the names of today."""
+    """The config recorded by the run in `workdir`, with present field names."""
     record = json.loads((Path(workdir) / "config.json").read_text("utf-8"))
     return ConfigDict(renamed.with_new_names(record["config"]))
 
@@ -92,7 +92,7 @@ def code() -> dict[str, str | None]:
 
 
 def _mesh(sizes: dict[str, int], devices: int) -> dict[str, int]:
-    """Sizes of the axes; -1 is what the others leave."""
+    """Sizes of the axes, with -1 replaced by the remaining devices."""
     fixed = math.prod(size for size in sizes.values() if size != -1)
     return {a: max(devices // fixed, 1) if n == -1 else n for a, n in sizes.items()}
 

@@ -1,6 +1,6 @@
-"""Fields of the config that have a new name: old ones are refused, and told.
+"""Fields of the config that were renamed: an old name ends with one line.
 
-What a run wrote down under an old name is read under the new one.
+A recorded config with an old name is read with the new one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,14 +17,14 @@ NEW_NAMES = {
 
 
 def refuse(names: Iterable[str], where: str) -> None:
-    """Raises `UserError` at the first old name. where: who gave it."""
+    """Raises `UserError` at the first old name. where: its source, for the message."""
     for name in names:
         if name in NEW_NAMES:
             raise UserError(f"{where}: {name} is now {NEW_NAMES[name]}")
 
 
 def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested config that a run wrote down, under the names of today."""
+    """A recorded, nested config with present field names."""
     return _nested({NEW_NAMES.get(k, k): v for k, v in _leaves(config, "")})
 
 

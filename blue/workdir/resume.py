@@ -1,8 +1,8 @@
 """How a run resumes: what must be unchanged since its start, and whether it may resume.
 
-A checkpoint keeps a note of what its stage was begun with. A stage resumes from it only
-with the same model, tokenizer, data, seed and batches. With others the result would be
-that of no config. Other settings may change; each change is logged.
+A checkpoint has a note of the settings its stage started with. A stage resumes only if
+model, tokenizer, data, seed and batch sizes are unchanged. Otherwise the result would
+not be that of any config. Other settings may change; each change is logged.
 """
 
 import json
@@ -21,7 +21,7 @@ from blue.workdir.stages import STAGES
 
 logger = logging.getLogger("blue")
 
-# Settings that leave what is trained as it is, or are part of what is compared.
+# Settings that do not affect training, or that are compared elsewhere.
 QUIET = (
     *("log.", "evaluate.", "write_profiles.", "alarms.", "watchdog.", "data.", "stage"),
     *("checkpoint_", "eval_every", "max_nonfinite", "resume", "preemption_grace_s"),
@@ -30,7 +30,7 @@ QUIET = (
 MESH = "mesh."
 
 
-# --- what must be the same
+# --- what must be unchanged
 
 
 def note(
@@ -42,13 +42,13 @@ def note(
     fields: Sequence[str],
     devices: int,
 ) -> dict[str, Any]:
-    """What a checkpoint keeps of the settings it was made under; JSON.
+    """The note of a checkpoint's settings; JSON.
 
     Args:
         config: of the run, nested.
         model: fields of the architecture.
         tokenizer, data: fingerprints.
-        fields: names of the config's sizes that the stage may not change.
+        fields: names of the config's sizes that must not change.
     """
     flat = dict(_leaves(config))
     same = {f"model.{key}": value for key, value in model.items()}
@@ -90,7 +90,7 @@ def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) ->
 def _with_later_fields(
     found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """An older note, with the fields that the architecture did not have yet."""
+    """An older note with the architecture's newer fields added."""
     prefix = "model."
     fields = {
         k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)
@@ -101,13 +101,13 @@ def _with_later_fields(
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
-        f"{key} was {_told(old, key)}, is {_told(new, key)}"
+        f"{key} was {_shown(old, key)}, is {_shown(new, key)}"
         for key in sorted({*old, *new})
-        if _told(old, key) != _told(new, key)
+        if _shown(old, key) != _shown(new, key)
     ]
 
 
-def _told(values: Mapping[str, Any], key: str) -> str:
+def _shown(values: Mapping[str, Any], key: str) -> str:
     return json.dumps(values[key]) if key in values else "not there"
 
 
@@ -120,7 +120,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _plain(tree: Any) -> Any:
-    """As it comes back from a JSON file."""
+    """`tree` as JSON would return it."""
     return json.loads(json.dumps(tree))
 
 
@@ -138,11 +138,11 @@ def step_of(mode: str) -> int | None:
 
 
 def open_stages(mode: str, workdir: str, stages: Sequence[str]) -> None:
-    """Refuses a run that `mode` forbids; opens a finished stage that is to go back.
+    """Refuses a run that `mode` forbids; reopens a finished stage that goes back.
 
-    auto: resumes where there is something to resume. must: refuses to start from
-    scratch. never: refuses a workdir in which one of the stages has begun. step:<n>:
-    goes back to that step of the one stage of the run. Raises `UserError`.
+    auto: resumes where possible. must: refuses to start from scratch. never: refuses a
+    workdir in which one of the stages has begun. step:<n>: goes back to that step of
+    the run's only stage. Raises `UserError`.
     """
     training = [stage for stage in stages if STAGES[stage].trains]
     folders = {stage: epath.Path(workdir) / "checkpoints" / stage for stage in training}

@@ -1,7 +1,7 @@
-"""One run a workdir: RUN.lock, held while stages run.
+"""RUN.lock: at most one run in a workdir, held while stages run.
 
-The file says who holds it and is touched every few seconds. One that nobody has touched
-for minutes, or whose process is gone from this host, is taken over. In a bucket two
+The file names its holder and is touched every few seconds. A lock that was not touched
+for minutes, or whose process on this host has ended, is taken over. In a bucket two
 runs that start within the same second may both get it.
 """
 
@@ -27,15 +27,15 @@ logger = logging.getLogger("blue")
 
 NAME = "RUN.lock"
 TOUCH_S = 20.0
-SEEN_S = 60.0  # until another host sees the file: network disks remember for a while
-STALE_S = 300.0  # untouched for so long: its holder is gone
+SEEN_S = 60.0  # until another host sees the file: network disks cache
+STALE_S = 300.0  # untouched for so long: its holder has ended
 
 
 @contextlib.contextmanager
 def hold(workdir: str) -> Iterator[None]:
-    """Holds the workdir's lock; the first process does, for all.
+    """Holds the workdir's lock; process 0 takes it for all.
 
-    Raises `UserError` where another run holds it: one line with both.
+    Raises `UserError` where another run holds it: one line names both.
     """
     path = epath.Path(workdir) / NAME
     own = {
@@ -44,7 +44,7 @@ def hold(workdir: str) -> Iterator[None]:
         "pid": os.getpid(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    run = distributed.of_first(lambda: _first_take(workdir, path, own))
+    run = distributed.on_process_0(lambda: _first_take(workdir, path, own))
     if jax.process_index() != 0:
         _check_shared(workdir, path, run)
         yield
@@ -69,7 +69,7 @@ def hold(workdir: str) -> Iterator[None]:
 
 
 def _first_take(workdir: str, path: epath.Path, own: dict[str, Any]) -> str:
-    """Takes the lock for all processes, in the first of them; the name of the run."""
+    """Takes the lock in process 0; the name of the run, for all processes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if jax.process_count() > 1:
@@ -83,21 +83,21 @@ def _first_take(workdir: str, path: epath.Path, own: dict[str, Any]) -> str:
 
 
 def _wait_for_a_sign(path: epath.Path) -> None:
-    """Until a holder on another host touches the lock, or is gone.
+    """Waits until a holder on another host touches the lock or counts as ended.
 
-    A run of several hosts that lost its first one is soon restarted on others. It must
-    not be refused because of a lock that nobody holds any more.
+    A run that lost its first host is soon restarted on others. A lock that nobody holds
+    any more must not stop it.
     """
     holder = _holder(path)
     if holder.get("host") == socket.gethostname() or not _lives(holder):
         return
-    logger.info("%s: waiting for a sign of life of run %s", path, _told(holder))
+    logger.info("%s: waiting for a sign of life of run %s", path, _name(holder))
     while _lives(holder) and _holder(path) == holder:
         time.sleep(1.0)
 
 
 def _check_shared(workdir: str, path: epath.Path, run: str) -> None:
-    """Refuses a workdir of this host alone: it is one for all processes."""
+    """Raises `UserError` if the processes do not share the workdir."""
     until = time.monotonic() + SEEN_S
     while _holder(path).get("run") != run:
         if time.monotonic() > until:
@@ -110,22 +110,22 @@ def _check_shared(workdir: str, path: epath.Path, run: str) -> None:
 
 
 def _take(path: epath.Path, own: dict[str, Any]) -> None:
-    """Writes the file, if nobody has it or its holder is gone."""
-    with _alone(path.parent):
+    """Writes the file, if nobody holds it or its holder has ended."""
+    with _exclusive(path.parent):
         if path.exists():
             holder = _holder(path)
             if _lives(holder):
                 raise UserError(
-                    f"{path}: run {_told(holder)} is at work in this workdir; this one "
-                    f"({_told(own)}) must wait for its end or take another --workdir"
+                    f"{path}: run {_name(holder)} is at work in this workdir; this one "
+                    f"({_name(own)}) must wait for its end or take another --workdir"
                 )
-            logger.warning("%s: run %s is gone, its lock is taken", path, _told(holder))
+            logger.warning("%s: run %s is gone, its lock is taken", path, _name(holder))
         _write(path, own)
 
 
 @contextlib.contextmanager
-def _alone(folder: epath.Path) -> Iterator[None]:
-    """No other process is in here at the same time; a bucket cannot promise that."""
+def _exclusive(folder: epath.Path) -> Iterator[None]:
+    """Lets one process at a time enter; not in a bucket, which has no locks."""
     if "://" in os.fspath(folder):
         yield
         return
@@ -134,12 +134,12 @@ def _alone(folder: epath.Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)  # which unlocks
+        os.close(descriptor)  # unlocks
 
 
 def _write(path: epath.Path, own: dict[str, Any]) -> None:
     text = json.dumps({**own, "touched": time.time()}) + "\n"
-    # in a bucket another run may be at it, too
+    # in a bucket another run may do the same
     with files.whole_file(path, durable=False, mark=own["run"]) as draft:
         draft.write_text(text)
 
@@ -151,12 +151,12 @@ def _touch(path: epath.Path, own: dict[str, Any], done: threading.Event) -> None
                 logger.warning("%s is not of this run any more", path)
                 return
             _write(path, own)
-        except OSError as error:  # a full disk: the next save will tell more
+        except OSError as error:  # a full disk: the next save will report it
             logger.warning("%s: cannot be touched: %s", path, error)
 
 
 def _holder(path: epath.Path) -> dict[str, Any]:
-    """What the file says; empty if it is gone or no lock of ours."""
+    """The content of the file; empty if it is missing or not ours."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -165,23 +165,23 @@ def _holder(path: epath.Path) -> dict[str, Any]:
 
 
 def _lives(holder: dict[str, Any]) -> bool:
-    """Whether the run may be at work; on this host its process tells."""
+    """Whether the holder may still run; on this host by its process."""
     touched, pid = holder.get("touched"), holder.get("pid")
     if not isinstance(touched, float) or time.time() - touched > STALE_S:
         return False
     if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
         return True
-    if pid == os.getpid():  # of a container before this one
+    if pid == os.getpid():  # of an earlier container
         return False
     try:
-        os.kill(pid, 0)  # asks only whether it is there
+        os.kill(pid, 0)  # only tests whether it exists
     except ProcessLookupError:
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # it belongs to another user
         return True
     return True
 
 
-def _told(who: dict[str, Any]) -> str:
+def _name(who: dict[str, Any]) -> str:
     facts = [f"{key} {who.get(key)}" for key in ("host", "pid", "started")]
     return " ".join([str(who.get("run")), *facts])

@@ -1,7 +1,7 @@
 """The config of a run: read from the command line, and checked.
 
-`check` refuses what no stage could work with before anything is loaded; what depends
-on data, models or devices is checked by the stages.
+`check` refuses impossible values before anything is loaded. Stages check what depends
+on data, models or devices.
 """
 
 import contextlib
@@ -75,15 +75,15 @@ def _load_file(argument: str) -> ConfigDict:
         with _configs_importable(path):
             spec.loader.exec_module(module)
             config = module.get_config(*[choice] if colon else [])
-    except Exception as error:  # a config is a program: anything may come out of it
-        told = f"--config={argument}: {_where(error, path)}"
+    except Exception as error:  # a config is a program and may raise anything
+        message = f"--config={argument}: {_where(error, path)}"
         name = error.name if isinstance(error, ImportError) else None
         if (name or "").partition(".")[0] == "configs" and not CONFIGS.is_dir():
-            told += (
+            message += (
                 "; pip installs blue without its configs: put "
                 f"{Path(path).name} into the folder configs/ of a clone"
             )
-        raise UserError(told) from error
+        raise UserError(message) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={argument}: get_config() gave no ConfigDict")
     renamed.refuse((name for name, _ in leaves(config)), f"--config={argument}")
@@ -92,9 +92,9 @@ def _load_file(argument: str) -> ConfigDict:
 
 @contextlib.contextmanager
 def _configs_importable(path: str) -> Iterator[None]:
-    """Lets a config say `from configs import base`, wherever the command runs.
+    """Makes `from configs import base` work in a config, wherever the command runs.
 
-    `configs` is the folder of that name that the config lies in, else the clone's.
+    `configs` is the config's own folder if it has that name, else the clone's.
     """
     before, folder = list(sys.path), Path(path).absolute().parent
     if folder.name == CONFIGS.name:
@@ -108,7 +108,7 @@ def _configs_importable(path: str) -> Iterator[None]:
 
 
 def _where(error: Exception, path: str) -> str:
-    """What went wrong in the file at `path`, and in which line."""
+    """The error in the file at `path`, with its line."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f.lineno for f in frames if f.filename == str(Path(path).absolute())]
     line = error.lineno if isinstance(error, SyntaxError) else (lines or [0])[-1]
@@ -124,7 +124,7 @@ def _override(config: ConfigDict, argv: list[str]) -> None:
         flag, _, value = argument.partition("=")
         name = re.sub(r"^--?(no)?config\.", "", flag) if "config." in flag else ""
         added = re.fullmatch(r"evaluate\.profiles\.(\w+)", name)
-        if added and value:  # the one dict that may grow: methods that others bring
+        if added and value:  # the only dict that may grow: profiles of other methods
             with config.unlocked():
                 config.update({"evaluate": {"profiles": {added[1]: value}}})
             continue
@@ -153,7 +153,8 @@ def _override(config: ConfigDict, argv: list[str]) -> None:
 def _set_shadowed(
     config: ConfigDict, name: str, argument: str, kind: type, value: str
 ) -> None:
-    """Set a field like data.items, which config_flags takes for a dict's method."""
+    """Sets a field like data.items, which config_flags confuses with a dict's
+    method."""
     try:
         tree: Any = kind(value)
     except ValueError as error:

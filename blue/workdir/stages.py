@@ -1,8 +1,8 @@
 """The table of stages.
 
-It lies in this room, not beside the stages, because rooms below them read it, too. The
-check of a config does, the search for a trained model, and the note of a checkpoint.
-It imports nothing, so that --help need not wait for jax.
+It is in this room because lower rooms than the stages' read it, too. The check of a
+config does, the search for a trained model, and the note of a checkpoint. It imports
+nothing, so that --help does not load jax.
 
 How to add a stage: blue/stages/README.md.
 """
@@ -17,11 +17,11 @@ class Stage(NamedTuple):
     does: str  # a clause for --help
     trains: str = ""  # the role whose model it trains: profiler, encoder, or none
     sizes: tuple[str, ...] = ()  # fields that may not change between its steps
-    only_compiles: bool = False  # for devices that are not there: it runs alone
-    needs_devices: bool = True  # those that config.platform, num_devices expect
+    only_compiles: bool = False  # for devices that this machine lacks: it runs alone
+    needs_devices: bool = True  # config.platform and num_devices are checked
 
 
-STAGES = {  # name in config.stages -> what it is
+STAGES = {  # name in config.stages -> the stage
     "prepare": Stage(
         "prepare",
         "prepare the data alone; print what was read, left out and kept",

@@ -1,7 +1,7 @@
-"""Before anything is loaded: the devices are those that were meant, on every host.
+"""Checks before anything is loaded: the devices are as expected, on every host.
 
-A run that falls back to the CPU wastes days before anybody notices. Hosts that compute
-different things wait for each other, or go on with wrong results.
+A run that falls back to the CPU wastes days before anybody notices. Hosts that run
+different code or settings hang, or compute wrong results.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ DEVICE_FILES = ("/dev/accel0", "/dev/vfio/0", "/dev/nvidia0", "/dev/kfd")
 def check(
     fields: Mapping[str, Any], *, platform: str, num_devices: int, num_processes: int
 ) -> None:
-    """Devices as expected ("" or 0: any), code and `fields` alike on all hosts.
+    """Checks that devices are as expected ("" or 0: any), and code and `fields` equal.
 
-    fields: of the config, by dotted name. Raises `UserError`, in every process alike
-    where it is the processes that differ.
+    fields: of the config, by dotted name. Raises `UserError`, in every process if the
+    processes differ.
     """
     try:
         found = jax.default_backend()
-    except RuntimeError as error:  # JAX_PLATFORMS asks for what is not there
+    except RuntimeError as error:  # JAX_PLATFORMS names a missing platform
         reason = str(error).partition("\n")[0]
         raise UserError(f"jax finds no device: {reason}") from None
     check_hosts_agree(
@@ -66,14 +66,14 @@ def check(
 
 
 def process() -> int | None:
-    """The index of this process; None where it is the only one."""
+    """The index of this process; None if it is the only one."""
     return jax.process_index() if jax.process_count() > 1 else None
 
 
 def accelerator_signs(
     environment: Mapping[str, str], device_files: Iterable[str]
 ) -> list[str]:
-    """Why one would expect more than a CPU here; nothing where the CPU was asked for.
+    """Signs of an accelerator on this machine; empty if the CPU was requested.
 
     An installed plugin, a variable of a cloud, a device file.
     """
@@ -81,7 +81,7 @@ def accelerator_signs(
     if asked == "cpu" or environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return []
     signs = [name for name in PLUGINS if is_installed(name)]
-    void = ("", "none", "void")  # what containers without a GPU have
+    void = ("", "none", "void")  # values in containers without a GPU
     signs += [name for name in VARIABLES if environment.get(name, "") not in void]
     return signs + [file for file in device_files if Path(file).exists()]
 
@@ -98,19 +98,19 @@ def check_hosts_agree(facts: Mapping[str, Any]) -> None:
     differs = (everyone != everyone[:1]).any(axis=(0, 2))
     if differs.any():
         index = jax.process_index()
-        told = [
+        names = [
             f"{name} (here {json.dumps(value, default=str)[:200]})"
             for (name, value), wrong in zip(facts.items(), differs, strict=True)
             if wrong
         ]
         raise UserError(
-            f"the {jax.process_count()} processes differ in {'; '.join(told[:5])}"
-            f"{' and more' if len(told) > 5 else ''}, here being process {index}: "
+            f"the {jax.process_count()} processes differ in {'; '.join(names[:5])}"
+            f"{' and more' if len(names) > 5 else ''}, here being process {index}: "
             "start all of them with the same command, code and data"
         )
 
 
 def _digest(value: Any) -> np.ndarray:
-    """32 bytes of a value, as numbers that travel between hosts."""
+    """A hash of a value: 32 numbers, to compare between hosts."""
     text = json.dumps(value, sort_keys=True, default=str)
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)

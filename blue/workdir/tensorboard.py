@@ -1,8 +1,8 @@
-"""What TensorBoard shows of a stage, written with TensorBoard's own parts.
+"""TensorBoard files of a stage, written with TensorBoard's own parts.
 
-Events go to a plain file through its `RecordWriter`. The event writers that come with
-it, and with tensorboardX and torch, keep events in the queue of a thread for up to two
-minutes. A kill would take away points of steps that the checkpoint does not do again.
+Events go to a plain file through its `RecordWriter`. The event writers of TensorBoard,
+tensorboardX and torch keep events in a queue for up to two minutes. A kill would lose
+points of steps that a resumed run does not repeat.
 """
 
 import logging
@@ -28,21 +28,21 @@ from blue.runtime import files
 
 logger = logging.getLogger("blue")
 
-# Their classes are made when they are imported, where no type checker sees them.
+# The classes are made at import, so type checkers do not see them.
 events: Any = event_pb2
 summaries: Any = summary_pb2
 projectors: Any = projector
 
 
 class TensorBoard:
-    """One stage's event file and projector in `directory`, which is made.
+    """One stage's event file and projector in `directory`, which is created.
 
-    Points from `first_step` on that an earlier run left there are hidden.
+    Points from `first_step` on of an earlier run are hidden.
     """
 
     def __init__(self, directory: Path, *, first_step: int):
         directory.mkdir(parents=True, exist_ok=True)
-        name = (  # files are read in the order of their names
+        name = (  # TensorBoard reads files in the order of their names
             f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
             f".from_{first_step:08d}.{os.getpid()}"
         )
@@ -80,7 +80,7 @@ class TensorBoard:
     ) -> None:
         """Points of the projector and their labels, a column each of `header`.
 
-        Those that are there already stay: a resumed run comes by a second time.
+        An existing projector stays: a resumed run would write it again.
         """
         listed = self._directory / "projector_config.pbtxt"
         config, place = _read_projector(listed), f"{step:05d}/{name}"
@@ -99,7 +99,7 @@ class TensorBoard:
         files.write_text(listed, text_format.MessageToString(config))
 
     def flush(self) -> None:
-        """Hands all events to the system: a kill does not take them."""
+        """Writes all events to the file: a kill does not lose them."""
         self._records.flush()
 
     def close(self) -> None:
@@ -115,12 +115,12 @@ class TensorBoard:
 
 
 def _tag(key: str) -> str:
-    """`key` of the letters that a tag had when runs were begun: they go on so."""
+    """`key` with the characters allowed in tags since the first version."""
     return re.sub(r"[^-/\w.]", "_", key).lstrip("/")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; what is no number or text becomes text."""
+    """{"a": {"b": 1}} -> {"a.b": 1}; other values than numbers become text."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -132,7 +132,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read_projector(path: Path) -> Any:
-    """What the projector lists so far."""
+    """The projector's config so far."""
     config = projectors.ProjectorConfig()
     if path.exists():
         try:

@@ -1,4 +1,4 @@
-"""The text of --help, read from the configs themselves so that it cannot go stale."""
+"""The text of --help, read from the configs so that it is always up to date."""
 
 import ast
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blue.workdir.stages import STAGES
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # of a clone; pip has none
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # only in a clone
 COMMAND = (
     "python -m blue.main --config=configs/NAME.py[:tiny] --workdir=DIR "
     "[--config.FIELD=VALUE ...]"
@@ -72,17 +72,17 @@ def _fields() -> Iterator[str]:
         for node in ast.parse(source).body
         if isinstance(node, ast.FunctionDef) and node.name == "get_config"
     )
-    told = function.body[0].lineno
+    shown_to = function.body[0].lineno
     for node in function.body:
         if not isinstance(node, ast.Assign):
             continue
-        for line in sorted(n for n in alone if told < n < node.lineno):
+        for line in sorted(n for n in alone if shown_to < n < node.lineno):
             if comments[line].startswith("---"):
                 yield f"\n{comments[line].lstrip('- ')}:"
-        told = last = node.end_lineno or node.lineno
+        shown_to = last = node.end_lineno or node.lineno
         comment = [comments.get(last, "")]
         while last + 1 in alone and not comments[last + 1].startswith("---"):
-            last += 1  # a comment that goes on below
+            last += 1  # a comment that continues below
             comment.append(comments[last])
         name = ast.unparse(node.targets[0]).removeprefix("c.")
         if isinstance(node.value, ast.Call):  # a group of fields
@@ -94,7 +94,7 @@ def _fields() -> Iterator[str]:
 
 
 def _value(node: ast.expr) -> str:
-    """The default as one would type it."""
+    """The default as on the command line."""
     value = ast.literal_eval(node)
     if isinstance(value, tuple):
         return ",".join(map(str, value))

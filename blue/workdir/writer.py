@@ -1,7 +1,7 @@
-"""What a run logs: metrics.jsonl, samples.jsonl, TensorBoard and the console.
+"""Writes metrics.jsonl, samples.jsonl, TensorBoard files and the console's lines.
 
 Only process 0 writes; on the others every method does nothing. Files of a resumed run
-are first cut back to the restored step, so each step is told once.
+are first cut back to the restored step, so each step is logged once.
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from blue.workdir.tensorboard import TensorBoard
 
 logger = logging.getLogger("blue")
-MAX_POINTS = 10_000  # of a projector: what a browser bears
+MAX_POINTS = 10_000  # of a projector: a browser's limit
 
 Scalar = float | int | np.generic | np.ndarray | jax.Array
 
@@ -57,7 +57,7 @@ class Writer:
         root = Path(workdir)
         root.mkdir(parents=True, exist_ok=True)
         self._metrics = _open_lines(root / "metrics.jsonl", stage, first_step)
-        # Profiles are personal data: for the owner's eyes only.
+        # Profiles are personal data: the file is private.
         samples = root / "samples.jsonl"
         self._samples = _open_lines(samples, stage, first_step, private=True)
         if tensorboard:
@@ -85,7 +85,7 @@ class Writer:
                     self._tensorboard.scalar(step, key, number)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Lines of samples.jsonl: each row after its step and stage."""
+        """Writes rows to samples.jsonl, each after its step and stage."""
         if self._writes:
             for row in rows:
                 line = {"step": step, "stage": self._stage, **row}
@@ -124,7 +124,7 @@ class Writer:
             )
 
     def progress(self, step: int, values: Mapping[str, Scalar]) -> None:
-        """Tell that `step` is done, with the rate, the time left and `values`.
+        """Reports that `step` is done, with the rate, the time left and `values`.
 
         A live line on a terminal; elsewhere a log line every ten seconds at most.
         """
@@ -173,7 +173,7 @@ def write_curves(
 ) -> None:
     """TensorBoard curves whose axis is not a step: tag -> {x: value}.
 
-    For a stage without a `Writer`; they replace what the stage left there before.
+    For a stage without a `Writer`; they replace the stage's earlier curves.
     """
     if jax.process_index():
         return
@@ -186,7 +186,7 @@ def write_curves(
 
 
 def _open_tensorboard(workdir: Path, stage: str, first_step: int) -> "TensorBoard":
-    # imported here: half a second that a run without it need not wait
+    # imported here: it takes half a second
     from blue.workdir.tensorboard import TensorBoard
 
     return TensorBoard(workdir / "tensorboard" / stage, first_step=first_step)
@@ -198,7 +198,7 @@ def _open_tensorboard(workdir: Path, stage: str, first_step: int) -> "TensorBoar
 def _open_lines(
     path: Path, stage: str, first_step: int, *, private: bool = False
 ) -> IO[str]:
-    """Open for appending, cut back to what a run from `first_step` has not redone."""
+    """Opens for appending, without the lines that a run from `first_step` repeats."""
     _cut_back(path, stage, first_step, private=private)
     mode = 0o600 if private else 0o666
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
@@ -206,11 +206,11 @@ def _open_lines(
 
 
 def _cut_back(path: Path, stage: str, first_step: int, *, private: bool) -> None:
-    """Drop this stage's lines from `first_step` on, and lines torn by a crash."""
+    """Drops this stage's lines from `first_step` on, and incomplete lines."""
     if not path.exists():
         return
     with files.whole_file(path, private=private) as draft:
-        # Line by line and as bytes: the file may be large, its torn end not be UTF-8.
+        # Line by line and as bytes: the file may be large, its end may not be UTF-8.
         with path.open("rb") as old, draft.open("wb") as new:
             for line in old:
                 try:

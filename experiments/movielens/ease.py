@@ -10,24 +10,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from blue.evaluation import comparison, metrics, protocols
+from blue.evaluation import comparison, methods, metrics, protocols
 from blue.evaluation.cohort import choose_cohort
-from blue.sources.data import load_examples, load_log
+from blue.sources.open_run import open_run
+from blue.stages import evaluate
+from blue.workdir import record
 
-run = Path(sys.argv[1])
-config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
-log = load_log(config, str(run))
-examples = load_examples(config, log, str(run))
-cohort = choose_cohort(examples.test, log.titles, limit=config.evaluate.test_users)
+workdir = sys.argv[1]
+run = open_run(record.load(workdir), workdir)
+config, examples = run.config, run.examples
+limit = config.evaluate.test_users
+cohort = choose_cohort(examples.test, run.log.titles, limit=limit)
+settings = evaluate.settings_of(config)._replace(ease_max_items=20_000)
 rankers = comparison.rankers_without_encoder(
-    log,
-    examples,
-    cohort,
-    seed=config.seed,
-    ease_l2=config.evaluate.ease_l2,
-    ease_max_items=20_000,
+    methods.Task(run.log, examples, cohort, settings)
 )
 found: dict[str, dict] = {}
 for name in ("1+99", "1+99-popularity"):

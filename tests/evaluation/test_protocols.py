@@ -68,12 +68,12 @@ def test_draws_follow_their_weights():
     """First draws in proportion to the weights; the next as if the first were gone."""
     weights = np.array([0.0, 1.0, 2.0, 5.0])
     rng = np.random.default_rng(0)
-    drawn = np.stack([protocols.draw_negatives(rng, weights, 2) for _ in range(20_000)])
+    drawn = np.stack([protocols.draw_weighted(rng, weights, 2) for _ in range(20_000)])
     first = np.bincount(drawn[:, 0], minlength=4) / len(drawn)
     np.testing.assert_allclose(first, weights / 8, atol=0.015)
     after = drawn[drawn[:, 0] == 3, 1]
     np.testing.assert_allclose((after == 2).mean(), 2 / 3, atol=0.015)
-    few = protocols.draw_negatives(rng, weights, 7)
+    few = protocols.draw_weighted(rng, weights, 7)
     assert sorted(few.tolist()) == [1, 2, 3]
 
 

@@ -54,7 +54,7 @@ def run():
         cfg, mesh, shapes, precision, temperature=1.0
     )
     embed = scoring.make_embed(encoder_cfg, mesh, RowShapes(B * G, C, 1), precision)
-    rewards = step_programs.make_rewards(c, mesh, encoder_cfg.width)
+    rewards = step_programs.reward_program(c, mesh, encoder_cfg.width)
     objective = Objective(1.0, c.clip_eps, c.kl_coef)
     update = make_update(cfg, mesh, optimizer, schedule, shapes, precision, objective)
     init = optimizers.make_init_state(
@@ -143,7 +143,7 @@ def main(out, address="", num_processes="0", process_id="-1"):
     arrays = run()
     if jax.process_index() == 0:
         np.savez(out, **arrays)
-    return distributed.leave(0, "")
+    return distributed.end_process(0, "")
 
 
 if __name__ == "__main__":

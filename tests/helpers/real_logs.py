@@ -57,7 +57,7 @@ def _xwines(path: str) -> tuple[Log, float]:
 
 def _timed_read(path: str) -> tuple[Log, float]:
     start = time.monotonic()
-    layout = table.Layout(
+    layout = table.TableLayout(
         events="XWines_Slim_ratings.csv.gz",
         items="XWines_Slim_1K_wines.csv.gz",
         separator="",

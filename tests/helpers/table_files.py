@@ -33,8 +33,8 @@ def read(path, **changes):
         max_bad_fraction=0.01,
     )
     arguments |= changes
-    fields = {name: arguments.pop(name) for name in table.Layout._fields}
-    return table.read(str(path), layout=table.Layout(**fields), **arguments)
+    fields = {name: arguments.pop(name) for name in table.TableLayout._fields}
+    return table.read(str(path), layout=table.TableLayout(**fields), **arguments)
 
 
 def delimited(header, rows, separator):

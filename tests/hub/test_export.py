@@ -100,7 +100,7 @@ def test_a_later_export_replaces_the_earlier_one_and_what_a_kill_left(run, tmp_p
     (tmp_path / "export/.profiler.draft/rubbish").write_text("half a file")
     (tmp_path / "export/profiler").mkdir()
     (tmp_path / "export/profiler/of_an_earlier_stage").write_text("")
-    about = session.about(Run(config, str(run), mesh, log), "warm_start")
+    about = session.facts(Run(config, str(run), mesh, log), "warm_start")
     export.write(checkpoints, model, tmp_path, "profiler", about)
     assert [p.name for p in (tmp_path / "export").iterdir()] == ["profiler"]
     assert sorted(p.name for p in (tmp_path / "export/profiler").iterdir()) == [
@@ -119,7 +119,7 @@ def test_a_later_export_replaces_the_earlier_one_and_what_a_kill_left(run, tmp_p
 def export_again(config, run, model, workdir, role, stage):
     """The same parameters, of a model that was loaded from an export."""
     opened = open_run(config, str(run))
-    about = session.about(opened, stage, query_prompt="Q: ")
+    about = session.facts(opened, stage, query_prompt="Q: ")
     checkpoints = stage_checkpoints(config, str(run), stage)
     export.write(checkpoints, model, workdir, role, about)
     return workdir / "export" / role

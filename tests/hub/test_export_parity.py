@@ -35,7 +35,7 @@ def make_export(tmp_path, preset, role, **fields):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1, milestone_every=0)
     checkpoints.save_best(3, params, {}, 0.0)
     model = Model(cfg, params, tokenizer, "small, random weights")
-    run = export.Run(
+    run = export.RunFacts(
         stage=role, config=CONFIG, data="made up", fingerprint="0", validated=False,
         sampling_temperature=0.7, max_completion_tokens=9, max_tokens=64,
         query_prompt=prompts.query_prefix("Find it") if role == "encoder" else "",

@@ -47,8 +47,8 @@ def write(directory, cfg, role, save=save_decoder):
         source=Source(base, "", base),
     )
     checkpoints = Checkpoints(directory / "c", keep=1, milestone_every=0)
-    checkpoints.save_best(1, trained, adapters.note(model), 0.0)
-    about = export.Run(
+    checkpoints.save_best(1, trained, adapters.adapter_note(model), 0.0)
+    about = export.RunFacts(
         stage=role, config={"prompts": {"style": "full"}}, data="made up",
         fingerprint="0", validated=False, sampling_temperature=0.7,
         max_completion_tokens=9, max_tokens=64, query_prompt="",

@@ -120,8 +120,8 @@ def test_its_export_has_its_licence_and_its_names(flag, tmp_path, monkeypatch):
     source = Source("base", "", str(base))
     model = Model(cfg, params, tokenizer, "base", source=source)
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1, milestone_every=0)
-    checkpoints.save_best(1, trained, adapters.note(model), 0.0)
-    run = export.Run(
+    checkpoints.save_best(1, trained, adapters.adapter_note(model), 0.0)
+    run = export.RunFacts(
         stage="profiler", config={"prompts": {"style": "full"}}, data="made up",
         fingerprint="0", validated=False, sampling_temperature=0.7,
         max_completion_tokens=9, max_tokens=64, query_prompt="",

@@ -269,7 +269,7 @@ def test_the_training_state_is_small(capsys):
 def test_an_update_costs_less():
     """Counted by XLA: no gradient of the frozen matrices is computed."""
     wide = dataclasses.replace(GEMMA, num_layers=1, width=64, mlp_width=256)
-    with programs.described():
+    with programs.descriptions_only():
         _, adapted = make_update(wide, mesh_of(1, 1, 1))
         _, full = make_update(lora.without(wide), mesh_of(1, 1, 1))
     flops = lambda p: p.trace().lower().cost_analysis()["flops"]
@@ -380,7 +380,7 @@ def test_other_adapters_in_the_same_workdir_are_one_line(whole, field, value, to
     checkpoints = stage_checkpoints(c, str(whole), "profiler")
     _, optimizer = session.optimizer_of(c, c, b2=c.adam_b2)
     data = load_examples(c, log, str(whole)).fingerprint
-    note = session.note(c, policy, data=data, stage="profiler")
+    note = session.checkpoint_note(c, policy, data=data, stage="profiler")
     with pytest.raises(UserError, match=told) as error:
         session.start(checkpoints, optimizer, policy, mesh, note, "auto")
     assert "\n" not in str(error.value) and "--workdir" in str(error.value)

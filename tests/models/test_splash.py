@@ -126,7 +126,7 @@ def test_one_number_tells_what_a_slot_of_a_packed_row_sees():
     family = parent[:, :, None] == parent[:, None, :]
     found = splash._sees(places, jnp.arange(T)[None, None]) & family
     np.testing.assert_array_equal(found, seen_in(segment, parent))
-    assert splash.numbers(T) and not splash.numbers(T + 1)
+    assert splash.can_number_slots(T) and not splash.can_number_slots(T + 1)
 
 
 def test_gradients_of_splash_in_packed_rows_are_those_of_dense_attention():

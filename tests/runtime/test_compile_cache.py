@@ -24,7 +24,8 @@ from blue.runtime import compile_cache, programs
 compile_cache.use(sys.argv[1])
 from blue.models import qwen3
 from blue.runtime.sharding import to_host
-from tests.runtime.test_programs import batch_on, make_run, mesh_of, small
+from tests.helpers.updates import batch_on, mesh_of, small
+from tests.training.test_policy import make_run
 
 def bits(tree):
     leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(to_host(tree))]

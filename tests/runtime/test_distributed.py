@@ -104,8 +104,9 @@ def test_half_of_it_is_refused(given, words):
 
 def test_alone_there_is_nobody_to_wait_for():
     assert not distributed.joined()
-    assert distributed.of_first(lambda: 3) == distributed.after_first(lambda: 3) == 3
-    assert distributed.leave(2, "error") == 2
+    assert distributed.on_process_0(lambda: 3) == 3
+    assert distributed.process_0_first(lambda: 3) == 3
+    assert distributed.end_process(2, "error") == 2
 
 
 @pytest.mark.slow
@@ -180,13 +181,13 @@ def run(argv):
                      auto=False, heartbeat_s=6.0, start_timeout_s=60.0)
     me = int(argv[2])
     slowly = lambda: time.sleep(1.5) or [me, "told"]
-    assert distributed.of_first(slowly) == [0, "told"]
+    assert distributed.on_process_0(slowly) == [0, "told"]
     path = argv[4]
-    assert distributed.after_first(lambda: open(path, "a").write("x")) == 1
+    assert distributed.process_0_first(lambda: open(path, "a").write("x")) == 1
     if argv[3] == "error":
         def refuse():
             raise UserError("not like this")
-        distributed.of_first(refuse)
+        distributed.on_process_0(refuse)
     if argv[3] == "workdir":
         run_lock.SEEN_S = 0.5
         with run_lock.hold(f"{path}-{me}"):

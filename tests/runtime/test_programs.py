@@ -64,7 +64,7 @@ def test_a_described_program_is_compiled_by_whoever_asks(mesh):
         traced.append(x.shape)
         return x @ x.T
 
-    with programs.described():
+    with programs.descriptions_only():
         args = (programs.rows(mesh, (8, 4), np.float32),)
         program = programs.compile_program(square, args, out_shardings=by_batch(mesh))
     programs.wait()

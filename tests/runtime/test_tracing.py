@@ -13,9 +13,9 @@ def loop(folder, window, numbers=range(5)):
     """A loop of two phases; what it computes."""
     double, values = jax.jit(lambda x: 2 * x), []
     for step in tracing.steps(numbers, window, folder):
-        watchdog.beat("rollout", step=step)
+        watchdog.sign_of_life("rollout", step=step)
         x = double(jnp.float32(step))
-        watchdog.beat("update")
+        watchdog.sign_of_life("update")
         values.append(float(double(x)))
     return values
 

@@ -20,7 +20,7 @@ with watchdog.watching(sys.argv[1], {"compile": 0, "rollout": 0.5}):
     with watchdog.phase("compile"):
         time.sleep(1)  # no limit
     for step in range(10):
-        watchdog.beat("rollout", step=step, stage="profiler")
+        watchdog.sign_of_life("rollout", step=step, stage="profiler")
         time.sleep(0.1)  # longer than the limit, but alive
     print("alive", flush=True)
     stuck_in_a_lock()
@@ -47,7 +47,7 @@ def test_the_heartbeat_says_where_the_run_is(tmp_path, monkeypatch):
     monkeypatch.setattr(watchdog, "HEARTBEAT_S", 0.01)
     path = tmp_path / "heartbeat.json"
     with watchdog.watching(tmp_path, {"update": 1000.0}):
-        watchdog.beat("update", step=7, stage="profiler")
+        watchdog.sign_of_life("update", step=7, stage="profiler")
         with watchdog.phase("compile"):
             wait_until(lambda: path.exists() and read(path)["phase"] == "compile")
         wait_until(lambda: read(path)["phase"] == "update")
@@ -78,7 +78,7 @@ import sys, time
 from blue.runtime import watchdog
 watchdog.TICK_S = 0.05
 with watchdog.watching(sys.argv[1], {"update": 1.0}):
-    watchdog.beat("update")
+    watchdog.sign_of_life("update")
     print("ready", flush=True)
     sys.stdin.read(1)
 """

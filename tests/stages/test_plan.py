@@ -32,7 +32,7 @@ def found():
     config = tiny(batch_size=8, microbatch_size=4, remat="layers")
     mesh = make_mesh(1, 4, 2, devices=jax.devices())
     profiler, encoder = families.preset("tiny_gemma3"), families.preset("tiny_qwen3")
-    with programs.described():
+    with programs.descriptions_only():
         return plan.make_plan(config, mesh, V6E, profiler, encoder)
 
 

@@ -60,7 +60,7 @@ def test_what_the_compiler_does_not_name_is_named_by_the_trace():
     )
     assert largest_of_message(message) == []
     mesh = make_mesh(1, 8, 1)
-    with programs.described():
+    with programs.descriptions_only():
         program = scoring.make_completion_logprobs(
             families.preset("tiny_gemma3"), mesh, Shapes(8, 448, 2, 8),
             Precision("float32", "float32"), temperature=1.0,

@@ -27,7 +27,7 @@ OWN = {"encode", "encode_items", "encoder_update"}
 
 
 def parts_of(config, mesh):
-    with programs.described():
+    with programs.descriptions_only():
         return plan_programs.make_parts(config, mesh, PROFILER, ENCODER)
 
 

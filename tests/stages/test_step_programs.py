@@ -49,7 +49,7 @@ def test_a_task_of_the_warm_start_has_one_program_however_often_it_is_named(conf
 def test_adapters_are_the_updates_alone(config, mesh):
     lora = Lora(rank=2, alpha=4.0, targets=("q",))
     cfg = dataclasses.replace(families.preset("tiny_gemma3"), lora=lora)
-    with programs.described():
+    with programs.descriptions_only():
         found = step_programs.profiler_programs(
             config, cfg, mesh, (64, 128), end_ids=(1,), pad_id=0
         )
@@ -69,7 +69,7 @@ def test_adapters_are_the_updates_alone(config, mesh):
 
 def test_the_encoders_programs_are_for_more_and_more_rows(config, mesh):
     cfg = families.preset("tiny_qwen3")
-    with programs.described():
+    with programs.descriptions_only():
         found = step_programs.encoder_programs(config, cfg, mesh)
     counts = list(found)
     assert counts == sorted(set(counts)) and all(n % mesh.size == 0 for n in counts)

@@ -40,7 +40,7 @@ def make_loop(tmp_path, num_steps=5):
 
 
 def about(tmp_path):
-    return session.about(open_run(make_config(), str(tmp_path)), STAGE)
+    return session.facts(open_run(make_config(), str(tmp_path)), STAGE)
 
 
 def take(loop, step, skipped=0.0):

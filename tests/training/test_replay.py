@@ -13,7 +13,7 @@ def test_a_replay_finds_the_row_whose_gradient_alone_is_broken():
     root = lambda v: jnp.sqrt(v).sum()
     loss = lambda w, _, counts: root(jnp.where(counts, x * w["w"], 1.0))
     found = replay.first_bad_gradient(
-        replay.Stage(
+        replay.StageReplay(
             None, None, (x,), jax.value_and_grad(loss), lambda params: [],
             lambda row: (np.arange(4) == row,),
         ),

@@ -174,7 +174,7 @@ def test_another_mesh_goes_on_from_the_same_bits(whole):
             lambda s, x: jax.device_put(to_host(x), s.sharding), shapes, model.params
         )
         again = model._replace(params=there)
-        note = session.note(c, again, data=data, stage="profiler")
+        note = session.checkpoint_note(c, again, data=data, stage="profiler")
         state, _, step = session.start(saved, optimizer, again, mesh, note, "auto")
         assert step == STEPS and len(jax.tree.leaves(state)[0].devices()) == mesh.size
         assert checkpoints.fingerprint(state) == fingerprint_of(whole)
@@ -240,8 +240,9 @@ def test_tensorboard_has_scalars_text_histograms_and_points(whole):
     tags = events.Tags()
     assert "reward/total" in tags["scalars"]
     assert any(tag.startswith("samples/0") for tag in tags["tensors"])
-    kind = events.SummaryMetadata("advantage").plugin_data.plugin_name
-    assert kind == "histograms"
+    for tag in ("advantage", "reward/distribution", "rollout/length"):
+        kind = events.SummaryMetadata(tag).plugin_data.plugin_name
+        assert kind == "histograms"
 
 
 def test_the_projector_shows_items_and_hashed_users(whole):

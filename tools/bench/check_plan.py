@@ -47,7 +47,7 @@ def measure() -> dict[str, dict[str, float]]:
     mesh = make_mesh(1, -1, 1, devices=devices)
     profiler = families.preset(config.profiler.preset)
     encoder = families.preset(config.encoder.preset)
-    with programs.described():
+    with programs.descriptions_only():
         parts = plan_programs.make_parts(config, mesh, profiler, encoder)
         found = compile_all({name: parts[name] for name in PROGRAMS})
     figures = {}

@@ -50,7 +50,7 @@ def planned(name: str, topology: str, fields: dict[str, Any]) -> dict[str, Any]:
     chip, devices = plan.topology(topology)
     mesh = make_mesh(**config.mesh, devices=devices)
     presets = (config.profiler.preset, config.encoder.preset)
-    with programs.described():
+    with programs.descriptions_only():
         found = plan.make_plan(config, mesh, chip, *map(families.preset, presets))
     changed = {"config": name} | fields
     return {"topology": topology, "changed": changed} | found
@@ -71,7 +71,7 @@ def passes(fields: dict[str, Any]) -> dict[str, Any]:
     chip, devices = plan.topology("v6e:8x8")
     mesh = make_mesh(1, -1, 1, devices=devices)
     presets = (config.profiler.preset, config.encoder.preset)
-    with programs.described():
+    with programs.descriptions_only():
         parts = plan_programs.make_parts(config, mesh, *map(families.preset, presets))
         parts = {name: parts[name] for name in ("reference", "update")}
         compiled = compile_all(parts)
@@ -147,7 +147,7 @@ def judged() -> dict[str, Any]:
     chip, devices = plan.topology(JUDGE["topology"])
     mesh = make_mesh(*JUDGE["mesh"], devices=devices)
     cfg = families.preset(JUDGE["preset"])
-    with programs.described():
+    with programs.descriptions_only():
         part = plan_programs.make_choice_part(config, mesh, cfg)
         compiled = compile_part(part)
         resident = plan_programs.gib(abstract_params(cfg, mesh, "bfloat16"))

@@ -60,7 +60,7 @@ PHASES = {  # phase -> the functions of the library that it is inside of
     "evaluation": ["blue.stages.evaluate:run"],
     "evaluation files": [
         "blue.stages.evaluate:write_text",
-        "blue.evaluation.comparison:draw",
+        "blue.evaluation.comparison:draw_protocols",
     ],
 }
 FIRST = {"rollout": 3, "reward": 3, "update": 3, "save": 2, "profile lines": 4}

@@ -100,7 +100,7 @@ def read(
 
 
 def _name_category(catalogue: Catalogue, item_id: str, named: Any) -> None:
-    """The category of an item that has none is the one that a review names."""
+    """Gives an item without a category the one that a review names."""
     category = catalogue.columns.get("category")
     if category is not None:
         number = catalogue.numbers[item_id]

@@ -1,7 +1,7 @@
-"""What readers share: rows left out, item texts from templates, events as arrays.
+"""Shared by readers: rows left out, item texts from templates, events as arrays.
 
 A reader streams rows into a `Catalogue` and into `Events`; `make_log` puts both into a
-`Log`. A row that is left out is counted under the name of the reason, never shown.
+`Log`. A row that is left out is counted by reason, never shown.
 """
 
 import re
@@ -29,8 +29,8 @@ from blue.data.readers.rows import Row
 from blue.errors import UserError
 
 _MAX_TEXT = 2000  # characters of an item's text; a title has clean_line's default
-_MAX_BAD = 100  # broken rows a file may always have
-_FUTURE_S = 86400  # clocks and time zones differ: this far ahead is not the future yet
+_MAX_BAD = 100  # broken rows that are always tolerated
+_FUTURE_S = 86400  # times this far ahead are tolerated: clocks and time zones differ
 
 # Reasons for which rows of an undamaged log are left out; all others count as broken.
 UNTITLED = "item without a title"
@@ -42,7 +42,7 @@ _EXPECTED = {UNTITLED, ANONYMOUS, "duplicate item"}
 
 
 class LeftOut:
-    """Rows of one file that are left out: how many, why, and where first."""
+    """Rows of one file that are left out: number, reasons, first line."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -71,7 +71,7 @@ def take_rows(
     take: Callable[[list], str],
     max_bad_fraction: float,
 ) -> LeftOut:
-    """Hand each row's values to `take`, which says why it is left out, if it is.
+    """Passes each row's values to `take`, which returns the reason if it is left out.
 
     Raises:
       UserError: one line, if more than `max_bad_fraction` of the rows (and 100) are
@@ -121,7 +121,7 @@ class Catalogue:
         self.columns: dict[str, list[str]] = {name: [] for name in columns}
 
     def add(self, value: Any, cells: Mapping[str, Any]) -> str:
-        """Add an item by its id and its cells; why it was not added, or nothing."""
+        """Adds an item by its id and cells; returns the reason if it was not added."""
         item_id = read_id(value)
         if reason := bad_id(item_id):
             return reason
@@ -140,7 +140,7 @@ class Catalogue:
         return ""
 
     def add_titled(self, value: Any, cells: Mapping[str, Any]) -> str:
-        """`add`, but an item without a `title` is left out with its events."""
+        """Like `add`, but leaves out an item without a `title`, with its events."""
         if clean_line(read_text(cells["title"])):
             return self.add(value, cells)
         self.untitled.add(read_id(value))
@@ -158,7 +158,7 @@ class Events:
         self.rating = array("f")
 
     def add(self, user: Any, item: Any, when: Any, rating: Any = None) -> str:
-        """Add an event; why it was not added, or nothing."""
+        """Adds an event; returns the reason if it was not added."""
         user_id, item_id = read_id(user), read_id(item)
         if reason := bad_id(user_id) or bad_id(item_id):
             return reason
@@ -233,7 +233,7 @@ def make_log(
 
 
 def parse_template(name: str, template: str) -> list[tuple[str, str]]:
-    """(text before, column) pairs; a column is a plain name, nothing to look into."""
+    """(text before, column) pairs; a column is a plain name without attributes."""
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -252,7 +252,7 @@ def parse_template(name: str, template: str) -> list[tuple[str, str]]:
     return pieces
 
 
-_GAP = "\0"  # stands where a value is missing; clean_line lets none through
+_GAP = "\0"  # marks a missing value; clean_line removes this character
 _BRACKETED_GAP = re.compile(r"[(\[{\"'“‘]\s*\0\s*[)\]}\"'”’]")
 _GAP_BEFORE_STOP = re.compile(r"(?:[\s,;:.|/–—-]*\0)+(?=\s*[,;:.|/–—-])")
 _GAP_AT_END = re.compile(r"(?:[\s,;:|/–—-]*\0)+\s*$")

@@ -1,4 +1,4 @@
-"""Values as files of any kind give them: ids, times, ratings, text and lists."""
+"""Values of cells of any file: ids, times, ratings, text and lists."""
 
 import ast
 import json
@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-_MAX_LIST = 10_000  # characters of a cell that is still read as a list
+_MAX_LIST = 10_000  # at most, characters of a cell that is read as a list
 
 
 def read_id(value: Any) -> str:
@@ -20,14 +20,15 @@ def read_id(value: Any) -> str:
 
 
 def bad_id(text: str) -> str:
-    """Why this cannot be an id; empty if it can."""
+    """Why `text` cannot be an id; empty if it can."""
     if not text:
         return "missing field"
     return "" if text.isprintable() else "unreadable id"
 
 
 def read_seconds(value: Any) -> int | None:
-    """Seconds since 1970; whole thousands are taken off what is too large for that."""
+    """Seconds since 1970; larger numbers are divided by 1000 until they are in
+    range."""
     if isinstance(value, str):
         try:
             number = int(value)
@@ -84,7 +85,7 @@ def read_text(value: Any, depth: int = 3) -> str:
     if isinstance(value, str) and depth and not value.startswith("["):
         return value
     missing = value is None or isinstance(value, float) and math.isnan(value)
-    if missing or not depth:  # what lies deeper than `depth` lists is left out
+    if missing or not depth:  # deeper lists are left out
         return ""
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
@@ -100,7 +101,7 @@ def read_text(value: Any, depth: int = 3) -> str:
 
 
 def _list(text: str) -> list | str:
-    """The list that JSON or Python reads in the text, never run; or the text."""
+    """The list in the text, as JSON or a Python literal, never run; else the text."""
     if len(text) > _MAX_LIST:
         return text
     for parse in (json.loads, ast.literal_eval):

@@ -1,8 +1,8 @@
-"""Which column of a file is which: as told, else an obvious one; or what to set.
+"""Finds the columns of a file: by the config, else by usual names.
 
-A name from the config that the file has is taken as it is. Where the file has no column
-of a default name (`user_id`), exactly one column with a usual name (`customerId`) takes
-its place; the choice is logged. Anything else is a one-line error.
+A name from the config that the file has is used. If the file lacks a default name
+(`user_id`), exactly one column with a usual name (`customerId`) replaces it; the choice
+is logged. Anything else is a one-line error.
 """
 
 import difflib
@@ -21,7 +21,7 @@ from blue.errors import UserError
 logger = logging.getLogger("blue")
 
 _SHOWN = 30  # columns in an error, at most
-_PEEKED = 1000  # rows whose times are tried
+_PEEKED = 1000  # rows whose times are checked
 
 # Default name -> usual ones, without case and separators.
 _USUAL: dict[str, frozenset[str]] = {
@@ -56,8 +56,8 @@ def find_columns(
     """`columns` and the two templates with the names that the two files have.
 
     A file without the default `rating` has no ratings. Numbers (a file without header)
-    stay as they are. A template that is `{title}` alone may become another column, and
-    `item_template` the `title_template`.
+    stay. A template `{title}` may become another column, and `item_template` the
+    `title_template`.
 
     Raises:
       UserError: names that a file does not have, or default names without one obvious
@@ -151,7 +151,7 @@ class _File:
         return [name for name in self.found if plain(name) in names]
 
     def find(self, field: str, name: str, role: str) -> str:
-        """The column for data.columns.<field>, whose default name is `role`."""
+        """The column of data.columns.<field>, whose default name is `role`."""
         if name in self.found:
             return name
         usual = self.usual(role) if name == role else []
@@ -162,7 +162,8 @@ class _File:
         return name
 
     def fill_in(self, field: str, template: str) -> str:
-        """The template of the config's `field`, `{title}` with the column it means."""
+        """The template of the config's `field`, with `{title}` replaced by its
+        column."""
         try:
             parsed = [name for _, name, _, _ in string.Formatter().parse(template)]
         except ValueError:  # reported where the template is used

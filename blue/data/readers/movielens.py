@@ -13,7 +13,7 @@ from blue.data.readers.assemble import Catalogue, Events, make_log, take_rows
 from blue.data.readers.rows import is_utf8, read_rows
 from blue.errors import UserError
 
-COLUMNS = ("title", "year", "genres")  # what templates may name
+COLUMNS = ("title", "year", "genres")  # for templates
 
 _FILES = {  # ending -> separator, columns of ratings, columns of movies
     ".csv": (
@@ -93,7 +93,7 @@ def _find(folder: Path) -> tuple[Path, Path, str]:
 _MAX_TITLE = 500  # characters that are searched
 _YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-\u2013]\s*(?:\d{4})?)?\s*\)\s*$")
 _PARTS = re.compile(r"\(([^()]*)\)")
-_NAME = re.compile(r"(.*?)((?:\s*\([^()]*\))*)\s*")  # a name, others in brackets
+_NAME = re.compile(r"(.*?)((?:\s*\([^()]*\))*)\s*")  # a name, (other names)
 _ARTICLES = (
     "The A An Le La Les L' Un Une Des El Los Las Il Lo Gli I O Os Der Die Das Ein Eine "
     "Den Det De Het Een En Ett"

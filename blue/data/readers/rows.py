@@ -1,9 +1,9 @@
-"""Rows of the table files a user brings: Parquet, JSON lines, CSV, any separator.
+"""Rows of a user's table files: Parquet, JSON lines, CSV, any separator.
 
 A file's kind is its ending. .parquet and .pq are Parquet; .jsonl, .ndjson and .json
 have one object a line. Every other ending is text with one row a line. Each may be
-gzipped (.gz). Rows are streamed; one that cannot be split into its columns comes with
-the reason.
+gzipped (.gz). Rows are streamed; a row that cannot be split into columns has a reason
+instead.
 """
 
 import contextlib
@@ -48,13 +48,13 @@ def read_rows(
     """The wanted columns of a file, row by row; progress is logged every ten seconds.
 
     `separator` of text files may have several characters; empty: `,`, tab, `;` or `|`,
-    whichever the first line has most. When all wanted columns are numbers, a text file
-    has no header and its columns are numbered from 1. Of JSON lines, only the wanted
-    columns that are `required` (none given: all) must be there at all.
+    whichever the first line has most. If all wanted columns are numbers, a text file
+    has no header and its columns are numbered from 1. JSON lines must have the
+    `required` columns (none given: all wanted ones) in some row.
 
     Raises:
       UserError: one line, for a file that is missing, damaged, not in its encoding or
-        without a required column. Of JSON lines that is known at the end.
+          without a required column. For JSON lines that is known at the end.
     """
     wanted = list(wanted)
     if not path.is_file():
@@ -100,7 +100,7 @@ def is_utf8(path: Path) -> bool:
 
 
 def _open(path: Path) -> tuple[_Binary, io.BufferedReader]:
-    """The content, and the file itself, whose position tells how far one has read."""
+    """The content, and the file itself, whose position is the progress."""
     file = path.open("rb")
     if path.suffix.lower() == ".gz":
         return gzip.GzipFile(fileobj=file), file
@@ -123,14 +123,16 @@ def _first_undecodable(path: Path) -> int:
     return 0
 
 
-def _told(path: Path, rows: Iterator[Row], share: Callable[[], float]) -> Iterator[Row]:
-    """The rows, with a line of progress now and then; `share`: of the file so far."""
-    start = told = time.monotonic()
+def _with_progress(
+    path: Path, rows: Iterator[Row], share: Callable[[], float]
+) -> Iterator[Row]:
+    """The rows; logs progress. `share`: of the file so far."""
+    start = logged = time.monotonic()
     for number, row in enumerate(rows, 1):
         yield row
-        if number % 1024 or (now := time.monotonic()) - told < _TELL_EVERY_S:
+        if number % 1024 or (now := time.monotonic()) - logged < _TELL_EVERY_S:
             continue
-        told, seconds, done = now, now - start, max(share(), 1e-9)
+        logged, seconds, done = now, now - start, max(share(), 1e-9)
         logger.info(
             "%s: %d rows, %.0f%%, %.0f rows/s, %.0f s left",
             *(path.name, number, 100 * done, number / seconds),
@@ -164,7 +166,7 @@ def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
             for name in wanted:
                 column = batch.column(name)
                 if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-                    # to UTC without its zone, which may not be known here
+                    # to UTC, without the zone, which may be unknown here
                     column = column.cast(pa.timestamp("us"), safe=False)
                 columns.append(column.to_pylist())
             for values in zip(*columns, strict=True):
@@ -177,7 +179,7 @@ def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
         file = parquet.ParquetFile(source)
         _check_columns(path, wanted, file.schema_arrow.names)
         line, total = 0, max(file.metadata.num_rows, 1)
-        yield from _told(path, rows(), lambda: line / total)
+        yield from _with_progress(path, rows(), lambda: line / total)
     except pa.ArrowException as error:
         first_line = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable Parquet file ({first_line})") from None
@@ -205,7 +207,7 @@ def _json_rows(path: Path, wanted: list[str], required: list[str]) -> Iterator[R
 
     content, file = _open(path)
     with file:
-        yield from _told(path, rows(), _share(path, file))
+        yield from _with_progress(path, rows(), _share(path, file))
     if found:  # a field may be absent from a row, not from all of them
         _check_columns(path, required, list(found))
 
@@ -216,7 +218,7 @@ def _delimited_rows(
     content, file = _open(path)
     with file:
         rows = _split_rows(path, _lines(content, encoding), separator, wanted)
-        yield from _told(path, rows, _share(path, file))
+        yield from _with_progress(path, rows, _share(path, file))
 
 
 def _split_rows(
@@ -272,7 +274,7 @@ def _split_csv(lines: io.TextIOWrapper, first: str, separator: str) -> _Fields:
 
 # --------------------------------------------------------------------- the columns
 
-_PEEKED = 1000  # rows of JSON lines that tell the columns
+_PEEKED = 1000  # rows of JSON lines that are read for their columns
 
 
 def column_names(path: Path, *, separator: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reader of a log that a user brings: a file of events and a file of items.
+"""Reader of a user's own log: a file of events and a file of items.
 
 Any column names, item texts from templates.
 """
@@ -14,22 +14,22 @@ from blue.data.readers.rows import read_rows
 from blue.errors import UserError
 
 
-class Layout(NamedTuple):
-    """Where in a folder a log lies: two files and the names of their columns.
+class TableLayout(NamedTuple):
+    """The files of a log in a folder, and the names of their columns.
 
     Numbers, from 1, in place of names mean that the text file has no header.
     """
 
     events: str
     items: str
-    separator: str  # of columns in text files; empty: what the first line has most
+    separator: str  # in text files; empty: the most frequent one of the first line
     columns: Mapping[str, str]  # by user_id, item_id, timestamp, rating, items_item_id
 
 
 def read(
     path: str,
     *,
-    layout: Layout,
+    layout: TableLayout,
     title_template: str,
     item_template: str,
     max_bad_fraction: float,
@@ -45,7 +45,7 @@ def read(
       layout: its separator is one or more characters; empty: `,`, tab, `;` or `|`.
       title_template: a history line, such as "{title} ({year})", from columns of the
         items. Lists are joined by commas, a missing value leaves no stray punctuation.
-      item_template: likewise, what the encoder and the options read.
+      item_template: likewise, for the encoder and the options.
       max_bad_fraction: of a file's rows that may be broken (100 always may). Repeated
         items and events are left out too, but are not broken.
       item_columns: columns of the items to keep by name.
@@ -87,7 +87,7 @@ def read(
     )
 
 
-def _separator(layout: Layout) -> str:
+def _separator(layout: TableLayout) -> str:
     """The separator as one or more characters. Raises `UserError`."""
     separator = layout.separator.replace("\\t", "\t")
     if any(character in '"\r\n' for character in separator):

@@ -1,1 +1,1 @@
-"""What the text of a compiled XLA module tells of its cost."""
+"""What the text of a compiled XLA module says about its cost."""

@@ -1,11 +1,11 @@
 """Collectives of a compiled program: which, how often, how many bytes.
 
-Each is counted once for every place it is called from.
+A collective is counted once for every place that calls it.
 
-The TPU compiler makes loops of its own: a product with a gathered or scattered matrix
-may become a "windowed" loop of collective-permutes and small products. `cost_analysis`
-counts one turn of it. With the option
-xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000 the compiler makes none.
+The TPU compiler adds loops. A product with a gathered or scattered matrix may become a
+"windowed" loop of collective-permutes and small products. `cost_analysis` counts one
+turn of it. The option xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000 prevents
+this.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ KINDS = (
     "collective-permute",
     "ragged-all-to-all",
 )
-# Where a ring sends a chip's array round twice: reduced, then gathered.
+# A ring sends a chip's array round twice: to reduce, then to gather.
 PASSES = {"all-reduce": 2}
 
 
@@ -40,15 +40,15 @@ class Collective(NamedTuple):
 
     kind: str  # of KINDS
     bytes: int  # see `collective_totals`
-    op_name: str  # where it comes from in the Python program; may be empty
-    times: int  # that it runs; loops of unknown length count as one turn
+    op_name: str  # its place in the Python program; may be empty
+    times: int  # how often it runs; loops of unknown length count as one turn
 
 
 def _collective(
     instruction: Instruction, siblings: Mapping[str, Instruction], times: int
 ) -> Collective | None:
-    """What one instruction itself moves. Of a pair, `-done` counts: its result is the
-    collective's, while that of `-start` may hold the operands too."""
+    """The collective of one instruction. Of a pair, `-done` counts: the result of
+    `-start` may include the operands."""
     kind = instruction.opcode.removesuffix("-done")
     if kind not in KINDS:
         return None
@@ -63,8 +63,8 @@ def _collective(
 
 
 def _is_reduce_scatter(module: Module, computation: str) -> bool:
-    """The TPU compiler's reduce-scatter: a fusion of an all-reduce and of the slice
-    that a chip keeps, by its number, in one kernel."""
+    """Whether it is the TPU compiler's reduce-scatter: an all-reduce fused with the
+    slice that a chip keeps, by its index."""
     made = {i.opcode for i in module.computations.get(computation, [])}
     return {"all-reduce", "partition-id", "dynamic-slice"} <= made
 
@@ -96,7 +96,7 @@ def collective_ops(text: str) -> list[Collective]:
 
 
 def collective_totals(text: str) -> dict[str, dict[str, int]]:
-    """{kind: {"count", "bytes"}} of a chip's program; kinds it has not are left out.
+    """{kind: {"count", "bytes"}} of a chip's program; kinds without any are omitted.
 
     bytes: of the whole array that takes part, on one chip, without layout padding. That
     is the *result* of an all-gather, all-reduce, all-to-all, collective-permute or
@@ -106,7 +106,7 @@ def collective_totals(text: str) -> dict[str, dict[str, int]]:
 
     Pairs of start and done count once, and a tuple's arrays are added up. Collectives
     in fusions, calls and asynchronous computations count where they are called from.
-    All branches of a conditional count. Those in loops count as often as they run; a
+    All branches of a conditional count. Those in loops count as often as they run. A
     loop whose length the text does not show, such as a decode loop, counts as one turn.
     """
     totals: dict[str, dict[str, int]] = {}

@@ -15,8 +15,8 @@ from blue.runtime.hlo.text import (
     trip_count,
 )
 
-# models/splash.py says in the name of a kernel what one of its matrix products costs.
-# Of a tile it makes: scores and outputs; scores again, gradients of weights and of
+# models/splash.py puts the FLOPs of one of a kernel's matrix products into its name.
+# The products of a tile: scores and outputs; scores again, gradients of weights and of
 # queries; scores and gradients of weights again, gradients of keys and of values.
 KERNEL = re.compile(r"/flops_(\d+)/.*/splash_mha_(fwd|dq|dkv)_")
 KERNEL_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
@@ -53,8 +53,8 @@ def _valid_positions(window: Mapping[str, str], dim: int, n: int, out: int) -> i
 def _product(
     instruction: Instruction, siblings: Mapping[str, Instruction]
 ) -> int | float:
-    """FLOPs of one dot or convolution, as XLA counts them, or of a kernel that tells;
-    0 for anything else."""
+    """FLOPs of one dot or convolution, as XLA counts them, or of a kernel with FLOPs in
+    its name; 0 for anything else."""
     if instruction.opcode == "custom-call":
         found = KERNEL.search(op_name(instruction))
         return int(found[1]) * KERNEL_PRODUCTS[found[2]] if found else 0
@@ -84,9 +84,9 @@ def product_flops(text: str) -> int | float:
     """FLOPs of a chip's matrix products (2 a multiply-add), those in loops as often as
     they run. A loop whose length the text does not show counts as one turn.
 
-    What `cost_analysis` would say of the same program without any loop, but for
-    elementwise work. Of kernels that are no HLO (custom calls) those of
-    models/splash.py count here, with the tiles that they visit, and none there.
+    Equals `cost_analysis` for a program without loops, except elementwise work. Kernels
+    of models/splash.py (custom calls) count here, with the tiles they visit;
+    `cost_analysis` counts none.
     """
     module = parse(text)
     done: dict[str, int | float] = {}

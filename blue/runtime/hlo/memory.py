@@ -1,6 +1,6 @@
 """Bytes that a compiled program moves in a chip's main memory, and its largest arrays.
 
-What lies in a TPU's on-chip memory, S(1) and above in a layout, is left out.
+Arrays in a TPU's on-chip memory, S(1) and above in a layout, are omitted.
 """
 
 import math
@@ -23,12 +23,12 @@ from blue.runtime.hlo.text import (
     trip_count,
 )
 
-# Instructions whose result is another's memory, or nobody's.
+# Instructions whose result has no memory of its own.
 NO_BUFFER = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "call"}
 NO_BUFFER |= {"conditional", "optimization-barrier", "after-all", "constant"}
 
 
-# Instructions that move nothing themselves; computations that they call do.
+# Instructions that move nothing; computations that they call do.
 _FREE = NO_BUFFER | {"partition-id", "replica-id", "iota", *SECOND_PARTS}
 _SLICES = {"dynamic-slice", "slice", "gather"}
 _SAME = {"bitcast", "get-tuple-element"}
@@ -43,14 +43,13 @@ class Buffer(NamedTuple):
 
 
 def memory_bytes(text: str, *, a_turn: bool = False) -> int | float:
-    """Bytes that a chip reads from and writes to its main memory, loops as often as
-    they run. A loop whose length the text does not show counts as one turn. `a_turn`:
-    those of one turn of such loops alone.
+    """Bytes that a chip reads from and writes to its main memory.
 
-    Operands and results of every instruction, those inside of a fusion left out. Of an
-    array that is only sliced, or updated in place, the slice counts. What lies in the
-    TPU's on-chip memory, S(1) and above, is not main memory: `cost_analysis`, which
-    counts a loop once, counts that too.
+    Loops count as often as they run; if the text does not show it, as one turn.
+    `a_turn`: only those of one turn of such loops. Operands and results of every
+    instruction count, except inside fusions. Of an array that is only sliced, or
+    updated in place, the slice counts. `cost_analysis` also counts on-chip memory, S(1)
+    and above, and a loop only once.
     """
     module = parse(text)
     done: dict[str, int | float] = {}
@@ -78,7 +77,7 @@ def memory_bytes(text: str, *, a_turn: bool = False) -> int | float:
 
 
 def _main(shape: str) -> int:
-    """Bytes of the arrays of a shape that lie in main memory."""
+    """Bytes of the arrays of a shape that are in main memory."""
     far = [a for a in arrays(shape) if not re.search(r"S\([1-9]", a.layout)]
     return sum(-(-bits_of(a.dtype) * math.prod(a.dims) // 8) for a in far)
 
@@ -88,7 +87,7 @@ def _moved(module: Module, i: Instruction, siblings: Mapping[str, Instruction]) 
     if i.opcode in _FREE or i.opcode.endswith("-start"):
         return 0
     inputs = [siblings[n] for n in operands(i) if n in siblings]
-    if i.opcode.endswith("-done"):  # a start's operands are read, its result written
+    if i.opcode.endswith("-done"):  # reads the start's operands
         start = inputs[0] if inputs else i
         inputs = [siblings[n] for n in operands(start) if n in siblings]
         return _main(i.shape) + sum(_main(x.shape) for x in inputs)
@@ -140,7 +139,7 @@ def _parameter(body: Mapping[str, Instruction], index: int) -> Instruction | Non
 
 
 def _passes_on(module: Module, fusion: Instruction, index: int) -> bool:
-    """Whether a fusion's result is its parameter, in another shape at most."""
+    """Whether a fusion's result is its parameter, perhaps in another shape."""
     if fusion.opcode != "fusion":
         return False
     called = dict(callees(fusion))["calls"]
@@ -152,7 +151,7 @@ def _passes_on(module: Module, fusion: Instruction, index: int) -> bool:
 
 
 def _written(module: Module, computation: str, name: str = "") -> int:
-    """Bytes that a fusion writes, or of them the instruction `name` does."""
+    """Bytes that a fusion writes, or its instruction `name`."""
     body = {i.name: i for i in module.computations.get(computation, [])}
     root = body.get(name) or next(i for i in body.values() if i.root)
     if root.opcode == "tuple":
@@ -169,10 +168,10 @@ def _written(module: Module, computation: str, name: str = "") -> int:
 def biggest_buffers(text: str, count: int = 8) -> list[Buffer]:
     """The largest arrays in a chip's main memory, one a shape, largest first.
 
-    Arguments go by their names, others by the operation that makes them. It is a list
-    of candidates, not an allocation. Two of them may take turns in the same memory,
-    and one shape may be there several times. Arrays inside fusions never exist, and
-    those in a TPU's on-chip memory (S(1) and above) are left out.
+    Arguments have their names, others that of the operation that makes them. The list
+    has candidates, not allocations. Two of them may use the same memory in turn, and
+    one shape may exist several times. Arrays inside fusions and in on-chip memory (S(1)
+    and above) are omitted.
     """
     module = parse(text)
     fused = {
@@ -182,14 +181,14 @@ def biggest_buffers(text: str, count: int = 8) -> list[Buffer]:
         for attribute, called in callees(i)
         if i.opcode == "fusion" or attribute == "to_apply" and i.opcode != "call"
     }
-    found: dict[str, tuple[int, Buffer]] = {}  # with how good its name is
+    found: dict[str, tuple[int, Buffer]] = {}  # shape -> rank of the name, buffer
     for computation, instructions in module.computations.items():
         if computation in fused:
             continue
         for i in instructions:
             argument = i.opcode == "parameter" and computation == module.entry
             if i.opcode in NO_BUFFER and not argument or i.opcode.endswith("-start"):
-                continue  # the result of a start is its operand beside what is done's
+                continue  # the result of a start includes its operand
             rank = 2 * argument + bool(op_name(i))
             for array in arrays(i.shape):
                 if re.search(r"S\([1-9]", array.layout):

@@ -1,4 +1,4 @@
-"""The text of a compiled XLA module, read: computations, instructions, shapes, loops.
+"""Parses the text of a compiled XLA module: computations, instructions, shapes, loops.
 
 `compiled.as_text()` is a chip's own program, after partitioning: every shape in it is
 that of one chip.
@@ -24,7 +24,7 @@ CALLED_LISTS = re.compile(
 )
 OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-# They name the computation that async-start has begun.
+# They name the computation that async-start began.
 SECOND_PARTS = {"async-update", "async-done"}
 
 
@@ -43,7 +43,7 @@ class Instruction(NamedTuple):
     opcode: str
     shape: str  # of the result, a tuple's in parentheses
     rest: str  # what follows the opcode: operands and attributes
-    root: bool  # its result is the computation's
+    root: bool  # its result is that of the computation
 
 
 class Module(NamedTuple):
@@ -76,7 +76,7 @@ def parse(text: str) -> Module:
 
 
 def _instruction(name: str, line: str) -> Instruction | None:
-    """`SHAPE opcode(...` taken apart; layouts have parentheses, so they are matched."""
+    """Parses `SHAPE opcode(...`; layouts contain parentheses, so these are matched."""
     end = _closing(line) if line.startswith("(") else line.find(" ")
     found = re.match(r"\s*([a-z][\w\-]*)(\(.*)$", line[end:], re.DOTALL)
     if not found:
@@ -85,7 +85,7 @@ def _instruction(name: str, line: str) -> Instruction | None:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis that `text` begins with has been closed."""
+    """The place after the parenthesis that closes the first one of `text`."""
     depth = 0
     for at, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -134,7 +134,7 @@ def padded_bytes(array: Array) -> int:
 
 
 def callees(instruction: Instruction) -> list[tuple[str, str]]:
-    """(attribute, computation) of all that an instruction calls."""
+    """(attribute, computation) of each computation that an instruction calls."""
     found = CALLED.findall(instruction.rest)
     for names in CALLED_LISTS.findall(instruction.rest):
         found += [("calls", n.strip().lstrip("%")) for n in names.split(",")]
@@ -142,7 +142,7 @@ def callees(instruction: Instruction) -> list[tuple[str, str]]:
 
 
 def op_name(instruction: Instruction) -> str:
-    """Where it comes from in the Python program; may be empty."""
+    """Its place in the Python program; may be empty."""
     found = OP_NAME.search(instruction.rest)
     return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
 
@@ -155,7 +155,7 @@ def operands(instruction: Instruction) -> list[str]:
 
 
 def _constant(name: str, siblings: Mapping[str, Instruction]) -> int | None:
-    """The integer that a name stands for, through copies; None if it is computed."""
+    """The constant that a name refers to, through copies; None if it is computed."""
     while name in siblings and siblings[name].opcode in ("copy", "bitcast"):
         name = operands(siblings[name])[0]
     if name not in siblings or siblings[name].opcode != "constant":
@@ -175,8 +175,8 @@ def _element(name: str, siblings: Mapping[str, Instruction]) -> int | None:
 def trip_count(
     module: Module, loop: Instruction, siblings: Mapping[str, Instruction]
 ) -> int | None:
-    """How often a loop runs, where the text says or shows it, as in `i < 26` with i
-    from 0 in steps of 1. None for others, such as a loop until all are done."""
+    """How often a loop runs, if the text shows it, as in `i < 26` with i from 0 in
+    steps of 1. None for others, such as a loop until all rows are done."""
     said = TRIP_COUNT.search(loop.rest)
     if said:
         return int(said[1])
