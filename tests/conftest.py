@@ -10,6 +10,12 @@ FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # splitting costs an eight
 if version("jaxlib").startswith("0.10."):  # later ones do not know the flag
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
+PARITY = {
+    "test_export_parity.py",
+    "test_parity.py",
+    "test_peft.py",
+}  # every test of them
+
 
 def pytest_configure(config):
     """Before the first import of jax; subprocesses of tests inherit it all."""
@@ -29,9 +35,9 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Files whose every test is deselected: torch takes two seconds to import."""
+    """Passes over parity's files where they do not run: to import torch is slow."""
     deselected = "not parity" in config.option.markexpr
-    return True if deselected and collection_path.name.endswith("parity.py") else None
+    return True if deselected and collection_path.name in PARITY else None
 
 
 def pytest_collection_finish():
