@@ -10,7 +10,8 @@ FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # splitting costs an eight
 if version("jaxlib").startswith("0.10."):  # later ones do not know the flag
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
-PARITY = {
+# Files whose every test compares with torch.
+PARITY = {"test_export_parity.py", "test_parity.py", "test_peft.py"}
     "test_export_parity.py",
     "test_parity.py",
     "test_peft.py",
