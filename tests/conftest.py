@@ -12,10 +12,6 @@ if version("jaxlib").startswith("0.10."):  # later ones do not know the flag
 
 # Files whose every test compares with torch.
 PARITY = {"test_export_parity.py", "test_parity.py", "test_peft.py"}
-    "test_export_parity.py",
-    "test_parity.py",
-    "test_peft.py",
-}  # every test of them
 
 
 def pytest_configure(config):
