@@ -6,6 +6,7 @@ import jax
 import optax
 import pytest
 
+from blue.data import synthetic
 from blue.models import families
 from blue.sources.encoder import load_encoder
 from blue.sources.open_run import open_run
@@ -56,9 +57,10 @@ def remembered(function):
 @pytest.fixture(scope="module")
 def same_updates():
     """A stage that runs again with the same config takes the update programs that are
-    there, as it does with all other programs."""
+    there, as it does with all other programs, and the same made-up log."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
+            (synthetic, "make"),
             (session, "optimizer_of"),
             (step_programs, "make_encoder_update"),
             (step_programs, "make_sft_update"),

@@ -230,7 +230,7 @@ def check_tokenizer(tokenizer, directory):
     [
         pytest.param("gemma3", marks=pytest.mark.slow),
         pytest.param("qwen3", marks=pytest.mark.slow),
-        "qwen3_embedding",
+        pytest.param("qwen3_embedding", marks=pytest.mark.slow),
     ],
 )
 def test_real_tokenizers_are_exported(name, tmp_path):

@@ -46,7 +46,7 @@ def add(monkeypatch, flag=FLAG):
 
 def random_params(cfg):
     """Random parameters under which norms matter, too."""
-    params = decoder.init_params(cfg, jax.random.key(3))
+    params = jax.jit(decoder.init_params, static_argnums=0)(cfg, jax.random.key(3))
     rng = np.random.default_rng(4)
     return jax.tree.map(lambda x: x + rng.normal(0, 0.2, x.shape).astype("f4"), params)
 

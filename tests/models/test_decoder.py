@@ -121,7 +121,9 @@ def test_sharing_the_prompt_equals_tiling_it(cfg):
     assert_trees_close(grads, expected_grads, relative=1e-5)
 
 
-@pytest.mark.parametrize("what", ["layers", "attention"])
+@pytest.mark.parametrize(
+    "what", ["layers", pytest.param("attention", marks=pytest.mark.slow)]
+)
 def test_remat_changes_nothing(what):
     expected, expected_grads = value_and_grad(decoder.group_forward, QWEN)
     remat = functools.partial(decoder.group_forward, remat=what)
