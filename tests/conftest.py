@@ -4,6 +4,8 @@ import gc
 import os
 from importlib.metadata import version
 
+import pytest
+
 # Tests are mostly compilation: without optimisation it takes half as long.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # splitting costs an eighth
@@ -43,6 +45,19 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def pytest_unconfigure():
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
     """Nor need anything be at the end, when pytest and Python collect several times."""
+    gc.disable()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """A process of pytest-xdist has told everything by now: it ends at once.
+
+    To take apart thousands of programs one by one takes many seconds.
+    """
+    gc.freeze()
+    if hasattr(config, "workerinput"):
+        os._exit(0)
