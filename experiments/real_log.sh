@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One real log from raw files to tables and figures; the same command goes on where a
+# One real log from raw files to tables and figures; the same command continues where a
 # stopped run was.
 #   experiments/real_log.sh CONFIG DATA WORKDIR OUT [--config.FIELD=VALUE ...]
 # CONFIG: a name under configs/, such as profiler_movietweetings; DATA: its raw files.

@@ -265,7 +265,7 @@ def _blame(joined: _Joined) -> tuple[int, str] | None:
     if not lost:
         return None
     names = ", ".join(_name(joined, process) for process in lost)
-    return LOST, f"lost {names}: the newest checkpoint stands; start all of them again"
+    return LOST, f"lost {names}: the newest checkpoint is kept; start all of them again"
 
 
 def _answers(address: str) -> bool:

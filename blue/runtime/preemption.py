@@ -45,7 +45,7 @@ def leave_if_requested(saved: str) -> None:
     """Raises `Preempted` if asked to stop, where nothing has to be saved. `saved`: what
     the next run starts from, in words."""
     if requested():
-        raise Preempted(f"{saved}; the same command goes on")
+        raise Preempted(f"{saved}; the same command continues")
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def _wait(grace_s: float, stop: threading.Event) -> None:
 
 def _leave(why: str, *, stacks: bool) -> None:
     """Ends the process at once; writes to the raw descriptor, without locks."""
-    line = f"preempted: {why}: leaving at once; the newest checkpoint stands\n"
+    line = f"preempted: {why}: leaving at once; the newest checkpoint is kept\n"
     os.write(2, line.encode())
     if stacks:
         faulthandler.dump_traceback(2, all_threads=True)

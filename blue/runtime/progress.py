@@ -33,7 +33,7 @@ class Progress:
         self._live = sys.stderr.isatty()
         self._open = False
         if first:
-            logger.info("%s: resumed, goes on with %s %d", stage, unit, first)
+            logger.info("%s: resumed at %s %d", stage, unit, first)
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
         """Reports that unit `step` and all before it are done."""

@@ -135,7 +135,7 @@ def _leave(path: Path, quiet_s: float, limit: float) -> None:
     message = (
         f"hang: stage {_now['stage'] or '-'}, step {_now['step']}, phase "
         f"{_now['phase']}: no sign of life for {quiet_s:.0f} s, more than "
-        f"watchdog.{_now['phase']} = {limit:g}; the newest checkpoint stands\n"
+        f"watchdog.{_now['phase']} = {limit:g}; the newest checkpoint is kept\n"
     )
     os.write(2, message.encode())  # not the logger: its lock may be what hangs
     faulthandler.dump_traceback(2, all_threads=True)

@@ -104,7 +104,7 @@ RULES = {
         "optim/grad_norm",
         "grad_spike",
         "an unusual batch or a diverging run: the update is clipped to grad_clip; "
-        "lower lr if it goes on",
+        "lower lr if it lasts",
         spike=True,
     ),
 }

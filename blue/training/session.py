@@ -157,7 +157,7 @@ def stop_if_not_finite(
 def end_preempted(writer: Writer, done: int) -> None:
     """Ends a preempted run whose checkpoint of step `done` is saved (exit 75)."""
     writer.close()
-    raise Preempted(f"step {done} is saved; the same command goes on")
+    raise Preempted(f"step {done} is saved; the same command continues")
 
 
 def facts(

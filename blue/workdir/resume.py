@@ -76,11 +76,11 @@ def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) ->
     loud = lambda k: not k.startswith((*QUIET, MESH)) and k not in compared
     changed = _changes(*({k: v for k, v in c.items() if loud(k)} for c in (old, new)))
     if changed:
-        logger.warning("goes on with other settings: %s", "; ".join(changed))
+        logger.warning("resumed with other settings: %s", "; ".join(changed))
     layout = lambda c: {k: v for k, v in c.items() if k.startswith(MESH)}
     if layout(old) != layout(new) or meta["devices"] != wanted["devices"]:
         logger.warning(
-            "goes on with another mesh or number of devices (%d, were %d): the same "
+            "resumed with another mesh or number of devices (%d, were %d): the same "
             "data in the same order, but sums round otherwise: not bit for bit",
             wanted["devices"],
             meta["devices"],

@@ -31,8 +31,8 @@ def text() -> str:
     parts = [
         f"usage: {COMMAND}",
         "Trains and evaluates language models that write user profiles. The same "
-        "command goes on\nwhere a stopped run left off. :tiny is two steps of tiny "
-        "models on made-up data.",
+        "command continues\na stopped run. :tiny is two steps of tiny models on "
+        "made-up data.",
         "stages, run in the order of --config.stages:\n" + _rows(stages),
         "configs:\n" + (_rows(_configs()) if shipped else NO_CONFIGS),
         f"exit codes: {EXIT_CODES}",

@@ -121,5 +121,5 @@ def test_headers_that_are_none_are_refused(tmp_path):
 def test_a_tensor_that_stands_twice_is_refused(tmp_path):
     text = json.dumps({"a": A, "b": B}).replace('"b"', '"a"')
     write_file(tmp_path / "x", text.encode())
-    with pytest.raises(UserError, match="'a' stands twice"):
+    with pytest.raises(UserError, match="'a' is there twice"):
         safetensors.read_header(tmp_path / "x")
