@@ -5,8 +5,9 @@ python tools/bench/time_tests.py [--old=6d1e727] [--new=HEAD] [--fresh] [--round
 Each revision is cloned into a temporary folder and runs the pytest part of the test
 command that its README gives, one after the other, with an empty compile cache. Both
 run in the Python that runs this script. With --fresh each has an environment of its
-own, installed as the command says: the way where they need different packages. CPU seconds are user and system time of pytest and
-of all processes it started. Machines differ by half and more: only the ratio counts.
+own, installed as the command says, for revisions that need different packages. CPU
+seconds are user and system time of pytest and of all processes it started. Machines
+differ by half and more: only the ratio counts.
 """
 
 import argparse
