@@ -9,7 +9,6 @@ weights.
 """
 
 import logging
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,10 +21,9 @@ from blue.data.log import Log
 from blue.data.profiles import read_profiles
 from blue.inference import packing
 from blue.inference.pad import bucket_for
-from blue.runtime import programs, watchdog
+from blue.runtime import programs
 from blue.runtime.sharding import (
     by_batch,
-    no_hidden_transfers,
     put,
 )
 from blue.sources.encoder import load_encoder
@@ -36,7 +34,7 @@ from blue.stages.step_programs import encoder_programs, encoder_row_tokens
 from blue.text import queries
 from blue.text.rule_profiles import template_profile
 from blue.training import session
-from blue.training.loop import Loop, is_finished
+from blue.training.loop import Loop, is_finished, run_supervised
 
 logger = logging.getLogger("blue")
 STAGE = "encoder"
@@ -183,15 +181,5 @@ def run(config: ConfigDict, workdir: str) -> None:
         return steps[len(rows.tokens)], put(batch, by_batch(mesh))
 
     loop = Loop(run, STAGE, model, optimizer, num_steps=section.num_steps)
-    for step in loop:
-        with no_hidden_transfers():
-            update, batch = next_step(step)
-            data_s = time.monotonic() - loop.started
-            watchdog.sign_of_life("update")
-            loop.state, info = update(loop.state, loop.frozen, *batch)
-            metrics = loop.check(info, {f"input_{n}": a for n, a in enumerate(batch)})
-        metrics["time/step_s"] = time.monotonic() - loop.started
-        metrics["time/data_s"] = data_s
-        metrics["speed/compiles"] = programs.compiles["count"]
-        loop.report(metrics, shown=("policy/loss",))
+    run_supervised(loop, next_step)
     loop.finish(session.facts(run, STAGE, query_prompt=query_format.prefix), "encoder")

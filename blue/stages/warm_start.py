@@ -7,7 +7,6 @@ interactions of training users only, never of validation or test users.
 """
 
 import logging
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,9 +19,9 @@ from blue.data.log import Log
 from blue.hub.model import Model
 from blue.inference.pad import pad_left, pad_right
 from blue.rewards import judges
-from blue.runtime import programs, watchdog
+from blue.runtime import programs
 from blue.runtime.shapes import Shapes
-from blue.runtime.sharding import by_batch, no_hidden_transfers, put
+from blue.runtime.sharding import by_batch, put
 from blue.sources.open_run import open_run
 from blue.sources.profiler import load_profiler_base
 from blue.sources.role import add_adapters, check_divides, stage_id
@@ -32,7 +31,7 @@ from blue.text import prompts, queries
 from blue.text.rule_profiles import template_profile
 from blue.text.templates import Templates
 from blue.training import session
-from blue.training.loop import Loop, is_finished
+from blue.training.loop import Loop, is_finished, run_supervised
 
 logger = logging.getLogger("blue")
 STAGE = "warm_start"
@@ -192,17 +191,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         return steps[task], batch
 
     loop = Loop(run, STAGE, model, optimizer, num_steps=section.num_steps)
-    for step in loop:
-        with no_hidden_transfers():
-            update, batch = next_step(step)
-            data_s = time.monotonic() - loop.started
-            watchdog.sign_of_life("update")
-            loop.state, info = update(loop.state, loop.frozen, *batch)
-            metrics = loop.check(info, {f"input_{n}": a for n, a in enumerate(batch)})
-        metrics["time/step_s"] = time.monotonic() - loop.started
-        metrics["time/data_s"] = data_s
-        metrics["speed/compiles"] = programs.compiles["count"]
-        loop.report(metrics, shown=("policy/loss",))
+    run_supervised(loop, next_step)
     loop.finish(session.facts(run, STAGE), "profiler")
 
 

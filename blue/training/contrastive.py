@@ -16,7 +16,7 @@ from blue.runtime.programs import Program, rows
 from blue.runtime.shapes import Precision
 from blue.training import losses
 from blue.training.optimizers import TrainState
-from blue.training.update import compile_update, finish_supervised
+from blue.training.update import compile_update, take_step
 
 
 def row_counts(batch: int, length: int, item_tokens: int, shards: int) -> list[int]:
@@ -72,7 +72,8 @@ def make_encoder_update(
 
     def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
         value, grads = gradients(state.params, *inputs)
-        return finish_supervised(state, grads, value, optimizer, schedule)
+        new, metrics = take_step(state, grads, value, optimizer, schedule)
+        return new, {"policy/loss": value, **metrics}
 
     batch = (
         *(rows(mesh, (shapes.rows, shapes.tokens), jnp.int32) for _ in range(4)),

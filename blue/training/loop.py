@@ -14,7 +14,7 @@ a step computes is up to the stage.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optax
@@ -25,7 +25,7 @@ from blue.hub.model import Model
 from blue.models import lora
 from blue.models.decoder import Params
 from blue.runtime import preemption, programs, tracing, watchdog
-from blue.runtime.sharding import to_host
+from blue.runtime.sharding import no_hidden_transfers, to_host
 from blue.sources.open_run import Run
 from blue.sources.role import stage_checkpoints
 from blue.training import session
@@ -33,6 +33,10 @@ from blue.training.alarm_watch import watch_alarms
 from blue.workdir.writer import Writer
 
 logger = logging.getLogger("blue")
+
+
+# step -> the update program of that step, and its batch on the devices
+NextStep = Callable[[int], tuple[programs.Program, tuple]]
 
 
 def is_finished(config: ConfigDict, workdir: str, stage: str) -> bool:
@@ -164,3 +168,18 @@ class Loop:
         export.write(self._checkpoints, self._model, self._run.workdir, role, facts)
         self._checkpoints.finish({"steps": self.num_steps})
         self._checkpoints.close()
+
+
+def run_supervised(loop: Loop, next_step: NextStep) -> None:
+    """All steps of a supervised stage: each is a batch and an update."""
+    for step in loop:
+        with no_hidden_transfers():
+            update, batch = next_step(step)
+            data_s = time.monotonic() - loop.started
+            watchdog.sign_of_life("update")
+            loop.state, info = update(loop.state, loop.frozen, *batch)
+            metrics = loop.check(info, {f"input_{n}": a for n, a in enumerate(batch)})
+        metrics["time/step_s"] = time.monotonic() - loop.started
+        metrics["time/data_s"] = data_s
+        metrics["speed/compiles"] = programs.compiles["count"]
+        loop.report(metrics, shown=("policy/loss",))

@@ -16,8 +16,8 @@ from blue.runtime.programs import Program, rows
 from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import keep_rows
 from blue.training import losses
-from blue.training.optimizers import TrainState, apply_gradients
-from blue.training.update import compile_update
+from blue.training.optimizers import TrainState
+from blue.training.update import compile_update, take_step
 
 
 class UpdateBatch(NamedTuple):
@@ -123,7 +123,7 @@ def make_update(
         state: TrainState, frozen: Params, batch: UpdateBatch
     ) -> tuple[TrainState, dict]:
         grads, sums, tokens = gradients(state.params, frozen, batch)
-        new, norm = apply_gradients(state, grads, sums.loss, optimizer)
+        new, metrics = take_step(state, grads, sums.loss, optimizer, schedule)
         return new, {
             "policy/loss": sums.loss / tokens,
             "policy/kl": sums.kl / tokens,
@@ -131,10 +131,7 @@ def make_update(
             "policy/clip_fraction": sums.clipped / tokens,
             "policy/sampler_gap_mean": sums.gap / tokens,
             "policy/sampler_gap_max": sums.gap_max,
-            "optim/grad_norm": norm,
-            "optim/lr": schedule(state.step),
-            "optim/skipped": new.skipped,
-            "skipped_in_row": new.skipped_in_row,
+            **metrics,
         }
 
     batch = UpdateBatch(

@@ -15,7 +15,7 @@ from blue.runtime.programs import Program, rows
 from blue.runtime.shapes import Precision, Shapes
 from blue.training import losses
 from blue.training.optimizers import TrainState
-from blue.training.update import compile_update, finish_supervised
+from blue.training.update import compile_update, take_step
 
 
 def sft_gradients(cfg: DecoderConfig, mesh: Mesh, precision: Precision) -> Any:
@@ -53,7 +53,8 @@ def make_sft_update(
 
     def update(state: TrainState, *inputs: Any) -> tuple[TrainState, dict]:
         value, grads = gradients(state.params, *inputs)
-        return finish_supervised(state, grads, value, optimizer, schedule)
+        new, metrics = take_step(state, grads, value, optimizer, schedule)
+        return new, {"policy/loss": value, **metrics}
 
     B, P, G, C = shapes
     batch = (

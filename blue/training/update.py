@@ -32,13 +32,12 @@ def compile_update(
     return compile_program(update, args, out_shardings=out, donate=(0,))
 
 
-def finish_supervised(
+def take_step(
     state: TrainState, grads: Any, loss: Array, optimizer: Any, schedule: Any
 ) -> tuple[TrainState, dict]:
-    """The state after one step, and the metrics of a supervised stage."""
+    """The state after one step, and what every update reports of it."""
     new, norm = apply_gradients(state, grads, loss, optimizer)
     return new, {
-        "policy/loss": loss,
         "optim/grad_norm": norm,
         "optim/lr": schedule(state.step),
         "optim/skipped": new.skipped,
