@@ -3,6 +3,8 @@
 A recorded config with an old name is read with the new one.
 """
 
+import copy
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,23 +27,14 @@ def refuse(names: Iterable[str], where: str) -> None:
 
 def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded, nested config with present field names."""
-    return _nested({NEW_NAMES.get(k, k): v for k, v in _leaves(config, "")})
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in leaves.items():
-        *sections, last = name.split(".")
-        at = tree
-        for section in sections:
-            at = at.setdefault(section, {})
-        at[last] = value
+    tree = copy.deepcopy(dict(config))
+    for old, new in NEW_NAMES.items():
+        *sections, name = old.split(".")
+        source = functools.reduce(lambda t, section: t.get(section, {}), sections, tree)
+        if name in source:
+            *sections, new_name = new.split(".")
+            target = tree
+            for section in sections:
+                target = target.setdefault(section, {})
+            target[new_name] = source.pop(name)
     return tree

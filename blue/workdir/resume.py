@@ -8,14 +8,14 @@ not be that of any config. Other settings may change; each change is logged.
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from blue.errors import UserError
 from blue.models import families
-from blue.workdir import renamed
+from blue.workdir import renamed, settings
 from blue.workdir.checkpoints import Checkpoints
 from blue.workdir.stages import STAGES
 
@@ -50,7 +50,7 @@ def note(
         tokenizer, data: fingerprints.
         fields: names of the config's sizes that must not change.
     """
-    flat = dict(_leaves(config))
+    flat = dict(settings.leaves(config))
     same = {f"model.{key}": value for key, value in model.items()}
     same |= {"tokenizer": tokenizer, "data": data, "seed": flat["seed"]}
     same |= {field: flat[field] for field in fields}
@@ -71,7 +71,7 @@ def check(meta: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) ->
             "back to go on, or take another --workdir"
         )
     begun = renamed.with_new_names(meta["config"])
-    old, new = dict(_leaves(begun)), dict(_leaves(wanted["config"]))
+    old, new = dict(settings.leaves(begun)), dict(settings.leaves(wanted["config"]))
     compared = set(wanted["same"])
     loud = lambda k: not k.startswith((*QUIET, MESH)) and k not in compared
     changed = _changes(*({k: v for k, v in c.items() if loud(k)} for c in (old, new)))
@@ -109,14 +109,6 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
     return json.dumps(values[key]) if key in values else "not there"
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _plain(tree: Any) -> Any:

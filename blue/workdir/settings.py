@@ -11,7 +11,7 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,12 @@ def load(argv: Sequence[str]) -> tuple[ConfigDict, str]:
     return config, given["workdir"]
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All fields as ("rewards.choice.weight", 1.0), in sorted order."""
+def leaves(
+    config: ConfigDict | Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """All fields as ("rewards.choice.weight", 1.0); those of a config sorted."""
     for key, value in config.items():
-        if isinstance(value, ConfigDict):
+        if isinstance(value, ConfigDict | Mapping):
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
