@@ -86,14 +86,14 @@ def run(config: ConfigDict, workdir: str) -> None:
         mesh=mesh,
     )
     frozen_judge = config.judge.model == "reference"
-    judge_model, rows = base if frozen_judge else policy, questions_at_a_time(config)
+    judge_model, size = base if frozen_judge else policy, questions_at_a_time(config)
     scorer = Scorer(
         tokenizer=base.tokenizer,
         encoder=encoder,
         query_format=query_format,
         titles=log.titles,
         items=items,
-        ask=make_judge(config, judge_model, mesh, batch_size=rows),
+        ask=make_judge(config, judge_model, mesh, batch_size=size),
         rewards=reward_program(config, mesh, items.shape[1]),
         mesh=mesh,
     )
