@@ -6,7 +6,8 @@ B prompts  G completions a prompt  P prompt tokens  C completion tokens  T query
 S key tokens  V vocabulary  D width  F mlp width  N query heads  K key/value heads
 R = N//K query heads a key/value head  H head size  L layers
 
-A layer is one Linen module, `Block`; its attention is a function passed to it. This
+A layer is one Linen module, `Block`; its attention (attention.py) is a function passed
+to it. This
 gives two passes here, and two more over the same weights in decoding.py:
 
 * `forward`        one block of tokens, causal;
@@ -28,13 +29,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from blue.models import attention, splash
+from blue.models import splash
+from blue.models.attention import (
+    KV,
+    Attend,
+    causal_mask,
+    group_attention,
+    kernel_for,
+    positions_of,
+    prompt_attention,
+    self_attention,
+    splash_attention,
+)
 from blue.runtime.sharding import gather, keep_rows
 
 Params = dict[str, Any]
 LOCAL, GLOBAL = "local", "global"
-LONG, PARTS = 512, 4  # dense attention splits LONG or more queries into PARTS
-LOCAL_PART = 256  # local layers: max(window, LOCAL_PART) queries a part
 
 
 class Lora(NamedTuple):
@@ -88,13 +98,6 @@ class DecoderConfig:
         return self.query_scale or self.head_size**-0.5
 
 
-class KV(NamedTuple):
-    """Keys and values of one layer, after the key norm (if any) and RoPE."""
-
-    k: Float[Array, "... S K H"]
-    v: Float[Array, "... S K H"]
-
-
 # --- the layer
 
 
@@ -137,11 +140,6 @@ def rope(
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     y = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
     return y.astype(x.dtype)
-
-
-# attend(q [B T N H], own KV) -> (output [B T N H], what to keep of the keys and values)
-# The output may have only the last positions; the layer's output has the same.
-Attend = Callable[[Array, KV], tuple[Array, Any]]
 
 
 class Block(nn.Module):
@@ -205,113 +203,6 @@ class Block(nn.Module):
         return x + (norm("post_mlp_norm", y) if cfg.post_norms else y), kept
 
 
-# --- attention
-
-
-def causal_mask(
-    query_positions: Int[Array, "*b T"],
-    key_positions: Int[Array, "*b S"],
-    *,
-    window: int,
-) -> Bool[Array, "*b T S"]:
-    """True where a query may see a key; `window` 0 is unlimited."""
-    back = query_positions[..., :, None] - key_positions[..., None, :]
-    return (back >= 0) & (back < window) if window else back >= 0
-
-
-def self_attention(
-    cfg: DecoderConfig, mask: Bool[Array, "B T S"], *, window: int = 0
-) -> Attend:
-    """Attention inside one block of tokens; keeps its keys and values.
-
-    mask: False for keys after the query, and for those `window` slots or more before it
-    (0: no limit). Dense attention computes only the `visible_parts`.
-    """
-
-    def attend(q: Float[Array, "B T N H"], kv: KV) -> tuple[Array, KV]:
-        is_cudnn = _kernel(q, keys=kv.k.shape[1]) == "cudnn"
-        whole = [(slice(None), slice(None))]
-        parts = whole if is_cudnn else visible_parts(q.shape[1], kv.k.shape[1], window)
-        out = [
-            jax.nn.dot_product_attention(
-                q[:, own], kv.k[:, seen], kv.v[:, seen],
-                mask=mask[:, None, own, seen], scale=cfg.scale(),
-                implementation="cudnn" if is_cudnn else None,
-            )
-            for own, seen in parts
-        ]  # fmt: skip
-        return jnp.concatenate(out, axis=1) if len(out) > 1 else out[0], kv
-
-    return attend
-
-
-def visible_parts(queries: int, keys: int, window: int) -> list[tuple[slice, slice]]:
-    """Parts of the last `queries` of `keys` slots, each with the keys that some query
-    of the part may see in `self_attention`."""
-    before = keys - queries
-    size = -(-queries // PARTS) if queries >= LONG else queries
-    if window and queries >= LONG:
-        size = min(size, max(window, LOCAL_PART))
-    starts = range(0, queries, size)
-    parts = [slice(start, min(start + size, queries)) for start in starts]
-    first = lambda part: max(before + part.start - window + 1, 0) if window else 0
-    return [(part, slice(first(part), before + part.stop)) for part in parts]
-
-
-def _kernel(q: Float[Array, "*b T N H"], *, keys: int) -> str | None:
-    """The kernel for such queries, each over `keys` keys; None: dense attention."""
-    return attention.implementation_here(
-        dtype=q.dtype,
-        head_size=q.shape[-1],
-        query_tokens=q.shape[-3],
-        key_tokens=keys,
-    )
-
-
-def _splash(
-    cfg: DecoderConfig,
-    kind: str,
-    q: Float[Array, "B G C N H"],
-    prompt: KV,
-    own: KV,
-    prompt_mask: Bool[Array, "B P"],
-    own_mask: Bool[Array, "B G C"],
-) -> Float[Array, "B G C N H"]:
-    """`group_attention` under the masks of `group_forward`, by a kernel of TPUs."""
-    return splash.attention(
-        q, (prompt.k, own.k), (prompt.v, own.v), (prompt_mask, own_mask),
-        scale=cfg.scale(), window=window_of(cfg, kind),
-        interpret=attention.platform_here() != "tpu",
-    )  # fmt: skip
-
-
-def group_attention(
-    cfg: DecoderConfig,
-    q: Float[Array, "B G C N H"],
-    prompt: KV,
-    own: KV,
-    prompt_mask: Bool[Array, "B G C P"],
-    own_mask: Bool[Array, "#B #G C S"],
-) -> Float[Array, "B G C N H"]:
-    """Completions attend to [their prompt's keys, their own keys].
-
-    prompt: [B P K H], shared by the group; own: [B G S K H]. One softmax over both.
-    """
-    K, P = prompt.k.shape[-2], prompt.k.shape[1]
-    q = q.reshape(*q.shape[:3], K, -1, q.shape[-1])  # [B G C K R H]
-    f32 = {"preferred_element_type": jnp.float32}
-    shared = jnp.einsum("BGCKRH,BPKH->BKRGCP", q, prompt.k, **f32)
-    single = jnp.einsum("BGCKRH,BGSKH->BKRGCS", q, own.k, **f32)
-    own_mask = jnp.broadcast_to(own_mask, (*q.shape[:3], own_mask.shape[-1]))
-    mask = jnp.concatenate([prompt_mask, own_mask], axis=-1)[:, None, None]
-    logits = jnp.concatenate([shared, single], axis=-1) * cfg.scale()
-    logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    probs = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-    out = jnp.einsum("BKRGCP,BPKH->BGCKRH", probs[..., :P], prompt.v)
-    out = out + jnp.einsum("BKRGCS,BGSKH->BGCKRH", probs[..., P:], own.v)
-    return out.reshape(*out.shape[:3], -1, out.shape[-1])
-
-
 # --- the trunk
 
 
@@ -322,7 +213,7 @@ def init_params(cfg: DecoderConfig, key: Array, dtype: str = "float32") -> Param
     """
     layer_key, embed_key, head_key = jax.random.split(key, 3)
     x, positions = jnp.zeros((1, 1, cfg.width)), jnp.zeros((1, 1), jnp.int32)
-    attend = self_attention(cfg, jnp.ones((1, 1, 1), bool))
+    attend = self_attention(jnp.ones((1, 1, 1), bool), scale=cfg.scale())
 
     def init_layer(key: Array) -> Params:
         variables: Any = Block(cfg, GLOBAL).init(key, x, positions, attend)
@@ -464,31 +355,9 @@ def layer_params(params: Params, layer: int) -> Params:
     return jax.tree.map(lambda a: a[layer], params["layers"])
 
 
-def positions_of(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
-    """Real positions under right alignment; padding gets 0."""
-    return jnp.maximum(jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1, 0)
-
-
 def window_of(cfg: DecoderConfig, kind: str) -> int:
     """How far back a layer of this kind sees; 0: everything."""
     return cfg.window if kind == LOCAL else 0
-
-
-def prompt_attention(cfg: DecoderConfig, kind: str, mask: Bool[Array, "B T"]) -> Attend:
-    """Causal attention over right-aligned tokens; padding is masked."""
-    positions = positions_of(mask)
-    see = causal_mask(positions, positions, window=window_of(cfg, kind))
-    dense = self_attention(cfg, see & mask[:, None, :], window=window_of(cfg, kind))
-
-    def attend(q: Array, kv: KV) -> tuple[Array, KV]:
-        if _kernel(q, keys=kv.k.shape[1]) != "splash":
-            return dense(q, kv)
-        nothing = KV(kv.k[:, :0], kv.v[:, :0])
-        alone = KV(kv.k[:, None], kv.v[:, None])  # one completion
-        masks = mask[:, :0], mask[:, None]
-        return _splash(cfg, kind, q[:, None], nothing, alone, *masks)[:, 0], kv
-
-    return attend
 
 
 def forward(
@@ -504,7 +373,8 @@ def forward(
     positions = positions_of(mask)
 
     def body(x: Array, layer: Params, kind: str) -> tuple[Array, None]:
-        attend = prompt_attention(cfg, kind, mask)
+        window = window_of(cfg, kind)
+        attend = prompt_attention(mask, scale=cfg.scale(), window=window)
         return run_block(cfg, layer, kind, x, positions, attend)[0], None
 
     x = embed_tokens(params, cfg, tokens, dtype)
@@ -535,24 +405,28 @@ def group_forward(
 
     def body(carry: tuple, layer: Params, kind: str) -> tuple[tuple, None]:
         x, y = carry
-        attend = prompt_attention(cfg, kind, prompt_mask)
+        sizes = {"scale": cfg.scale(), "window": window_of(cfg, kind)}
+        window = sizes["window"]
+        attend = prompt_attention(prompt_mask, **sizes)
         x, shared = run_block(cfg, layer, kind, x, at, attend)
-        window = window_of(cfg, kind)
         see_prompt = causal_mask(flat_at, at, window=window) & prompt_mask[:, None, :]
         see_own = causal_mask(own_at, own_at, window=window)[None, None]
 
         def attend_group(q: Array, kv: KV) -> tuple[Array, None]:
             groups = lambda a: a.reshape(B, G, C - 1, *a.shape[2:])
             q_groups, own = groups(q), KV(groups(kv.k), groups(kv.v))
-            if _kernel(q_groups, keys=P + C - 1) == "splash":
+            if kernel_for(q_groups, keys=P + C - 1) == "splash":
                 real = jnp.ones((B, G, C - 1), bool)
-                out = _splash(cfg, kind, q_groups, shared, own, prompt_mask, real)
+                masks = prompt_mask, real
+                out = splash_attention(q_groups, shared, own, *masks, **sizes)
             else:
                 # completions see no prompt keys before the last window
                 seen = slice(max(P - window + 1, 0) if window else 0, P)
                 prompt_kv = KV(shared.k[:, seen], shared.v[:, seen])
                 see = groups(see_prompt[:, :, seen])
-                out = group_attention(cfg, q_groups, prompt_kv, own, see, see_own)
+                out = group_attention(
+                    q_groups, prompt_kv, own, see, see_own, scale=cfg.scale()
+                )
             return out.reshape(q.shape), None
 
         y, _ = run_block(cfg, layer, kind, y, flat_at, attend_group)

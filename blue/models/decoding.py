@@ -24,18 +24,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from blue.models.decoder import (
+from blue.models.attention import (
     KV,
+    causal_mask,
+    positions_of,
+    prompt_attention,
+    self_attention,
+)
+from blue.models.decoder import (
     DecoderConfig,
     Params,
-    causal_mask,
     embed_tokens,
     final_norm,
     layer_params,
-    positions_of,
-    prompt_attention,
     run_block,
-    self_attention,
     window_of,
 )
 
@@ -91,7 +93,12 @@ def prefill(
     P, last = prompt.shape[1], cfg.num_layers - 1
     at = positions_of(prompt_mask)
     kinds = {cfg.kind(n) for n in range(cfg.num_layers)}
-    attend = {kind: prompt_attention(cfg, kind, prompt_mask) for kind in kinds}
+    attend = {
+        kind: prompt_attention(
+            prompt_mask, scale=cfg.scale(), window=window_of(cfg, kind)
+        )
+        for kind in kinds
+    }
     x = embed_tokens(params, cfg, prompt, dtype)
     kept: list[Cache] = []
     for n, layer in enumerate(params["layers"]):
@@ -108,7 +115,7 @@ def _last_query(cfg: DecoderConfig, kind: str, mask: Bool[Array, "B P"]) -> Any:
     at = positions_of(mask)
     window = window_of(cfg, kind)
     see = causal_mask(at[:, -1:], at, window=window) & mask[:, None, :]
-    attend = self_attention(cfg, see, window=window)
+    attend = self_attention(see, scale=cfg.scale(), window=window)
     return lambda q, kv: attend(q[:, -1:], kv)
 
 
@@ -123,7 +130,7 @@ def decode_attention(
     """One query a completion over [its prompt's keys, its own keys], in one softmax.
 
     prompt: [B K P H], shared by the group; own: [B Q S H]. A query sees one key or
-    more. Equals `decoder.group_attention`, without concatenating the keys.
+    more. Equals `attention.group_attention`, without concatenating the keys.
     """
     B, G, N, H = q.shape
     K, Q = prompt.k.shape[1], own.k.shape[1]

@@ -11,18 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from blue.models import attention, splash
+from blue.models.attention import KV, Attend, causal_mask, self_attention
 from blue.models.decoder import (
-    KV,
-    Attend,
     DecoderConfig,
     Params,
-    causal_mask,
     embed_tokens,
     final_norm,
     forward,
     run_block,
     scan_layers,
-    self_attention,
     window_of,
 )
 from blue.runtime.shapes import Precision
@@ -72,7 +69,7 @@ def embed_packed(
 
     def body(x: Array, layer: Params, kind: str) -> tuple[Array, None]:
         earlier = causal_mask(position, position, window=window_of(cfg, kind))
-        dense = self_attention(cfg, see & earlier)
+        dense = self_attention(see & earlier, scale=cfg.scale())
         attend = row_attention(cfg, kind, segment, parent, dense)
         return run_block(cfg, layer, kind, x, position, attend)[0], None
 

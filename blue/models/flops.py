@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from blue.models import splash
-from blue.models.decoder import DecoderConfig, visible_parts, window_of
+from blue.models.attention import visible_parts
+from blue.models.decoder import DecoderConfig, window_of
 from blue.models.decoding import kept_slots
 from blue.runtime.shapes import Shapes
 

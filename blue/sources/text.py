@@ -57,8 +57,7 @@ def token_counter(encoder: Model) -> Callable[[str], int]:
 
 
 def own_query_prompt(encoder: Model) -> str | None:
-    """The query prompt of the checkpoint that the encoder started from, if it has
-    one."""
+    """The query prompt of the checkpoint the encoder started from, if it has one."""
     directory = encoder.source.directory
     return sentence_layout.read(directory).query_prompt if directory else None
 
@@ -133,8 +132,7 @@ def load_role_tokenizer(run: Run, role: str, checkpoint: str) -> Tokenizer:
         ]
         corpus = [*log.titles, *log.texts, *spoken, *wordings(wording)]
         trained = train_tokenizer(corpus, vocab_size=config.tokenizer.vocab_size)
-        # A partly written tokenizer might load, and every later model depends on its
-        # ids.
+        # half a tokenizer might load, and every later model depends on its ids
         with files.whole_directory(directory) as draft:
             trained.save(draft)
 

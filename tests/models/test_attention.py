@@ -95,7 +95,7 @@ def test_forward_and_backward_are_lowered_to_cudnn_for_a_gpu(monkeypatch):
 
 @functools.partial(jax.jit, static_argnums=2)
 def causal_mask(queries, keys, window):
-    return decoder.causal_mask(queries, keys, window=window)
+    return attention.causal_mask(queries, keys, window=window)
 
 
 @pytest.mark.parametrize("window", [1, 7, 300])
@@ -106,13 +106,13 @@ def test_parts_leave_out_what_nobody_sees_and_no_more(queries, keys, window):
     for limit in (window, 0):
         at = np.arange(keys)
         see = np.array(causal_mask(at[keys - queries :], at, limit))
-        parts = decoder.visible_parts(queries, keys, limit)
-        if queries < decoder.LONG:
+        parts = attention.visible_parts(queries, keys, limit)
+        if queries < attention.LONG:
             assert len(parts) == 1
         elif limit:  # no longer than window or 256: the work is linear in queries
             assert max(own.stop - own.start for own, _ in parts) <= max(limit, 256)
         else:
-            assert len(parts) == decoder.PARTS
+            assert len(parts) == attention.PARTS
         for own, seen in parts:
             assert see[own, seen][:, 0].any() and see[own, seen][:, -1].any()
             see[own, seen] = False
@@ -152,7 +152,7 @@ def test_attention_in_parts_is_that_of_the_whole(family, window, monkeypatch):
         return jax.grad(loss, has_aux=True)(params), last
 
     whole = jax.jit(lambda p: run(p))(params)
-    monkeypatch.setattr(decoder, "LONG", P)
+    monkeypatch.setattr(attention, "LONG", P)
     assert_close(jax.jit(lambda p: run(p))(params), whole)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from blue.inference import sampling
-from blue.models import decoder, decoding, flops, gemma3, qwen3
+from blue.models import attention, decoder, decoding, flops, gemma3, qwen3
 from blue.models.decoder import GLOBAL, LOCAL, DecoderConfig, Lora
 from blue.models.logprobs import token_logprobs
 from blue.runtime.shapes import Precision, Shapes
@@ -77,7 +77,7 @@ def test_update_is_counted_as_xla_counts_it(cfg, remat):
 
 def test_long_prompts_are_counted_in_parts():
     """What no query of a part sees is not computed, nor what no completion sees."""
-    P = decoder.LONG
+    P = attention.LONG
     prompt = shape(1, P), shape(1, P, dtype=jnp.bool_)
     loss = lambda p, *x: logprobs(p, GEMMA, *x).mean()
     found = counted(jax.grad(loss), params_of(GEMMA), *prompt, shape(1, G, C))

@@ -32,7 +32,7 @@ init_params = jax.jit(decoder.init_params, static_argnums=0)
 
 @functools.partial(jax.jit, static_argnums=2)
 def causal_mask(queries, keys, window):
-    return decoder.causal_mask(queries, keys, window=window)
+    return attention.causal_mask(queries, keys, window=window)
 
 
 # --- splash, the kernel of TPUs
@@ -67,15 +67,17 @@ def test_gradients_of_splash_are_those_of_dense_attention():
     mask = jnp.arange(P)[None] >= P - jnp.asarray([150, 30, 0])[:, None]
     normal = lambda n, *shape: jax.random.normal(jax.random.key(n), shape)
     q, weights = normal(0, B, G, C, N, H), normal(1, B, G, C, N, H)
-    prompt = decoder.KV(normal(2, B, P, K, H), normal(3, B, P, K, H))
-    own = decoder.KV(normal(4, B, G, C, K, H), normal(5, B, G, C, K, H))
+    prompt = attention.KV(normal(2, B, P, K, H), normal(3, B, P, K, H))
+    own = attention.KV(normal(4, B, G, C, K, H), normal(5, B, G, C, K, H))
     at = P + jnp.arange(C)
-    see = decoder.causal_mask(at, jnp.arange(P), window=window)
+    see = attention.causal_mask(at, jnp.arange(P), window=window)
     see = jnp.broadcast_to((see[None] & mask[:, None])[:, None], (B, G, C, P))
-    see_own = decoder.causal_mask(at, at, window=window)[None, None]
+    see_own = attention.causal_mask(at, at, window=window)[None, None]
 
     def dense(q, prompt, own):
-        return decoder.group_attention(cfg, q, prompt, own, see, see_own)
+        return attention.group_attention(
+            q, prompt, own, see, see_own, scale=cfg.scale()
+        )
 
     def by_kernel(q, prompt, own):
         pairs = (prompt.k, own.k), (prompt.v, own.v), (mask, jnp.ones((B, G, C), bool))
