@@ -23,9 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.num_devices = 0  # expected, of all hosts; 0: any number
     c.num_processes = 0  # expected; 0: any number
     c.compile_cache = "~/.cache/blue/xla"  # compiled programs; or gs://...; empty: none
-    c.xla_flags = (
-        True  # those of blue/runtime/xla_flags.py, on TPUs and GPUs; False: none
-    )
+    c.xla_flags = True  # of blue/runtime/xla_flags.py, on TPUs and GPUs; False: none
     c.distributed = ConfigDict()  # several processes, one a host; the same command each
     c.distributed.coordinator = ""  # host:port of process 0, else that of environment
     #   JAX_COORDINATOR_ADDRESS; neither: one process alone
@@ -137,10 +135,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # --- stage profiler: GRPO
     c.batch_size = 64  # users a step, global [P]
-    c.microbatch_size = (
-        0  # users at a time in update, reference pass and multiple choice;
-    )
-    #   0: the whole batch
+    c.microbatch_size = 0  # users at a time in update, reference pass and multiple
+    #   choice; 0: the whole batch
     c.group_size = 8  # profiles a user [P]
     c.max_prompt_tokens = 2048  # [P]; whole oldest items go first
     c.prompt_buckets = (512, 1024, 2048)  # padded prompt lengths, ascending
@@ -259,9 +255,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.plan = ConfigDict()  # stage plan: what a run costs on TPUs, without one
     c.plan.topology = "v6e:8x8"  # generation (v5e, v5p, v6e) and shape
     c.plan.num_items = 1_000_000  # of the catalogue
-    c.plan.quick = (
-        True  # least effort of the compiler; False: a run's, many times longer
-    )
+    c.plan.quick = True  # least effort of the compiler; False: a run's, much longer
     c.log = ConfigDict()
     c.log.every = 1  # steps between lines of metrics.jsonl
     c.log.samples_every = 10  # steps between written sample profiles

@@ -495,7 +495,7 @@ def run(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs=2, metavar=("A", "B"))
+    parser.add_argument("models", nargs=2, metavar="MODEL", help="A, then B")
     parser.add_argument("--texts", type=Path, help="a text a line, or JSON lines")
     lengths = "e.g. 700,180: random tokens of these lengths in place of texts"
     parser.add_argument("--random-tokens", default="", metavar="LENGTHS", help=lengths)

@@ -28,7 +28,9 @@ from blue.workdir import record
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(usage=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs=2)
     parser.add_argument("--users", type=int, default=0)
     given = parser.parse_args(argv)

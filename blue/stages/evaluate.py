@@ -405,7 +405,8 @@ def write_results(
         rows = profile_lines(run, subjects, written)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(folder / "evaluation_profiles.jsonl", lines, private=True)
-        write_text(folder / "evaluation.md", report.markdown(result, shown))
+        page = report.markdown(result, shown)  # with texts of a few users
+        write_text(folder / "evaluation.md", page, private=True)
         numbers = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(folder / "evaluation.json", numbers + "\n")
         evaluated = {by.weights for by in written.values()}

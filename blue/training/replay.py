@@ -295,7 +295,9 @@ def describe(found: dict[str, Any]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Replays the batch that the command line names, and prints the results."""
-    parser = argparse.ArgumentParser(usage=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run")
     parser.add_argument("file")
     given = parser.parse_args(argv)

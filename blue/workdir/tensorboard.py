@@ -47,7 +47,9 @@ class TensorBoard:
             f".from_{first_step:08d}.{os.getpid()}"
         )
         self._directory = directory
-        self._records = RecordWriter((directory / name).open("ab"))
+        # Sample profiles are personal data: the file is private.
+        private = lambda path, flags: os.open(path, flags, 0o600)
+        self._records = RecordWriter(open(directory / name, "ab", opener=private))
         self._write(events.Event(file_version="brain.Event:2"))
         start = events.SessionLog(status=events.SessionLog.START)
         self._write(events.Event(step=first_step, session_log=start))

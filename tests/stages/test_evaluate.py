@@ -199,7 +199,8 @@ def test_evaluation_finds_what_was_built_in(finished):
 
 def test_profiles_file_is_private_and_complete(finished, world):
     path = finished[1] / "evaluation_profiles.jsonl"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for private in (path, finished[1] / "evaluation.md"):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o600
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     log, examples, _ = world
     users = [log.user_ids[u] for u in examples.test.user]

@@ -1,5 +1,7 @@
 """What TensorBoard shows of a stage."""
 
+import stat
+
 import jax.numpy as jnp
 import numpy as np
 from google.protobuf import text_format
@@ -49,6 +51,8 @@ def test_tensorboard_reads_everything_and_shows_replayed_steps_once(tmp_path):
     writer = open_writer(tmp_path, tensorboard=True, first_step=2)
     writer.scalars(2, {"policy/kl": 20})
     writer.close()
+    for file in (tmp_path / "tensorboard" / "profiler").glob("events*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600  # it has sample profiles
     found = events(tmp_path / "tensorboard" / "profiler")
     assert points(found, "policy/kl") == [(0, 0), (1, 1), (2, 20)]
     assert {"policy/nan", "policy_nan"}.isdisjoint(found.Tags()["tensors"])

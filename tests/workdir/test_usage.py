@@ -1,5 +1,7 @@
 """The text of --help."""
 
+import inspect
+import re
 from pathlib import Path
 
 from blue.main import main
@@ -28,3 +30,13 @@ def test_help_names_every_stage_config_and_field_with_its_default(capsys):
         assert flag.startswith((text, f'"{text}"'))
     assert "users a step, global [P]" in shown
     assert "one a step: history_profile [P]" in shown  # a comment of two lines
+
+
+def test_help_has_every_comment_of_base(capsys):
+    """A comment that a formatter moves into a field's value would be lost."""
+    source = inspect.getsource(base.get_config)
+    comments = re.findall(r"# +(?!---)(.*)$", source, re.M)
+    assert len(comments) > 150 and main(["blue", "--help"]) == 0
+    shown = capsys.readouterr().out
+    missing = [comment for comment in comments if comment.strip() not in shown]
+    assert not missing
