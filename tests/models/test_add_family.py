@@ -22,6 +22,7 @@ from blue.sources import adapters
 from blue.text.tokenizer import train_tokenizer
 from blue.workdir.checkpoints import Checkpoints
 from tests.helpers import model_answers
+from tests.helpers.recipes import lines_of, promised_lines
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "blue/models/README.md").read_text()
@@ -51,8 +52,9 @@ def random_params(cfg):
     return jax.tree.map(lambda x: x + rng.normal(0, 0.2, x.shape).astype("f4"), params)
 
 
-def test_the_recipe_is_short():
-    assert len(RECIPE.splitlines()) <= 25
+def test_the_recipe_has_the_promised_lines():
+    added = "from blue.models import plain", ENTRY
+    assert lines_of(MODULE, *added) == promised_lines("a model family")
 
 
 def test_without_the_recipe_there_is_no_such_family(tmp_path):

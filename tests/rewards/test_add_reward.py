@@ -15,6 +15,7 @@ from blue.stages import train_profiler
 from blue.workdir import settings
 from configs import quickstart
 from tests.helpers import small_stages
+from tests.helpers.recipes import lines_of, promised_lines
 from tests.helpers.small_stages import one_layer  # noqa: F401
 
 README = Path(functions.__file__).with_name("README.md").read_text("utf-8")
@@ -36,8 +37,9 @@ def section(monkeypatch):
     return line
 
 
-def test_the_recipe_is_short():
-    assert len([line for line in ADD.splitlines() if line.strip()]) <= 20
+def test_the_recipes_have_the_promised_lines():
+    assert lines_of(*BLOCK.findall(ADD)) == promised_lines("a reward")
+    assert lines_of(*BLOCK.findall(ABLATION)) == promised_lines("an ablation")
 
 
 @pytest.mark.usefixtures("one_layer")

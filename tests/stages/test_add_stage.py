@@ -11,6 +11,7 @@ from blue.main import main
 from blue.sources.data import load_examples, load_log
 from blue.workdir.stages import STAGES, Stage
 from configs import base
+from tests.helpers.recipes import lines_of, promised_lines
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "blue/stages/README.md").read_text()
@@ -31,9 +32,8 @@ def added(monkeypatch, tmp_path):
         monkeypatch.setitem(STAGES, name, stage)
 
 
-def test_the_recipe_is_short():
-    lines = [line for line in RECIPE.splitlines()[1:] if line]
-    assert len(lines) <= 15
+def test_the_recipe_has_the_promised_lines():
+    assert lines_of(MODULE, ENTRY) == promised_lines("a stage")
 
 
 def test_without_the_recipe_there_is_no_such_stage(tmp_path, capsys):
