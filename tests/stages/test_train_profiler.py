@@ -66,8 +66,8 @@ def test_a_hidden_transfer_in_a_step_stops_the_run(tmp_path, monkeypatch):
     [
         ("batch_size", 12, "batch_size = 12 must be a positive multiple of 8"),
         ("microbatch_size", 3, "microbatch_size = 3 must be a positive multiple of 8"),
-        ("group_size", 1, "group_size = 1 must be at least 2"),
-        ("max_prompt_tokens", 500, "max_prompt_tokens = 500 is more than the largest"),
+        ("microbatch_size", 16, "batch_size = 8 must be a multiple of microbatch_size"),
+        ("num_negatives", 2, "num_options = 4 must be at most num_negatives \\+ 1 = 3"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(field, value, words, tmp_path):
