@@ -93,6 +93,32 @@ def test_resume_is_bitwise(whole, stage):
 
 
 @pytest.mark.slow
+def test_a_warm_start_of_two_tasks_resumes_to_the_bit(tmp_path, monkeypatch):
+    """Tasks take turns; the resumed stage takes the turn that is due."""
+    c = four_step_config()
+    c.stages, c.warm_start.tasks = ("warm_start",), ("profile", "choice")
+    warm_start.run(c, str(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        progress = writer.Writer.progress
+
+        def die(self, step, values):
+            progress(self, step, values)
+            if step == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(writer.Writer, "progress", die)
+        with pytest.raises(KeyboardInterrupt):
+            warm_start.run(c, str(tmp_path / "killed"))
+    assert stage_checkpoints(c, f"{tmp_path}/killed", "warm_start").latest_step() == 2
+    warm_start.run(c, str(tmp_path / "killed"))
+    a = final_state(tmp_path / "whole", "warm_start")
+    b = final_state(tmp_path / "killed", "warm_start")
+    assert a[0] == b[0] == str(STEPS)
+    for x, y in zip(a[1], b[1], strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.mark.slow
 def test_stopped_by_sigterm_and_started_again_is_the_whole_run(
     whole, tmp_path, monkeypatch
 ):
