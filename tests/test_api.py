@@ -28,24 +28,22 @@ from blue.sources.profiler import load_profiler_base, make_generate_with
 from blue.sources.text import prompt_format_of, query_format_of
 from blue.stages import write_profiles
 from blue.text import prompts, queries
-from tests.helpers import small_stages
-from tests.helpers.small_stages import one_layer  # noqa: F401
+from tests.helpers.recipes import python_blocks
+from tests.helpers.small_stages import (
+    end_stages,
+    one_layer,  # noqa: F401
+    one_step_config,
+)
 
 ROOT = Path(__file__).parents[1]
 HISTORIES = [["orla lamp", "orla jug", "brum tent"], ["Amélie [2001]"], []]
-
-
-def make_config():
-    c = small_stages.make_config()
-    c.warm_start.num_steps = c.train_encoder.num_steps = 1
-    return c
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, one_layer):  # noqa: F811
     """A workdir of a reduced quickstart, with both exports."""
     workdir = tmp_path_factory.mktemp("run")
-    small_stages.end_stages(make_config(), workdir)
+    end_stages(one_step_config(), workdir)
     return workdir
 
 
@@ -90,9 +88,7 @@ def test_four_names_and_no_others():
 def examples():
     """The blocks of Python in READMEs that import from blue, by their file."""
     for page in (ROOT / "README.md", *sorted(ROOT.glob("blue/**/README.md"))):
-        for block in re.findall(
-            r"^```python\n(.*?)^```", page.read_text(), re.M | re.S
-        ):
+        for block in python_blocks(page.read_text()):
             if re.search(r"^from blue import ", block, re.M):
                 yield pytest.param(block, id=str(page.relative_to(ROOT)))
 
@@ -152,7 +148,7 @@ def test_the_first_page_has_an_example_of_few_lines():
 
 def test_profiles_are_those_of_the_generator(run, profiler):
     """Same parameters, prompts, stage, seed and keys: the same profiles."""
-    config = make_config()
+    config = one_step_config()
     config.profiler.checkpoint = str(run / "export/profiler")
     opened = open_run(config, str(run))
     mesh = opened.mesh
@@ -181,7 +177,7 @@ def test_profiles_are_those_of_the_generator(run, profiler):
 @pytest.mark.slow
 def test_profiles_of_a_log_are_those_of_its_stage(run, profiler, tmp_path):
     """With the run's user ids and seed: profiles.jsonl of stage write_profiles."""
-    config = make_config()
+    config = one_step_config()
     config.profiler.checkpoint = str(run / "export/profiler")
     log = load_log(config, str(run))
     users = log.user_ids[::40]
@@ -273,7 +269,7 @@ def test_a_hub_id_is_enough(run, profiler, monkeypatch):
 
 
 def test_vectors_are_those_of_the_runs_encoder(run, encoder):
-    config = make_config()
+    config = one_step_config()
     config.encoder.checkpoint = str(run / "export/encoder")
     opened = open_run(config, str(run))
     log = opened.log

@@ -43,11 +43,8 @@ def make_choice_program(
         return make_letter_logits(
             cfg, mesh, questions, precision, letter_ids=letter_ids
         )
-    if scoring == "likelihood":
-        return make_completion_logprobs(cfg, mesh, shapes, precision, temperature=1.0)
-    raise UserError(
-        f"judge.scoring is {scoring!r}; known are 'letters' and 'likelihood'"
-    )
+    assert scoring == "likelihood", scoring
+    return make_completion_logprobs(cfg, mesh, shapes, precision, temperature=1.0)
 
 
 def make_judge(

@@ -5,13 +5,12 @@ import zlib
 
 import numpy as np
 
-from blue.data import prepare as prepare_module
-from blue.data.cutting import Cutting
 from blue.data.examples import history
 from blue.inference.generate import Profile
 from blue.text.rule_profiles import template_profile
 from blue.text.templates import TEMPLATES
 from blue.text.words import folded_words
+from tests.helpers import hand_logs
 
 WORLD = dict(users=240, items=300, topics=16, noise=0.1, loyalty=0.7, drift=0.0)
 
@@ -42,23 +41,16 @@ def choose(profiles, options):
 
 
 def prepare(log, directory, **changes):
-    cutting = Cutting(
+    """Examples for a ranking among a hundred items."""
+    cutting = dict(
         min_interactions=10,
-        max_interactions=1000,
-        window_policy="exclude_window",
-        window_s=3600,
         rolling_targets=10,
-        embargo_items=0,
-        min_history=1,
         max_train_targets=4,
-        targets_per_example=1,
-        ties="hash",
         validation_users=20,
         test_users=48,
         eval_negatives=99,
     )
-    cutting = cutting._replace(**changes)
-    return prepare_module.prepare(log, cutting, directory=directory, seed=0)
+    return hand_logs.prepare(log, directory, **(cutting | changes))
 
 
 def make_generate(log, examples, tokenizer, which):

@@ -1,5 +1,9 @@
 """A module whose functions embed words."""
 
+import sys
+
+from tests.helpers import small_stages
+
 WORDS = """
 import zlib
 import jax
@@ -36,3 +40,21 @@ def raises(texts):
 """
 
 BASE = {"max_tokens": 32, "batch_size": 4}
+
+
+def module_of_words(tmp_path, monkeypatch):
+    """For a fixture: the name of a module in the current directory, new each time."""
+    name = f"words_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(WORDS)
+    monkeypatch.chdir(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def foreign_config(kind, checkpoint):
+    """Two steps of GRPO and the evaluation, with an encoder that is not ours."""
+    c = small_stages.four_step_config()
+    c.num_steps, c.eval_every = 2, 2
+    c.encoder.kind, c.encoder.checkpoint = kind, checkpoint
+    c.stages = ("profiler", "evaluate")
+    return c

@@ -23,6 +23,8 @@ GEMMA = dataclasses.replace(
 
 QWEN = dataclasses.replace(qwen3.tiny_qwen3(), **SMALL, num_layers=2, tied=False)
 
+TWO_LAYERS = dataclasses.replace(GEMMA, num_layers=2)
+
 # these run once: compiling is what takes the time
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 

@@ -1,14 +1,27 @@
-"""The recipes of the READMEs: how many lines blue/README.md promises, and they take."""
+"""What READMEs say how to add: their sections and the code in them."""
 
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "blue/README.md"
+ROOT = Path(__file__).parents[2]
+
+
+def readme_section(readme, heading):
+    """The section `## heading` of a README, its heading included."""
+    text = (ROOT / readme).read_text("utf-8")
+    start = text.index(f"## {heading}\n")
+    return text[start:].partition("\n## ")[0].strip()
+
+
+def python_blocks(text):
+    """The code of its blocks of Python."""
+    return re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
 
 
 def promised_lines(what: str) -> int:
     """The lines that blue/README.md's "How to add" promises for `what`."""
-    (number,) = re.findall(rf"^\| {what} \| (\d+) \|", PAGE.read_text("utf-8"), re.M)
+    page = (ROOT / "blue/README.md").read_text("utf-8")
+    (number,) = re.findall(rf"^\| {what} \| (\d+) \|", page, re.M)
     return int(number)
 
 

@@ -1,18 +1,22 @@
 """Models of two layers, a tokenizer of a few words: what tests of programs share."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from blue.models.params import make_init
+from blue.runtime.shapes import Precision
 from blue.text.templates import TEMPLATES, wordings
 from blue.text.tokenizer import train_tokenizer
 
 WORDS = "red blue green tent lamp chair river stone apple bread".split()
 LINES = [f"{a} {b} {c}" for a in WORDS for b in WORDS[:5] for c in WORDS[5:]]
 SHORT = TEMPLATES["short"]
+FLOAT32 = Precision("float32", "float32")
 
 
+@functools.cache
 def few_words():
     """A tokenizer of LINES and the words of the SHORT templates."""
     return train_tokenizer([*LINES, *wordings(SHORT)], vocab_size=600)

@@ -1,6 +1,7 @@
 """Stages of models of one layer: what tests of whole stages share."""
 
 import dataclasses
+import json
 
 import jax
 import optax
@@ -22,6 +23,33 @@ def make_config():
     c = quickstart.get_config("tiny")
     c.train_encoder.batch_size = 8
     return c
+
+
+def one_step_config():
+    """The encoder and the warm start are trained for one step."""
+    c = make_config()
+    c.warm_start.num_steps = c.train_encoder.num_steps = 1
+    return c
+
+
+STEPS = 4
+
+
+def four_step_config():
+    """Every stage takes STEPS steps, with a checkpoint after every second."""
+    c = make_config()
+    c.num_steps = c.train_encoder.num_steps = c.warm_start.num_steps = STEPS
+    c.warm_start.tasks = ("profile",)
+    c.checkpoint_every, c.eval_every = 2, 4
+    c.lr_warmup_steps = 0
+    c.train_encoder.lr, c.warm_start.lr_warmup_steps = 1e-3, 1
+    return c
+
+
+def lines(workdir, stage, name="metrics.jsonl"):
+    """What the stage wrote into the file, a dict a line."""
+    rows = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    return [row for row in rows if row["stage"] == stage]
 
 
 def end_stages(config, workdir):

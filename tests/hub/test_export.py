@@ -28,24 +28,21 @@ from blue.sources.text import own_query_format_of, prompt_format_of, query_forma
 from blue.text import queries
 from blue.text.tokenizer import load_tokenizer, train_tokenizer
 from blue.training import session
-from tests.helpers import small_stages
-from tests.helpers.small_stages import one_layer  # noqa: F401
+from tests.helpers.small_stages import (
+    end_stages,
+    one_layer,  # noqa: F401
+    one_step_config,
+)
 
 pytestmark = pytest.mark.usefixtures("one_layer")
 TEXTS = ["Amélie (2001), ran  [乱] 🎬", "hello\nthere", "", "x" * 300]
-
-
-def make_config():
-    c = small_stages.make_config()
-    c.warm_start.num_steps = c.train_encoder.num_steps = 1
-    return c
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, one_layer):  # noqa: F811
     """A workdir with an exported profiler and an exported encoder."""
     workdir = tmp_path_factory.mktemp("run")
-    small_stages.end_stages(make_config(), workdir)
+    end_stages(one_step_config(), workdir)
     return workdir
 
 
@@ -61,7 +58,7 @@ def profiles(config, workdir, log, examples):
 
 
 def test_the_export_is_the_profiler_of_the_workdir(run, tmp_path):
-    config = make_config()
+    config = one_step_config()
     log = load_log(config, str(run))
     examples = load_examples(config, log, str(run))
     model, ids, want = profiles(config, str(run), log, examples)
@@ -75,7 +72,7 @@ def test_the_export_is_the_profiler_of_the_workdir(run, tmp_path):
 
 
 def test_the_encoder_is_exported_too(run, tmp_path):
-    config = make_config()
+    config = one_step_config()
     mesh, log = make_mesh(1, -1, 1), load_log(config, str(run))
     model = load_encoder(Run(config, str(run), mesh, log))
     config.encoder.checkpoint = str(run / "export/encoder")
@@ -92,7 +89,7 @@ def test_its_tokenizer_reads_another_log(run):
 
 
 def test_a_later_export_replaces_the_earlier_one_and_what_a_kill_left(run, tmp_path):
-    config = make_config()
+    config = one_step_config()
     mesh, log = make_mesh(1, -1, 1), load_log(config, str(run))
     model = load_profiler(Run(config, str(run), mesh, log), "base")
     checkpoints = stage_checkpoints(config, str(run), "warm_start")
@@ -127,7 +124,7 @@ def export_again(config, run, model, workdir, role, stage):
 
 def test_there_and_back_is_exact(run, tmp_path):
     """Loaded, exported, loaded, exported: every file to the byte."""
-    config = make_config()
+    config = one_step_config()
     mesh, log = make_mesh(1, -1, 1), load_log(config, str(run))
     for role, stage in (("profiler", "warm_start"), ("encoder", "encoder")):
         first = run / "export" / role
@@ -188,7 +185,7 @@ def test_the_encoder_says_what_it_was_trained_with(run):
     from transformers import AutoConfig
 
     directory = run / "export/encoder"
-    c = make_config()
+    c = one_step_config()
     assert sentence_layout.read(directory) == (
         str(directory), "", "", c.encoder.max_tokens,
     )  # fmt: skip
@@ -272,7 +269,7 @@ def query_prefix(run, tmp_path, instruction, content):
         sentence_layout.write(
             tmp_path / "encoder", width=64, max_tokens=32, query_prompt=content
         )
-    config = make_config()
+    config = one_step_config()
     config.prompts.instruction = instruction
     config.encoder.checkpoint = str(tmp_path / "encoder")
     log = load_log(config, str(run))
@@ -323,7 +320,7 @@ def test_a_model_of_the_hub_is_named_on_the_card(run, tmp_path, monkeypatch):
     (repo / "refs/main").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     _download.cache_clear()
-    config = make_config()
+    config = one_step_config()
     config.profiler.checkpoint = "some/gemma"
     log = load_log(config, str(run))
     model = load_profiler(Run(config, str(run), make_mesh(1, -1, 1), log), "base")

@@ -11,15 +11,8 @@ from blue.inference.continuous import Job, make_profile_writer, prompt_lengths
 from blue.inference.generate import make_generator
 from blue.models import gemma3
 from blue.runtime import sharding
-from blue.runtime.shapes import Precision, Shapes
-from tests.helpers.small_model import few_words, make
-
-FLOAT32 = Precision("float32", "float32")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return few_words()
+from blue.runtime.shapes import Shapes
+from tests.helpers.small_model import FLOAT32, few_words, make
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +41,9 @@ SAMPLING = {"temperature": 0.9, "key": (5, 77)}
 
 
 @pytest.fixture(scope="module")
-def often_ending(tokenizer):
+def often_ending():
     """Twelve ids of 336 end a completion: profiles of some 25 tokens."""
-    ending = copy.copy(tokenizer)
+    ending = copy.copy(few_words())
     ending.end_ids = tuple(range(20, 32))
     return ending
 

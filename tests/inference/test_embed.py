@@ -4,28 +4,15 @@ import functools
 
 import jax
 import numpy as np
-import pytest
 
 from blue.inference.embed import make_embed_programs, make_embedder
 from blue.models import encoder, qwen3
-from blue.runtime import sharding
-from blue.runtime.shapes import Precision
-from tests.helpers.small_model import LINES, WORDS, alone, few_words, make
-
-FLOAT32 = Precision("float32", "float32")
+from blue.runtime.sharding import make_mesh
+from tests.helpers.small_model import FLOAT32, LINES, WORDS, alone, few_words, make
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return few_words()
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    return sharding.make_mesh(1, -1, 1)
-
-
-def test_embedder_keeps_order_pads_and_cuts_before_the_pooling_token(tokenizer, mesh):
+def test_embedder_keeps_order_pads_and_cuts_before_the_pooling_token():
+    tokenizer, mesh = few_words(), make_mesh(1, -1, 1)
     cfg, params = make(qwen3.tiny_qwen3, tokenizer, mesh)
     run = make_embed_programs(cfg, mesh, FLOAT32, lengths=(4, 8, 32), batch_size=8)
     embed = make_embedder(

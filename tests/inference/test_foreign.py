@@ -11,18 +11,12 @@ from blue.errors import UserError
 from blue.inference import foreign
 from blue.stages import evaluate, train_profiler
 from blue.workdir import settings
-from tests.helpers.foreign_words import BASE, WORDS
-from tests.whole.test_stages import make_config
+from tests.helpers.foreign_words import BASE, foreign_config, module_of_words
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """The name of a module that lies in the current directory, a new one each time."""
-    name = f"words_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(WORDS)
-    monkeypatch.chdir(tmp_path)
-    yield name
-    sys.modules.pop(name, None)
+    yield from module_of_words(tmp_path, monkeypatch)
 
 
 # --- a function
@@ -144,14 +138,6 @@ def test_foreign_encoders_work_in_a_thread_and_tell_their_mistakes(module):
 
 
 # --- whole stages
-
-
-def foreign_config(kind, checkpoint):
-    c = make_config()
-    c.num_steps, c.eval_every = 2, 2
-    c.encoder.kind, c.encoder.checkpoint = kind, checkpoint
-    c.stages = ("profiler", "evaluate")
-    return c
 
 
 def run_stages(c, workdir):

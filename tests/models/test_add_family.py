@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import types
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +21,15 @@ from blue.sources import adapters
 from blue.text.tokenizer import train_tokenizer
 from blue.workdir.checkpoints import Checkpoints
 from tests.helpers import model_answers
-from tests.helpers.recipes import lines_of, promised_lines
+from tests.helpers.recipes import (
+    lines_of,
+    promised_lines,
+    python_blocks,
+    readme_section,
+)
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "blue/models/README.md").read_text()
-RECIPE = README[README.index("## How to add a model family") :]
-(MODULE,) = re.findall(r"^```python\n(.*?)^```$", RECIPE, re.M | re.S)
+RECIPE = readme_section("blue/models/README.md", "How to add a model family")
+(MODULE,) = python_blocks(RECIPE)
 (ENTRY,) = re.findall(r"table `FAMILIES`: `(.*)`$", RECIPE, re.M)
 FLAG = "qk_norms=False"
 # the recipe's, and what told Gemma 3 from Qwen3 before there was a table

@@ -16,6 +16,7 @@ from tests.helpers.random_decoders import (
     GEMMA,
     LENGTHS,
     QWEN,
+    TWO_LAYERS,
     C,
     G,
     P,
@@ -27,7 +28,6 @@ from tests.helpers.random_decoders import (
 )
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-TWO_LAYERS = dataclasses.replace(GEMMA, num_layers=2)
 SHALLOW = pytest.mark.parametrize("cfg", [TWO_LAYERS, QWEN], ids=["gemma3", "qwen3"])
 
 

@@ -1,7 +1,5 @@
 """Decoding with a cache."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,7 @@ from tests.helpers.random_decoders import (
     GEMMA,
     LENGTHS,
     QWEN,
+    TWO_LAYERS,
     G,
     P,
     group_batch,
@@ -20,8 +19,6 @@ from tests.helpers.random_decoders import (
     random_params,
     random_tokens,
 )
-
-TWO_LAYERS = dataclasses.replace(GEMMA, num_layers=2)
 
 
 @pytest.mark.parametrize(

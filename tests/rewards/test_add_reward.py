@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,18 +14,22 @@ from blue.stages import train_profiler
 from blue.workdir import settings
 from configs import quickstart
 from tests.helpers import small_stages
-from tests.helpers.recipes import lines_of, promised_lines
+from tests.helpers.recipes import (
+    lines_of,
+    promised_lines,
+    python_blocks,
+    readme_section,
+)
 from tests.helpers.small_stages import one_layer  # noqa: F401
 
-README = Path(functions.__file__).with_name("README.md").read_text("utf-8")
-ADD, ABLATION = re.split(r"^## ", README, flags=re.M)[1:3]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+ADD = readme_section("blue/rewards/README.md", "How to add a reward")
+ABLATION = readme_section("blue/rewards/README.md", "How to run an ablation")
 
 
 @pytest.fixture
 def section(monkeypatch):
     """The reward and the input of the recipe are there; its config line, as code."""
-    reward, needed, line = BLOCK.findall(ADD)
+    reward, needed, line = python_blocks(ADD)
     for module, name, code in (
         (functions, "brevity", reward),
         (inputs, "num_words", needed),
@@ -38,8 +41,8 @@ def section(monkeypatch):
 
 
 def test_the_recipes_have_the_promised_lines():
-    assert lines_of(*BLOCK.findall(ADD)) == promised_lines("a reward")
-    assert lines_of(*BLOCK.findall(ABLATION)) == promised_lines("an ablation")
+    assert lines_of(*python_blocks(ADD)) == promised_lines("a reward")
+    assert lines_of(*python_blocks(ABLATION)) == promised_lines("an ablation")
 
 
 @pytest.mark.usefixtures("one_layer")
@@ -100,7 +103,7 @@ def test_a_wrong_section_is_one_line(section, name, fields, said, tmp_path):
 
 
 def test_the_ablation_is_a_config_of_a_few_lines(tmp_path):
-    (code,) = BLOCK.findall(ABLATION)
+    (code,) = python_blocks(ABLATION)
     path = tmp_path / "ablation.py"
     path.write_text(code)
     config, _ = settings.load(["blue", f"--config={path}:tiny", "--workdir=x"])

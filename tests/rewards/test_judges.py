@@ -8,30 +8,19 @@ import pytest
 
 from blue.models import decoder, gemma3, qwen3
 from blue.rewards import judges
-from blue.runtime import sharding
-from blue.runtime.shapes import Precision, Shapes
+from blue.runtime.shapes import Shapes
+from blue.runtime.sharding import make_mesh
 from blue.text import prompts
 from blue.text.templates import TEMPLATES
-from tests.helpers.small_model import SHORT, WORDS, alone, few_words, make
-
-FLOAT32 = Precision("float32", "float32")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return few_words()
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    return sharding.make_mesh(1, -1, 1)
+from tests.helpers.small_model import FLOAT32, SHORT, WORDS, alone, few_words, make
 
 
 def shapes():
     return Shapes(batch=8, prompt=40, group=3, completion=6)
 
 
-def test_likelihood_judge_is_the_gain_over_the_empty_profile(tokenizer, mesh):
+def test_likelihood_judge_is_the_gain_over_the_empty_profile():
+    tokenizer, mesh = few_words(), make_mesh(1, -1, 1)
     cfg, params = make(gemma3.tiny_gemma3, tokenizer, mesh)
     score = judges.make_judge(
         cfg, tokenizer, SHORT, mesh, scoring="likelihood", shapes=shapes(),
@@ -62,7 +51,8 @@ def test_likelihood_judge_is_the_gain_over_the_empty_profile(tokenizer, mesh):
     np.testing.assert_allclose(score(params, ["", ""], options), 0.0, atol=1e-5)
 
 
-def test_letter_judge_compares_letters_at_the_answer(tokenizer, mesh):
+def test_letter_judge_compares_letters_at_the_answer():
+    tokenizer, mesh = few_words(), make_mesh(1, -1, 1)
     full = TEMPLATES["full"]
     cfg, params = make(qwen3.tiny_qwen3, tokenizer, mesh)
     sizes = shapes()._replace(prompt=400)
@@ -80,7 +70,8 @@ def test_letter_judge_compares_letters_at_the_answer(tokenizer, mesh):
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-def test_a_question_that_cannot_fit_is_told(tokenizer):
+def test_a_question_that_cannot_fit_is_told():
+    tokenizer = few_words()
     make_message = lambda p: prompts.title_message(SHORT, p)
     long = " ".join(WORDS * 20)
     ids = judges.fit_message(tokenizer, make_message, long, 30)

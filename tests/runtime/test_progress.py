@@ -8,19 +8,7 @@ import jax.numpy as jnp
 
 from blue.runtime import progress
 from blue.runtime.progress import slices_with_progress
-from blue.workdir.writer import Writer
-
-
-def open_writer(workdir, *, stage="profiler", first_step=0, tensorboard=False):
-    return Writer(
-        workdir,
-        stage=stage,
-        first_step=first_step,
-        num_steps=10,
-        every=3,
-        tensorboard=tensorboard,
-        hparams={"lr": 1e-3, "rewards": {"choice": {"weight": 1.0}}, "stages": ("a",)},
-    )
+from tests.helpers.writers import open_writer
 
 
 def test_progress_without_a_terminal_is_a_few_log_lines(tmp_path, caplog, monkeypatch):

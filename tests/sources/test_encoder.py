@@ -19,18 +19,12 @@ from blue.sources.encoder import load_item_table, load_text_encoder
 from blue.sources.open_run import Run
 from blue.sources.text import query_format_of
 from blue.text.tokenizer import train_tokenizer
-from tests.helpers.foreign_words import BASE, WORDS
-from tests.whole.test_stages import make_config
+from tests.helpers.foreign_words import BASE, WORDS, foreign_config, module_of_words
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """The name of a module that lies in the current directory, a new one each time."""
-    name = f"words_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(WORDS)
-    monkeypatch.chdir(tmp_path)
-    yield name
-    sys.modules.pop(name, None)
+    yield from module_of_words(tmp_path, monkeypatch)
 
 
 # --- the item table
@@ -101,14 +95,3 @@ def test_a_transfer_encoder_of_our_own_is_its_checkpoint(module, tmp_path):
     assert c.encoder.kind == "function"  # the config stays as it was
     query_format = query_format_of(c, encoder)
     assert (query_format.max_tokens, query_format.num_tokens("two words")) == (64, 2)
-
-
-# --- whole stages
-
-
-def foreign_config(kind, checkpoint):
-    c = make_config()
-    c.num_steps, c.eval_every = 2, 2
-    c.encoder.kind, c.encoder.checkpoint = kind, checkpoint
-    c.stages = ("profiler", "evaluate")
-    return c

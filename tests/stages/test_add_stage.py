@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -11,14 +10,17 @@ from blue.main import main
 from blue.sources.data import load_examples, load_log
 from blue.workdir.stages import STAGES, Stage
 from configs import base
-from tests.helpers.recipes import lines_of, promised_lines
+from tests.helpers.recipes import (
+    ROOT,
+    lines_of,
+    promised_lines,
+    python_blocks,
+    readme_section,
+)
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "blue/stages/README.md").read_text()
-RECIPE = README[README.index("## How to add a stage") :]
-RECIPE = RECIPE[: RECIPE.index("\n## ")].strip()
+RECIPE = readme_section("blue/stages/README.md", "How to add a stage")
 (PATH,) = re.findall(r"in `blue/stages/`, such as `(\w+\.py)`", RECIPE)
-(MODULE,) = re.findall(r"^```python\n(.*?)^```$", RECIPE, re.M | re.S)
+(MODULE,) = python_blocks(RECIPE)
 (ENTRY,) = re.findall(r"`STAGES` in `blue/workdir/stages.py`: `(.*)`$", RECIPE, re.M)
 COMMAND = ["blue", f"--config={ROOT}/configs/base.py:tiny", "--config.stage=popular"]
 

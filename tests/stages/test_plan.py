@@ -10,20 +10,11 @@ from blue import main
 from blue.errors import UserError
 from blue.models import families
 from blue.models.params import abstract_params
-from blue.runtime import chips, programs
+from blue.runtime import programs
 from blue.runtime.sharding import make_mesh
 from blue.stages import plan
-from configs import base, profiler_amazon_clothing_qwen3
-
-V6E = chips.BY_NAME["v6e"]
-GIB = 2**30
-
-
-def tiny(**fields):
-    config = base.get_config("tiny")
-    config.judge.scoring = "letters"
-    config.update(fields)
-    return config
+from configs import profiler_amazon_clothing_qwen3
+from tests.helpers.plans import GIB, V6E, tiny
 
 
 @pytest.fixture(scope="module")

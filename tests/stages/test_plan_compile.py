@@ -4,7 +4,7 @@ import pytest
 
 from blue.inference import scoring
 from blue.models import families
-from blue.runtime import chips, programs
+from blue.runtime import programs
 from blue.runtime.shapes import Precision, Shapes
 from blue.runtime.sharding import make_mesh
 from blue.stages import plan
@@ -14,18 +14,7 @@ from blue.stages.plan_compile import (
     largest_of_message,
     largest_of_trace,
 )
-from configs import base
-
-V6E = chips.BY_NAME["v6e"]
-
-GIB = 2**30
-
-
-def tiny(**fields):
-    config = base.get_config("tiny")
-    config.judge.scoring = "letters"
-    config.update(fields)
-    return config
+from tests.helpers.plans import GIB, V6E, tiny
 
 
 def test_what_does_not_fit_says_what_would_help():

@@ -19,11 +19,6 @@ def config():
     return quickstart.get_config("tiny")
 
 
-@pytest.fixture(scope="module")
-def mesh():
-    return make_mesh(1, -1, 1)
-
-
 def names_of(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in leaves}
@@ -46,7 +41,8 @@ def test_a_task_of_the_warm_start_has_one_program_however_often_it_is_named(conf
     assert (found["choice"].batch, found["choice"].group) == (16, 1)
 
 
-def test_adapters_are_the_updates_alone(config, mesh):
+def test_adapters_are_the_updates_alone(config):
+    mesh = make_mesh(1, -1, 1)
     lora = Lora(rank=2, alpha=4.0, targets=("q",))
     cfg = dataclasses.replace(families.preset("tiny_gemma3"), lora=lora)
     with programs.descriptions_only():
@@ -67,7 +63,8 @@ def test_adapters_are_the_updates_alone(config, mesh):
     ]  # fmt: skip
 
 
-def test_the_encoders_programs_are_for_more_and_more_rows(config, mesh):
+def test_the_encoders_programs_are_for_more_and_more_rows(config):
+    mesh = make_mesh(1, -1, 1)
     cfg = families.preset("tiny_qwen3")
     with programs.descriptions_only():
         found = step_programs.encoder_programs(config, cfg, mesh)

@@ -1,7 +1,5 @@
 """The GRPO stage refuses what cannot be right."""
 
-import json
-
 import pytest
 
 from blue.inference import sampling
@@ -12,27 +10,10 @@ from tests.helpers.small_stages import one_layer, same_updates  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("one_layer", "same_updates")
 
-STEPS = 4
-
-
-def make_config():
-    c = small_stages.make_config()
-    c.num_steps = c.train_encoder.num_steps = c.warm_start.num_steps = STEPS
-    c.warm_start.tasks = ("profile",)
-    c.checkpoint_every, c.eval_every = 2, 4
-    c.lr_warmup_steps = 0
-    c.train_encoder.lr, c.warm_start.lr_warmup_steps = 1e-3, 1
-    return c
-
-
-def lines(workdir, stage, name="metrics.jsonl"):
-    rows = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
-    return [row for row in rows if row["stage"] == stage]
-
 
 def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatch):
     """A sampler at another temperature than the trainer's."""
-    c = make_config()
+    c = small_stages.four_step_config()
     c.stages = ("profiler",)
     real = sampling.make_sample
 
@@ -42,13 +23,13 @@ def test_a_first_step_that_contradicts_itself_stops_the_run(tmp_path, monkeypatc
     monkeypatch.setattr(sampling, "make_sample", colder)
     with pytest.raises(ValueError, match="step 0, .*sampler_gap_mean is .* must be"):
         train_profiler.run(c, str(tmp_path))
-    assert not lines(tmp_path, "profiler")
+    assert not small_stages.lines(tmp_path, "profiler")
 
 
 @pytest.mark.slow
 def test_a_hidden_transfer_in_a_step_stops_the_run(tmp_path, monkeypatch):
     """A reward that an operation outside of the programs touches."""
-    c = make_config()
+    c = small_stages.four_step_config()
     c.stages = ("profiler",)
     real = experience.score
 
@@ -66,12 +47,12 @@ def test_a_hidden_transfer_in_a_step_stops_the_run(tmp_path, monkeypatch):
     [
         ("batch_size", 12, "batch_size = 12 must be a positive multiple of 8"),
         ("microbatch_size", 3, "microbatch_size = 3 must be a positive multiple of 8"),
-        ("group_size", 1, "group_size = 1 must be at least 2"),
-        ("max_prompt_tokens", 500, "max_prompt_tokens = 500 is more than the largest"),
+        ("microbatch_size", 16, "batch_size = 8 must be a multiple of microbatch_size"),
+        ("num_negatives", 2, "num_options = 4 must be at most num_negatives \\+ 1 = 3"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(field, value, words, tmp_path):
-    c = make_config()
+    c = small_stages.four_step_config()
     c[field] = value
     with pytest.raises(ValueError, match=words):
         train_profiler.run(c, str(tmp_path))

@@ -1,7 +1,6 @@
 """Templates: what they say, what they drop, and what untrusted text cannot do."""
 
 import math
-import random
 import re
 from collections import Counter
 
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 
 from blue.errors import UserError
 from blue.text import prompts
-from blue.text.templates import TEMPLATES, wordings
-from blue.text.tokenizer import train_tokenizer
+from blue.text.templates import TEMPLATES
+from tests.helpers import made_up_text
 
 FULL, SHORT = TEMPLATES["full"], TEMPLATES["short"]
 NAN = math.nan
@@ -47,15 +46,12 @@ FORGERIES = [
 
 @pytest.fixture(scope="module")
 def titles():
-    rng = random.Random(0)
-    words = [a + b + c for a in "bdklm" for b in "aeiou" for c in ("ra", "to", "nik")]
-    return [" ".join(rng.choices(words, k=4)) for _ in range(300)]
+    return made_up_text.titles()
 
 
 @pytest.fixture(scope="module")
-def tokenizer(titles):
-    corpus = [*titles, *wordings(FULL), *wordings(SHORT)]
-    return train_tokenizer(corpus, vocab_size=1024)
+def tokenizer():
+    return made_up_text.tokenizer_of_titles()
 
 
 # --- text made safe

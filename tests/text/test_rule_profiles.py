@@ -1,6 +1,5 @@
 """Profiles written by rules."""
 
-import random
 import re
 from collections import Counter
 
@@ -10,15 +9,14 @@ import pytest
 from blue.text import prompts
 from blue.text.rule_profiles import profile_word_stats, template_profile
 from blue.text.templates import TEMPLATES
+from tests.helpers import made_up_text
 
 FULL, SHORT = TEMPLATES["full"], TEMPLATES["short"]
 
 
 @pytest.fixture(scope="module")
 def titles():
-    rng = random.Random(0)
-    words = [a + b + c for a in "bdklm" for b in "aeiou" for c in ("ra", "to", "nik")]
-    return [" ".join(rng.choices(words, k=4)) for _ in range(300)]
+    return made_up_text.titles()
 
 
 # --- profiles written by rules

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from blue.errors import UserError
 from blue.text.prompts import make_safe
 from blue.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from tests.helpers import made_up_text
 
 REAL = (
     pytest.param("gemma3", marks=pytest.mark.slow),  # seconds to load
@@ -64,23 +65,13 @@ def real(request):
 
 
 @pytest.fixture(scope="module")
-def words():
-    rng = random.Random(0)
-    syllables = [c + v for c in "bdklmnrst" for v in "aeiou"]
-    return sorted({"".join(rng.choices(syllables, k=3)) for _ in range(700)})[:600]
+def lines():
+    return made_up_text.lines()
 
 
 @pytest.fixture(scope="module")
-def lines(words):
-    rng = random.Random(1)
-    titles = [" ".join(rng.choices(words, k=4)) for _ in range(2000)]
-    spoken = [f"The user likes {', '.join(t.split())} and tea." for t in titles[:50]]
-    return titles + spoken
-
-
-@pytest.fixture(scope="module")
-def trained(lines):
-    return train_tokenizer(lines, vocab_size=1024)
+def trained():
+    return made_up_text.tokenizer_of_lines()
 
 
 @functools.cache

@@ -6,32 +6,16 @@ import pytest
 
 from blue.errors import UserError
 from blue.text.tokenizer import train_tokenizer
+from tests.helpers import made_up_text
 
 
 @pytest.fixture(scope="module")
-def words():
-    rng = random.Random(0)
-    syllables = [c + v for c in "bdklmnrst" for v in "aeiou"]
-    return sorted({"".join(rng.choices(syllables, k=3)) for _ in range(700)})[:600]
+def trained():
+    return made_up_text.tokenizer_of_lines()
 
 
-@pytest.fixture(scope="module")
-def lines(words):
-    rng = random.Random(1)
-    titles = [" ".join(rng.choices(words, k=4)) for _ in range(2000)]
-    spoken = [f"The user likes {', '.join(t.split())} and tea." for t in titles[:50]]
-    return titles + spoken
-
-
-@pytest.fixture(scope="module")
-def trained(lines):
-    return train_tokenizer(lines, vocab_size=1024)
-
-
-# --- the trained one
-
-
-def test_frequent_words_are_one_piece(trained, words):
+def test_frequent_words_are_one_piece(trained):
+    words = made_up_text.words()
     pieces = [len(trained.encode(word)) for word in words]
     assert len(words) == 600 and sum(pieces) / len(pieces) < 1.05
     assert trained.vocab_size <= 1024
@@ -61,7 +45,8 @@ def test_clean_lines_decode_to_themselves(trained, text):
     assert trained.decode(trained.encode(text)) == text
 
 
-def test_training_is_deterministic(trained, lines):
+def test_training_is_deterministic(trained):
+    lines = made_up_text.lines()
     again = train_tokenizer(lines, vocab_size=1024)
     assert again._json == trained._json
     assert again.fingerprint == trained.fingerprint

@@ -16,6 +16,7 @@ from blue.main import main
 from blue.workdir import settings
 from blue.workdir.stages import STAGES
 from configs import base
+from tests.helpers.recipes import python_blocks
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = {"build", "dist", "runs"}  # beside hidden folders: what runs and builds leave
@@ -242,7 +243,7 @@ def test_commands_can_be_read(name, command, monkeypatch):
 
 def test_python_can_be_read():
     for text in PAGES.values():
-        for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S):
+        for block in python_blocks(text):
             ast.parse(block)
 
 

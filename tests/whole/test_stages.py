@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import re
 import shutil
 import signal
@@ -30,22 +29,16 @@ from blue.sources.role import stage_checkpoints
 from blue.stages import train_encoder, train_profiler, warm_start
 from blue.training import replay, session, watch
 from blue.workdir import checkpoints, record, writer
-from tests.helpers import small_stages
-from tests.helpers.small_stages import one_layer, same_updates  # noqa: F401
+from tests.helpers.small_stages import (
+    STEPS,
+    four_step_config,
+    lines,
+    one_layer,  # noqa: F401
+    same_updates,  # noqa: F401
+)
 
 pytestmark = pytest.mark.usefixtures("one_layer", "same_updates")
 RUN = {"encoder": train_encoder, "warm_start": warm_start, "profiler": train_profiler}
-STEPS = 4
-
-
-def make_config():
-    c = small_stages.make_config()
-    c.num_steps = c.train_encoder.num_steps = c.warm_start.num_steps = STEPS
-    c.warm_start.tasks = ("profile",)
-    c.checkpoint_every, c.eval_every = 2, 4
-    c.lr_warmup_steps = 0
-    c.train_encoder.lr, c.warm_start.lr_warmup_steps = 1e-3, 1
-    return c
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +59,8 @@ def whole(tmp_path_factory, one_layer, same_updates):  # noqa: F811
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer.Writer, "progress", copy)
         for stage, module in RUN.items():  # noqa: B007  (`copy` reads it)
-            module.run(make_config(), str(workdir))
+            module.run(four_step_config(), str(workdir))
     return workdir
-
-
-def lines(workdir, stage, name="metrics.jsonl"):
-    rows = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
-    return [row for row in rows if row["stage"] == stage]
 
 
 def final_state(workdir, stage):
@@ -86,8 +74,8 @@ def test_resume_is_bitwise(whole, stage):
     """Killed in the third step, after its line and before its save."""
     killed = Path(f"{whole}-{stage}")
     assert [row["step"] for row in lines(killed, stage)] == [0, 1, 2]
-    assert stage_checkpoints(make_config(), str(killed), stage).latest_step() == 2
-    RUN[stage].run(make_config(), str(killed))
+    assert stage_checkpoints(four_step_config(), str(killed), stage).latest_step() == 2
+    RUN[stage].run(four_step_config(), str(killed))
 
     ours, theirs = lines(killed, stage), lines(whole, stage)
     assert [row["step"] for row in ours] == list(range(STEPS))
@@ -102,6 +90,32 @@ def test_resume_is_bitwise(whole, stage):
     samples = "samples.jsonl"
     assert lines(killed, stage, samples) == lines(whole, stage, samples)
     assert bool(lines(whole, stage, samples)) == (stage == "profiler")
+
+
+@pytest.mark.slow
+def test_a_warm_start_of_two_tasks_resumes_to_the_bit(tmp_path, monkeypatch):
+    """Tasks take turns; the resumed stage takes the turn that is due."""
+    c = four_step_config()
+    c.stages, c.warm_start.tasks = ("warm_start",), ("profile", "choice")
+    warm_start.run(c, str(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        progress = writer.Writer.progress
+
+        def die(self, step, values):
+            progress(self, step, values)
+            if step == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(writer.Writer, "progress", die)
+        with pytest.raises(KeyboardInterrupt):
+            warm_start.run(c, str(tmp_path / "killed"))
+    assert stage_checkpoints(c, f"{tmp_path}/killed", "warm_start").latest_step() == 2
+    warm_start.run(c, str(tmp_path / "killed"))
+    a = final_state(tmp_path / "whole", "warm_start")
+    b = final_state(tmp_path / "killed", "warm_start")
+    assert a[0] == b[0] == str(STEPS)
+    for x, y in zip(a[1], b[1], strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
 @pytest.mark.slow
@@ -121,10 +135,10 @@ def test_stopped_by_sigterm_and_started_again_is_the_whole_run(
         with monkeypatch.context() as patch, preemption.listening(600.0):
             patch.setattr(writer.Writer, "progress", with_signal)
             with pytest.raises(Preempted, match="step 1 is saved"):
-                RUN[stage].run(make_config(), str(tmp_path))
-        checkpoints = stage_checkpoints(make_config(), str(tmp_path), stage)
+                RUN[stage].run(four_step_config(), str(tmp_path))
+        checkpoints = stage_checkpoints(four_step_config(), str(tmp_path), stage)
         assert checkpoints.latest_step() == 1 and not checkpoints.finished()
-        RUN[stage].run(make_config(), str(tmp_path))
+        RUN[stage].run(four_step_config(), str(tmp_path))
         a, b = final_state(whole, stage), final_state(tmp_path, stage)
         assert a[0] == b[0] == str(STEPS)
         for x, y in zip(a[1], b[1], strict=True):
@@ -143,7 +157,7 @@ def test_observers_do_not_disturb(whole, tmp_path):
     """Not logging, samples, validation, TensorBoard, nor traces of steps."""
     for stage in ("encoder", "warm_start"):
         shutil.copytree(whole / "checkpoints" / stage, tmp_path / "checkpoints" / stage)
-    c = make_config()
+    c = four_step_config()
     c.log.every, c.log.tensorboard, c.log.sample_users = 3, False, 0
     c.eval_every, c.checkpoint_every, c.log.samples_every = 0, 3, 3
     c.profile_steps = (1, 2)
@@ -166,7 +180,7 @@ def test_observers_do_not_disturb(whole, tmp_path):
 )
 def test_another_mesh_goes_on_from_the_same_bits(whole, shapes):
     """Eight devices wrote it; 2 x 2 x 2, four and one read it."""
-    c = make_config()
+    c = four_step_config()
     log = load_log(c, str(whole))
     data = load_examples(c, log, str(whole)).fingerprint
     _, optimizer = session.optimizer_of(c, c, b2=c.adam_b2)
@@ -232,8 +246,8 @@ def test_samples_show_the_same_users_and_no_identifier(whole):
 def test_finished_stages_are_skipped_and_leave_a_result(whole):
     before = (whole / "metrics.jsonl").read_text()
     for stage, module in RUN.items():
-        module.run(make_config(), str(whole))
-        checkpoints = stage_checkpoints(make_config(), str(whole), stage)
+        module.run(four_step_config(), str(whole))
+        checkpoints = stage_checkpoints(four_step_config(), str(whole), stage)
         assert checkpoints.finished() and checkpoints.best()["step"] <= STEPS
     assert (whole / "metrics.jsonl").read_text() == before
 
@@ -280,7 +294,7 @@ def test_the_projector_shows_items_and_hashed_users(whole):
     assert header == "kind\tname"
     kinds, names = zip(*(row.split("\t") for row in rows), strict=True)
     assert vectors.size == len(rows) * points["tensorShape"][1]
-    log = load_log(make_config(), str(whole))
+    log = load_log(four_step_config(), str(whole))
     assert list(names[: kinds.count("item")]) == log.titles
     users = names[kinds.index("user") :]
     assert kinds.count("user") == len(users) > 1
@@ -310,7 +324,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
     tmp_path, monkeypatch, caplog
 ):
     """One infinite advantage at step 1, then a judge that fails on every profile."""
-    c = make_config()
+    c = four_step_config()
     c.stages, c.num_steps, c.max_nonfinite = ("profiler",), 6, 2
     c.checkpoint_every, c.eval_every, c.log.samples_every = 1, 0, 100
     c.log.tensorboard = False
@@ -388,7 +402,7 @@ def test_bad_numbers_are_skipped_then_stop_the_run_and_can_be_replayed(
 @pytest.mark.slow
 def test_an_update_out_of_bounds_stops_a_supervised_stage(stage, tmp_path):
     """lr beyond float32: loss and gradient are finite, the parameters would not be."""
-    c = make_config()
+    c = four_step_config()
     c.stages, c.max_nonfinite, c.checkpoint_every = (stage,), 2, 1
     section = {"encoder": c.train_encoder, "warm_start": c.warm_start}[stage]
     section.lr, section.lr_warmup_steps, section.lr_schedule = 1e39, 0, "constant"
@@ -413,7 +427,7 @@ def test_the_stage_ends_with_a_table(whole):
 
 
 def test_a_stage_left_out_of_the_list_is_told(whole, caplog):
-    c = make_config()
+    c = four_step_config()
     c.stages = ("profiler",)
     log = load_log(c, str(whole))
     model = load_profiler(

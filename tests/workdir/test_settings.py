@@ -83,6 +83,8 @@ def test_overrides_reach_the_stage_with_the_types_of_the_config(
         ("--config.mesh.tensor=0", "mesh.tensor is 0"),
         ("--config.prompt_buckets=512,256", "ascending"),
         ("--config.prompt_buckets=a,b", "ascending"),
+        ("--config.judge.model=me", "judge.model is 'me', must be one of policy, ref"),
+        ("--config.judge.scoring=a", "judge.scoring is 'a', must be one of letters"),
         ("--config.max_prompt_tokens=4096", "must end with max_prompt_tokens 4096"),
         ("--config.profile_steps=5", "profile_steps is (5,), must be first and last"),
         ("--config.profile_steps=5,3", "profile_steps is (5, 3)"),

@@ -9,19 +9,8 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.plugins import projector
 from tensorboard.util import tensor_util
 
-from blue.workdir.writer import Writer, write_curves
-
-
-def open_writer(workdir, *, stage="profiler", first_step=0, tensorboard=False):
-    return Writer(
-        workdir,
-        stage=stage,
-        first_step=first_step,
-        num_steps=10,
-        every=3,
-        tensorboard=tensorboard,
-        hparams={"lr": 1e-3, "rewards": {"choice": {"weight": 1.0}}, "stages": ("a",)},
-    )
+from blue.workdir.writer import write_curves
+from tests.helpers.writers import open_writer
 
 
 def events(directory):

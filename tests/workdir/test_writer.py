@@ -5,19 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blue.workdir.writer import Writer, last_lines
-
-
-def open_writer(workdir, *, stage="profiler", first_step=0, tensorboard=False):
-    return Writer(
-        workdir,
-        stage=stage,
-        first_step=first_step,
-        num_steps=10,
-        every=3,
-        tensorboard=tensorboard,
-        hparams={"lr": 1e-3, "rewards": {"choice": {"weight": 1.0}}, "stages": ("a",)},
-    )
+from blue.workdir.writer import last_lines
+from tests.helpers.writers import open_writer
 
 
 def read(path):

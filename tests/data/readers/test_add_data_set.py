@@ -2,7 +2,6 @@
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,14 +9,17 @@ from blue import read_log
 from blue.data import readers
 from blue.main import main
 from blue.sources.data import READERS
-from tests.helpers.recipes import lines_of, promised_lines
+from tests.helpers.recipes import (
+    ROOT,
+    lines_of,
+    promised_lines,
+    python_blocks,
+    readme_section,
+)
 
-ROOT = Path(__file__).parents[3]
-README = (ROOT / "blue/data/README.md").read_text()
-RECIPE = README[README.index("## How to add a data set") :]
-RECIPE = RECIPE[: RECIPE.index("\n## ")].strip()
+RECIPE = readme_section("blue/data/README.md", "How to add a data set")
 (PATH,) = re.findall(r"in `blue/data/readers/`, such as `(\w+\.py)`", RECIPE)
-(MODULE,) = re.findall(r"^```python\n(.*?)^```$", RECIPE, re.M | re.S)
+(MODULE,) = python_blocks(RECIPE)
 IMPORT = f"from blue.data.readers import {PATH.removesuffix('.py')}"
 (ENTRY,) = re.findall(r"`READERS` in `blue/sources/data.py`: `(.*)`$", RECIPE, re.M)
 COMMAND = [
