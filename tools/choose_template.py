@@ -18,6 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.data.examples import history
+from blue.errors import UserError
 from blue.evaluation import baselines, metrics, protocols, report
 from blue.evaluation.cohort import choose_cohort
 from blue.runtime import sharding
@@ -77,4 +78,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

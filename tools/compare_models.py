@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
 from blue.errors import UserError
@@ -103,7 +102,7 @@ def model_of_run(run: str, stage: str, step: str) -> Model:
         raise UserError(f"{run}:{stage}: the stages are {', '.join(ROLE_OF)}")
     if step and not step.isdecimal():
         raise UserError(f"{run}:{stage}@{step}: a step is a number")
-    config = read_run_config(run)
+    config = record.load(run)
     opened = open_run(config, run)
     mesh = opened.mesh
     load = load_encoder if stage == "encoder" else load_profiler_base
@@ -121,16 +120,6 @@ def model_of_run(run: str, stage: str, step: str) -> Model:
     else:
         trained = checkpoints.restore_best(shapes)[0]
     return model._replace(params=lora.join(frozen, trained))
-
-
-def read_run_config(run: str) -> ConfigDict:
-    """The config that a run wrote down."""
-    path = Path(run) / "config.json"
-    try:
-        return record.load(run)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{path} is no config of a run: {told}") from None
 
 
 def is_run(spec: str) -> bool:
@@ -482,7 +471,7 @@ def find_tokenizer(spec: str, role: str) -> Tokenizer | None:
         directory = directory_of(spec, role)
         has_one = any(Path(directory).glob("tokenizer.json*"))
         return load_tokenizer(directory) if has_one else None
-    config = read_run_config(run)
+    config = record.load(run)
     log = load_log(config, run)
     _, directory = find_checkpoint(config, role)
     return load_role_tokenizer(

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BLUE from this clone
+from blue.errors import UserError
 from blue.evaluation import metrics, protocols, report
 from blue.evaluation.cohort import choose_cohort, write_profiles
 from blue.sources.encoder import load_item_table, load_text_encoder
@@ -80,4 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

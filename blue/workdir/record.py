@@ -81,9 +81,17 @@ def save(config: ConfigDict, workdir: str) -> None:
 
 
 def load(workdir: str | os.PathLike[str]) -> ConfigDict:
-    """The config recorded by the run in `workdir`, with present field names."""
-    record = json.loads((Path(workdir) / "config.json").read_text("utf-8"))
-    return ConfigDict(renamed.with_new_names(record["config"]))
+    """The config recorded by the run in `workdir`, with present field names.
+
+    Raises `UserError` where there is none.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        recorded = json.loads(path.read_text("utf-8"))["config"]
+        return ConfigDict(renamed.with_new_names(recorded))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path} is no config of a run: {reason}") from None
 
 
 def code() -> dict[str, str | None]:

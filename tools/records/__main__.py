@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from blue.errors import UserError
+
 
 def main(argv: Sequence[str]) -> None:
     """Does what the command line says."""
@@ -56,4 +58,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
