@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from blue.errors import UserError
 from blue.evaluation import report
 from blue.evaluation.cohort import choose_cohort
 from blue.sources.data import load_examples, load_log
@@ -74,6 +75,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def collect(run: Path, out: Path) -> None:
     """All of it: from the workdir `run` to the folder `out`."""
+    if not (run / "evaluation.json").exists():
+        raise UserError(f"{run}: no evaluation.json in it; finish stage evaluate")
     out.mkdir(parents=True, exist_ok=True)
     result = rounded(json.loads((run / "evaluation.json").read_text("utf-8")))
     text = json.dumps(result, ensure_ascii=False, separators=(",", ":"))
