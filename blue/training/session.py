@@ -104,7 +104,6 @@ def start(
         _refuse_non_finite(state, name, "remove it to go on from an older one")
         if step is not None:
             checkpoints.go_back(step)
-        logger.info("resumed at step %d", meta["step"])
         return state, frozen, meta["step"]
     state = optimizers.make_init_state(shapes, optimizer, mesh)(trained)
     # the first save compiles the fingerprint
