@@ -7,9 +7,9 @@ DIR holds ratings.csv and movies.csv of a MovieLens release (grouplens.org; its 
 forbids passing it on); several folders, separated by commas, are joined. Cite: Harper,
 Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
 
-Half of the users rate everything within the hour, page by page, so that the paper's
-one-hour window would drop them and the last titles would tell the next: targets are
-spread over a user's log, and the ten events before each are withheld.
+Half of the users rate everything within the hour, page by page. The paper's one-hour
+window would drop them, and the last titles would tell the next. So targets are spread
+over a user's log, and the ten events before each are withheld.
 experiments/movielens/ has the recorded run.
 """
 

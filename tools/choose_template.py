@@ -3,9 +3,9 @@
 python tools/choose_template.py --config=configs/X.py --workdir=DIR [--config.FIELD=V]
     --templates FILE [--users N]
 
-FILE holds one item template a line. For each, the item texts are embedded and the next
-items of validation users are ranked among their stored negatives, by the mean vector of
-the recent items and by the rule-made pseudo item, both in that wording. Only the
+FILE holds one item template a line. For each, the item texts are embedded. The next
+items of validation users are ranked among their stored negatives in two ways. One is by
+the mean vector of the recent items, the other by the rule-made pseudo item. Only the
 encoder of the config is needed: no profiler, no training. Prints a Markdown table; the
 best row by the mean of both columns is the choice.
 """

@@ -2,9 +2,12 @@
 
     python tools/compare_models.py A B --texts=FILE [--engine-b=transformers] [...]
 
-A and B are Hugging Face directories or hub ids, or checkpoints of runs: RUN (what its
-stage profiler trained), RUN:STAGE (profiler, warm_start, encoder; its best), or
-RUN:STAGE@STEP.
+A and B are Hugging Face directories or hub ids, or checkpoints of runs:
+
+    RUN             what its stage profiler trained
+    RUN:STAGE       the best of a stage: profiler, warm_start or encoder
+    RUN:STAGE@STEP  one step of it
+
 Engines are blue, transformers and sentence_transformers (extra `parity`): one directory
 under two engines shows how exactly BLUE computes what they compute. Of causal models
 the log-probabilities of every next token, over the whole vocabulary, are compared; of

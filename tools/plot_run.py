@@ -4,8 +4,9 @@ python tools/plot_run.py RUN [RUN ...] --out DIR     (needs the extra `plots`)
 
 RUN is a workdir, or any folder with metrics.jsonl or curves.csv, and evaluation.json or
 results.json where there is one. One run: dots are steps, the line is a running mean
-over a tenth of them, its band that mean's 95% interval (as if steps were independent).
-Several runs: the mean over runs, the band their range. Drawn is what the files hold:
+over a tenth of them. Its band is that mean's 95% interval, as if steps were
+independent. Several runs: the mean over runs, the band their range. Drawn is what the
+files hold:
 
     training.png    losses, reward components and validation NDCG@10 over steps
     profiles.png    the profile quality panel over steps

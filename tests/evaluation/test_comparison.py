@@ -29,8 +29,10 @@ def task():
 
 @pytest.fixture
 def ranker(task):
-    """Everybody asks for item 3, and items are orthogonal but for 4, between 3 and 5:
-    right for the first user, item 4 second, item 5 last."""
+    """Everybody asks for item 3. Items are orthogonal but for 4, between 3 and 5.
+
+    So the first user's item comes first, item 4 second and item 5 last.
+    """
     table = np.eye(6, dtype=np.float32)
     table[4] = np.sqrt([0, 0, 0, 0.5, 0, 0.5])
     return by_cosine(["three"], np.tile(table[3], (1, 3, 1)), table)

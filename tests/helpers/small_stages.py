@@ -84,8 +84,10 @@ def remembered(function):
 
 @pytest.fixture(scope="module")
 def same_updates():
-    """A stage that runs again with the same config takes the update programs that are
-    there, as it does with all other programs, and the same made-up log."""
+    """A stage that runs again with the same config compiles and makes nothing anew.
+
+    It takes the update programs that are there, and the same made-up log.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (synthetic, "make"),

@@ -156,8 +156,10 @@ def test_sampled_frequencies_match_the_distribution(options):
 
 
 def test_two_uniform_numbers_draw_from_the_softmax():
-    """Chi-square of 40,000 draws, beside those of `jax.random.categorical`; and all
-    numbers of a fine grid, the ends of [0, 1) among them, give each token its share."""
+    """Chi-square of 40,000 draws, beside those of `jax.random.categorical`.
+
+    A fine grid of numbers, both ends of [0, 1) included, gives each token its share.
+    """
     logits = np.random.default_rng(0).normal(0, 1.5, 13).astype(np.float32)
     logits[[0, 3, 8, 9, 10, 11]] = -np.inf  # a whole block of 4, and the first
     p = np.asarray(jax.nn.softmax(logits), np.float64)

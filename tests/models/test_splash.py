@@ -93,8 +93,10 @@ def test_gradients_of_splash_are_those_of_dense_attention():
 
 
 def rows_of(*families):
-    """segment and parent of rows [R T] from (lengths of a beginning, 0 for none, and of
-    what goes on from it), family after family, then padding up to the longest row."""
+    """segment and parent of rows [R T], padded up to the longest row.
+
+    A family is the length of a beginning (0 for none) and of what goes on from it.
+    """
     rows = []
     for row in families:
         segment, parent, count = [], [], 0

@@ -24,8 +24,10 @@ from tests.helpers.small_adapters import (
 
 
 def test_adapters_learn_what_comes_next():
-    """Supervised: a random one-layer model learns to say token 7, as loudly as its
-    frozen head can: the norms of states and embeddings bound the logits (1.34 nats)."""
+    """A random one-layer model learns to say token 7, as loudly as its frozen head can.
+
+    The norms of states and embeddings bound the logits (1.34 nats).
+    """
     mesh = mesh_of(1, 1, 1)
     cfg = dataclasses.replace(QWEN, num_layers=1, lora=EVERY)
     schedule, optimizer = make_optimizer_at(3e-2)

@@ -1,8 +1,8 @@
 """A run that is killed again and again ends as one without a break, to the bit.
 
-Each kill is a SIGKILL of the whole process in another phase, on a function call of the
-library, so that the moment is the same on every machine; `tools/faults/kill_runs.py`
-draws random ones.
+Each kill is a SIGKILL of the whole process in another phase. It comes on a function
+call of the library, so that the moment is the same on every machine.
+`tools/faults/kill_runs.py` draws random moments.
 """
 
 import concurrent.futures

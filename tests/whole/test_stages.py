@@ -45,8 +45,8 @@ RUN = {"encoder": train_encoder, "warm_start": warm_start, "profiler": train_pro
 def whole(tmp_path_factory, one_layer, same_updates):  # noqa: F811
     """A workdir in which three stages ran without a break.
 
-    Beside it, in `*-STAGE`, lies what it held in the third step of each, after the
-    step's line and before its save: what a kill would have left.
+    Beside it, `*-STAGE` is a copy from the third step of each, after the step's line
+    and before its save. That is what a kill would have left.
     """
     workdir = tmp_path_factory.mktemp("whole")
     progress = writer.Writer.progress

@@ -3,9 +3,9 @@
     python tools/bench/all.py --torch-python=PATH --tunix-python=PATH [--runs=3]
         [--only=grpo_256 ...] [--out=experiments/benchmarks]
 
-The two paths are the Pythons of environments of their own: one with torch,
-transformers, trl and sentence-transformers, one with google-tunix
-(experiments/benchmarks/README.md says how they are made). Writes results.json, every
+The two paths are the Pythons of environments of their own. One has torch, transformers,
+trl and sentence-transformers, the other has google-tunix;
+experiments/benchmarks/README.md says how they are made. Writes results.json, every
 number with its command, and table.md; what `--only` leaves out stays as it is there.
 All run on the cores of --cpus, one after the other: never beside other work there.
 """

@@ -2,14 +2,17 @@
 
     python tools/bench/check_plan.py [--record]
 
-Compiles the reference pass, the update and the decode loop of
-configs/profiler_amazon_clothing.py with 512 completion tokens and remat=attention for
-v6e:8x8 and compares memory and FLOPs a chip with
-experiments/scaling/recorded.json. More than 3% above fails; so does work that differs
-from the formula by more than 5%, and a decode step that moves more than 1.15 times the
-weights and caches. The file names the versions of jax and libtpu: with
-others it has to be made again (`--record`) and nothing is compared. Needs the extra
-`tpu`, no TPU.
+Compiles programs of configs/profiler_amazon_clothing.py for v6e:8x8, with 512
+completion tokens and remat=attention: the reference pass, the update, the decode loop.
+Memory and FLOPs a chip are compared with experiments/scaling/recorded.json. It fails
+where one of these holds:
+
+* memory or FLOPs are more than 3% above the recorded ones;
+* FLOPs differ from the formula by more than 5%;
+* a decode step moves more than 1.15 times the weights and caches.
+
+The file names the versions of jax and libtpu. With others nothing is compared and it
+has to be made again (`--record`). Needs the extra `tpu`, no TPU.
 """
 
 import argparse

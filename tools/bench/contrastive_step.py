@@ -2,11 +2,11 @@
 
     python tools/bench/contrastive_step.py [--batch=64 --median=64 --hi=256 ...]
 
-A random encoder of the Qwen3-Embedding kind in float32 on one core: forward, backward
-and Adam on `--batch` pairs of texts of log-normal length, at most `--hi` tokens,
-nothing recomputed. Rows and program are the stage's: `train_encoder.pack_pairs` and
-`updates.make_encoder_update`; packing is timed. The peer at the same texts:
-tools/bench/peers/st_contrastive_step.py.
+A random encoder of the Qwen3-Embedding kind takes steps in float32 on one core:
+forward, backward and Adam, nothing recomputed. A step has `--batch` pairs of texts of
+log-normal length, at most `--hi` tokens. Rows and program are the stage's:
+`train_encoder.pack_pairs` and `updates.make_encoder_update`; packing is timed. The peer
+at the same texts: tools/bench/peers/st_contrastive_step.py.
 """
 
 import sys

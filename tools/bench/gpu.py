@@ -5,11 +5,11 @@
 Random weights of Gemma 3 1B and Qwen3-Embedding 0.6B, made up tokens, bfloat16 over
 float32 parameters. Measured, each as the median of --rounds calls after one more:
 
-* the update, and its MFU: the model's FLOPs (recomputed layers do not count, the prompt
-  of a user once) / time / what the card can do in bfloat16;
-* decode: one token for every row, from the difference of two lengths, and its share of
-  the memory bandwidth: bytes of the weights and of the keys and values that a token may
-  see, read once / time / what the card can do;
+* the update, and its MFU: the model's FLOPs / time / what the card can do in bfloat16.
+  Recomputed layers do not count, and the prompt of a user counts once;
+* decode: one token for every row, from the difference of two lengths. Its share of the
+  memory bandwidth is bytes / time / what the card can do. The bytes are the weights,
+  and the keys and values that a token may see, each read once;
 * encoder texts a second; the whole step: copy to the decode layout, sampling,
   reference, both views of every profile, update.
 

@@ -2,11 +2,12 @@
 
     python tools/bench/grpo_step.py [--prompt=1024] [--users=4 --g=8 --new=64 ...]
 
-A random Gemma 3 in float32 on one core: `--g` completions of `--new` tokens for each of
-`--users` new prompts, their reward on the host (the sum of the ids, modulo 97),
-log-probabilities of the starting model, and an update with the KL to it, nothing
-recomputed. The stage's own programs, a user at a time where gradients add up, as
-`microbatch_size=1` has it. Generation includes the copy to the decode layout.
+A random Gemma 3 takes steps in float32 on one core, nothing recomputed. A step writes
+`--g` completions of `--new` tokens for each of `--users` new prompts. The host rewards
+them with the sum of the ids, modulo 97. Then come log-probabilities of the starting
+model and an update with the KL to it. The programs are the stage's own, a user at a
+time where gradients add up, as `microbatch_size=1` has it. Generation includes the copy
+to the decode layout.
 Peers at the same work: tools/bench/peers/tunix_grpo_step.py and trl_grpo_step.py.
 """
 

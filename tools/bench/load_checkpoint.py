@@ -2,12 +2,12 @@
 
     python tools/bench/load_checkpoint.py CONFIG_JSON --workdir=DIR [--rounds=5]
 
-Makes a random model of the config in bfloat16 with transformers, once, and loads it in
-a fresh process a time, by turns: BLUE in bfloat16 and float32, transformers in bfloat16
-and float32. Every time ends with one pass over all parameters, so that nothing is left
-to be read lazily. Memory is the process's anonymous memory (pages of files that are
-merely mapped do not count) at its peak, above what it was before, less the parameters
-themselves. Needs the extra `parity`; the files of the model have been read before.
+Makes a random model of the config in bfloat16 with transformers, once. BLUE and
+transformers load it by turns in bfloat16 and float32, each time in a fresh process.
+Every time ends with one pass over all parameters, so that nothing is left to be read
+lazily. Memory is the peak of the process's anonymous memory above what it was before,
+less the parameters themselves. Pages of files that are merely mapped do not count.
+Needs the extra `parity`; the files of the model have been read before.
 """
 
 import argparse

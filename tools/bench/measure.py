@@ -1,7 +1,7 @@
 """What every benchmark here shares: sizes, pinning, clocks, and the line it prints.
 
 Standard library only: peers run in environments of their own. A benchmark pins itself
-to its cores before jax or torch starts its threads, does the work once to warm up or
+to its cores before jax or torch starts its threads. It does the work once to warm up or
 compile, then `--reps` times, and prints one JSON line. Seconds of the processor (cpu)
 are what to compare on a machine that others use; wall seconds are told beside them.
 """

@@ -3,8 +3,9 @@
     python tools/bench/pair.py --runs=3 --a='COMMAND' --b='COMMAND' [--log=FILE]
 
 Each command prints a JSON line last, as the benchmarks of this folder do. Prints one
-JSON object: of every number that both tell, median and range of each side, and the
-median of the ratios b / a of the pairs. Which side goes first changes with every pair.
+JSON object. For every number that both tell it has median and range of each side, and
+the median of the ratios b / a of the pairs. Which side goes first changes with every
+pair.
 """
 
 import argparse

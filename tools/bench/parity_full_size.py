@@ -2,12 +2,12 @@
 
     python tools/bench/parity_full_size.py CONFIG_JSON ... [--workdir=DIR] [--out=DIR]
 
-Makes a model of each config.json (Gemma 3: a profiler; Qwen3-Embedding: an encoder) in
-bfloat16, with weights under which every part of the network matters, and compares the
-two by tools/compare_models.py on random tokens beyond Gemma's window of 512, one row
-padded: in float32; both in bfloat16; and each one's bfloat16 with float32, which is
-what rounding costs on either side. Writes results.json and README.md's table. Needs the
-extra `parity` and 16 GB of memory.
+Makes a model of each config.json in bfloat16 (Gemma 3: a profiler; Qwen3-Embedding: an
+encoder), with weights under which every part of the network matters. The two are
+compared by tools/compare_models.py on random tokens beyond Gemma's window of 512, one
+row padded. They are compared in float32, and both in bfloat16. Each one's bfloat16 is
+compared with its float32, which is what rounding costs on either side. Writes
+results.json and README.md's table. Needs the extra `parity` and 16 GB of memory.
 """
 
 import argparse

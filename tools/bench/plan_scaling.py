@@ -2,8 +2,8 @@
 
     python tools/bench/plan_scaling.py fits|scaling|update|head|tables [--out=DIR]
 
-`fits`: the paper's two profilers on v6e:8x8 and v6e:2x4 at a completion limit of 2048,
-and Gemma 3 12B as a frozen judge on v6e:8x8, tensor-parallel. `scaling`: one user a
+`fits`: the paper's two profilers on v6e:8x8 and v6e:2x4, at a completion limit of 2048;
+Gemma 3 12B as a frozen judge on v6e:8x8, tensor-parallel. `scaling`: one user a
 chip on 8, 16, 64 and 256 chips, completions of 512. `update`: reference pass and update
 alone, by completion length and by what the backward pass computes again. `head`: its
 log-probabilities and their gradient alone. Writes

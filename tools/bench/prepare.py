@@ -3,10 +3,10 @@
 python tools/bench/prepare.py generate DIR [--rows=10000000]
 python tools/bench/prepare.py measure DIR
 
-`generate` writes raw_review_Bench.jsonl.gz and raw_meta_Bench.jsonl.gz in the format of
-Amazon Reviews 2023 with made-up text: about a user for every five rows, activity and
-popularity with heavy tails, an item for every ten rows, rows in no order, one item in
-fifty without a title, one review in a hundred a repetition. `measure` reads and cuts
+`generate` writes raw_review_Bench.jsonl.gz and raw_meta_Bench.jsonl.gz with made-up
+text, in the format of Amazon Reviews 2023. It has a user for about five rows and an
+item for ten, activity and popularity with heavy tails, and rows in no order. One item
+in fifty has no title, one review in a hundred is a repetition. `measure` reads and cuts
 them in a fresh process as configs/profiler_amazon_clothing.py has it.
 """
 

@@ -4,9 +4,9 @@
 
 Two steps of the training state of a tiny model are saved. Each flip changes one bit, of
 any file of the newer one (files by turns, bits at random), and restores. Either the
-step is passed over for the older one, or what is restored is the same to the bit, for
-not every byte of a file is needed to read it. Anything else is a miss; exit code 1.
-What was saved is compared byte for byte, not by the fingerprint that is on trial; with
+step is passed over for the older one, or what is restored is the same to the bit. Not
+every byte of a file is needed to read it. Anything else is a miss; exit code 1. What
+was saved is compared byte for byte, not by the fingerprint that is on trial. With
 --blind that fingerprint is one number for all, to see what is missed without it.
 """
 

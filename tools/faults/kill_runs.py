@@ -3,12 +3,12 @@
     python tools/faults/kill_runs.py --workdir=runs/kills --out=runs/kills.json
 
 One run goes to its end. Others are killed (SIGKILL, the whole process) again and again,
-each kill inside a phase drawn at random, at a random moment of it, and then started
-again with the same command. At the end every file is compared with the first run's.
+each time at a random moment of a random phase. Then the same command starts them again.
+At the end every file is compared with the first run's.
 
-The killer is a thread inside of the run that this script starts around `blue.main`:
-it knows the phase because functions of the library are wrapped here. The library has
-no hook for it.
+The killer is a thread inside of the run, which this script starts around `blue.main`.
+It knows the phase because functions of the library are wrapped here; the library has no
+hook for it.
 """
 
 import argparse
@@ -133,8 +133,10 @@ def trace_steps(path: Path) -> None:
 
 
 def inside(spec: dict[str, Any], argv: list[str]) -> int:
-    """`blue.main`, killed as `spec` says: in its `nth` call of `phase`, after `delay`
-    seconds of it; at `delay` alone, so long after the start; without both, never."""
+    """`blue.main`, killed as `spec` says: `delay` seconds into `phase`'s `nth` call.
+
+    Without a phase, `delay` counts from the start. Without both, nothing is killed.
+    """
     from blue import main
 
     phases = Phases()

@@ -1,10 +1,14 @@
 """What is kept of a finished run: its numbers, curves and twenty users.
 
-Writes to a folder: results.json (evaluation.json, five decimals), evaluation.md,
-curves.csv (means over blocks of steps), cost.md (steps and minutes a stage) and
-users.md (twenty test users, evenly spaced: recent history, next item, profiles; no
-identifiers).
-Then tools/plot_run.py draws the figures.
+Writes to a folder:
+
+    results.json   evaluation.json, five decimals
+    evaluation.md
+    curves.csv     means over blocks of steps
+    cost.md        steps and minutes a stage
+    users.md       twenty test users, evenly spaced: recent history, next item, profiles
+
+There are no identifiers of users. Then tools/plot_run.py draws the figures.
 """
 
 import json

@@ -1,7 +1,8 @@
 """The tables of experiments/real_logs/tables.md from the records of the runs.
 
-One table of methods and one of differences: a row a run, NDCG@10, mean and 95% interval
-over users; then what differences the run could have detected, and the verdict.
+There is one table of methods and one of differences. A row is a run: NDCG@10, mean and
+95% interval over users. The second adds the differences that the run could have
+detected, and the verdict.
 """
 
 import json
