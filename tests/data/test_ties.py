@@ -1,4 +1,4 @@
-""""""
+"""Simultaneous events: a seeded order that no file decides."""
 
 import numpy as np
 
@@ -25,3 +25,10 @@ def test_ties_are_broken_by_a_seeded_hash():
         int(item[break_ties(s, users, items, user, item, time)][49]) for s in range(40)
     ]
     assert len(set(last)) > 10
+
+
+def test_without_ties_events_stay_where_they_are():
+    user = np.array([0, 0, 1], np.int32)
+    time = np.array([5, 6, 6], np.int64)
+    order = break_ties(0, ["a", "b"], ["x", "y"], user, user, time)
+    assert order.tolist() == [0, 1, 2]

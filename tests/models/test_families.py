@@ -1,5 +1,6 @@
 """Presets, and the configs they are read from."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -63,3 +64,21 @@ def test_presets_survive_their_config_json(name):
 def test_unknown_presets_are_told_the_known_ones():
     with pytest.raises(UserError, match=r"'gemma4'.*gemma3_1b.*qwen3_1_7b"):
         families.preset("gemma4")
+
+
+@pytest.mark.parametrize("name", families.presets())
+def test_a_description_without_later_fields_gets_them(name):
+    """As a checkpoint of an older version has it."""
+    whole = dataclasses.asdict(families.preset(name))
+    later = families.later_fields({k: v for k, v in whole.items() if k != "family"})
+    assert later == {"family": whole["family"]}
+    assert families.later_fields(whole) == {}
+    assert families.later_fields({"dim": 8})["lora"] is None
+
+
+@pytest.mark.parametrize("value", ["bert", None, 7, ["gemma3_text"]])
+def test_an_unknown_model_type_is_told_with_the_known_ones(value):
+    with pytest.raises(UserError) as caught:
+        families.of_model_type(value)
+    assert str(caught.value).startswith(f"model_type is {value!r}; supported are ")
+    assert "gemma3" in str(caught.value) and "qwen3" in str(caught.value)

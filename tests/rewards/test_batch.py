@@ -68,3 +68,10 @@ def test_too_few_items_for_a_question_are_told(source):
         UserError, match="num_options = 10: an example has fewer than 9"
     ):
         make_batch(SPLIT, np.array([0]), 0, few)
+
+
+def test_just_enough_items_for_a_question_are_enough(source):
+    just = source._replace(num_negatives=9, num_options=8)  # 10 items, 3 of them ann's
+    batch = make_batch(SPLIT, np.array([0]), 0, just)
+    assert batch.negative_mask.sum() == 7
+    assert set(batch.options[0]) == set(range(10)) - {0, 1}

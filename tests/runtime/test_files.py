@@ -92,6 +92,28 @@ def test_a_directory_moved_away_by_a_kill_comes_back_first(folder):
     assert (folder / "d" / "x").read_text() == "old"
 
 
+def test_an_error_between_the_renames_brings_the_old_directory_back(
+    tmp_path, monkeypatch
+):
+    with files.whole_directory(tmp_path / "d") as draft:
+        (draft / "x").write_text("old")
+    rename = type(draft).rename
+
+    def fails(path, to):
+        if path.name == ".d.draft":
+            raise OSError("disk full")
+        return rename(path, to)
+
+    monkeypatch.setattr(type(draft), "rename", fails)
+    with (
+        pytest.raises(OSError, match="disk full"),
+        files.whole_directory(draft.parent / "d"),
+    ):
+        pass
+    assert names(epath.Path(tmp_path)) == ["d"]
+    assert (tmp_path / "d" / "x").read_text() == "old"
+
+
 def test_other_processes_get_the_path_and_change_nothing(tmp_path):
     (tmp_path / ".d.draft").mkdir()
     (tmp_path / ".d.draft" / "of_the_first_process").write_text("")

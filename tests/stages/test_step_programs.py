@@ -1,10 +1,12 @@
 """Programs of the training stages, described but not compiled."""
 
 import dataclasses
+import re
 
 import jax
 import pytest
 
+from blue.errors import UserError
 from blue.models import families
 from blue.models.decoder import Lora
 from blue.runtime import programs
@@ -75,3 +77,23 @@ def test_the_encoders_programs_are_for_more_and_more_rows(config):
         config.train_encoder.batch_size
         * (config.train_encoder.query_tokens + config.train_encoder.item_tokens)
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"batch_size": 6}, "batch_size = 6 "),
+        ({"batch_size": 8, "microbatch_size": 6}, "microbatch_size = 6 "),
+        ({"batch_size": 12, "microbatch_size": 8}, "a multiple of microbatch_size = 8"),
+        ({"num_negatives": 2}, "num_options = 4 must be at most num_negatives + 1 = 3"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told_before_anything_is_compiled(
+    config, changed, words
+):
+    mesh = make_mesh(1, 4, 1, devices=jax.devices()[:4])
+    config.batch_size, config.microbatch_size, config.num_negatives = 8, 4, 3
+    step_programs.check_profiler(config, mesh)
+    config.update(changed)
+    with pytest.raises(UserError, match=re.escape(words)):
+        step_programs.check_profiler(config, mesh)

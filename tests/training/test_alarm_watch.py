@@ -1,8 +1,9 @@
 import json
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from blue.training.alarm_watch import watch_alarms
+from blue.training.alarm_watch import alarm_limits, watch_alarms
 from blue.workdir.writer import Writer
 from configs import base
 
@@ -29,7 +30,9 @@ def test_alarms_are_told_once_and_go_on_after_a_resume(tmp_path, caplog):
     whole = lines_of(tmp_path / "a", values)
     marks = [row["alarm/reward_collapse"] for row in whole]
     assert marks == [0, 0, 0, 1, 1, 1, 0]
-    begins, ends = [m for m in caplog.messages if "reward_collapse" in m]
+    told = [r for r in caplog.records if "reward_collapse" in r.getMessage()]
+    assert [r.levelname for r in told] == ["WARNING", "INFO"]
+    begins, ends = [r.getMessage() for r in told]
     assert begins.startswith(
         "step 3: ALARM: reward_collapse: reward/frac_zero_std = 1 "
     )
@@ -42,3 +45,14 @@ def test_alarms_are_told_once_and_go_on_after_a_resume(tmp_path, caplog):
         workdir = tmp_path / f"b{stop}"
         lines_of(workdir, values[:stop])
         assert lines_of(workdir, values, first=back) == whole
+
+
+def test_limits_are_those_of_the_precision_and_of_the_batch():
+    c = base.get_config("tiny")
+    c.update(batch_size=6, group_size=5)
+    c.dtype.compute = "float32"
+    exact = alarm_limits(c)  # tests run on CPUs
+    assert exact.invalid == pytest.approx(30 * c.alarms.invalid)
+    assert exact.gap_max == c.alarms.gap_max
+    c.dtype.compute = "bfloat16"
+    assert alarm_limits(c).gap_max == c.alarms.coarse * exact.gap_max
