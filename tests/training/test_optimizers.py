@@ -96,3 +96,6 @@ def test_schedules():
     )
     constant = make_schedule(2.0, kind="constant", warmup_steps=2, num_steps=12)
     np.testing.assert_allclose([constant(1), constant(2), constant(12)], [1, 2, 2])
+    for warmup, rates in ((0, [2, 2, 2]), (1, [0, 2, 2])):
+        at = make_schedule(2.0, kind="constant", warmup_steps=warmup, num_steps=12)
+        np.testing.assert_allclose([at(0), at(1), at(2)], rates)

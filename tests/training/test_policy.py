@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blue.models import gemma3, qwen3
+from blue.models import decoder, gemma3, qwen3
 from blue.models.params import abstract_params, make_init
 from blue.runtime import programs
 from blue.runtime.sharding import by_batch, put, replicated, to_host
 from blue.training import optimizers
 from blue.training.optimizers import make_optimizer, make_schedule
 from blue.training.policy import Objective, make_update
-from tests.helpers.updates import FLOAT32, SHAPES, B, G, batch_on, mesh_of, small
+from tests.helpers.updates import FLOAT32, SHAPES, B, C, G, P, batch_on, mesh_of, small
 
 MESHES = [
     (gemma3.tiny_gemma3, (2, 2, 2)),
@@ -74,6 +74,43 @@ def test_one_step_is_the_same_on_any_mesh(family, shape, one_device):
     jax.tree.map(close, new.opt_state, want.opt_state)  # the gradients, exactly
     jax.tree.map(close, info, want_info)
     assert info["optim/grad_norm"] > 1e-3
+
+
+def test_what_a_step_reports_is_the_mean_over_taught_tokens(one_device):
+    """From the logits of every row by itself, in NumPy."""
+    mesh, cfg = mesh_of((1, 1, 1)), small(gemma3.tiny_gemma3)
+    params = programs_of(cfg, mesh, 0)[0]
+    batch = to_host(batch_on(mesh))
+    logits_of = jax.jit(
+        lambda ids, mask: (
+            decoder.forward(params, cfg, ids, mask) @ decoder.head(params).T
+        )
+    )
+    found = {"kl": [], "entropy": [], "gap": []}
+    for b, g in np.ndindex(B, G):
+        if not batch.teaching[b, g]:
+            continue
+        ids = np.append(batch.prompt[b], batch.tokens[b, g])
+        seen = np.append(batch.prompt_mask[b], batch.mask[b, g])
+        logits = np.asarray(logits_of(ids[None], seen[None])[0], np.float64)
+        p = np.exp(logits[P - 1 : -1] - logits[P - 1 : -1].max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        own = np.log(p[np.arange(C), batch.tokens[b, g]])
+        d = batch.ref_logprobs[b, g] - own
+        there = batch.mask[b, g]
+        found["kl"] += list((np.exp(d) - d - 1)[there])
+        found["entropy"] += list(-(p * np.log(p)).sum(1)[there])
+        found["gap"] += list(np.abs(batch.sampler_logprobs[b, g] - own)[there])
+    _, info = one_device(gemma3.tiny_gemma3)
+    want = {
+        "policy/kl": np.mean(found["kl"]),
+        "policy/entropy": np.mean(found["entropy"]),
+        "policy/clip_fraction": 0,  # one update a batch: every ratio is 1
+        "policy/sampler_gap_mean": np.mean(found["gap"]),
+        "policy/sampler_gap_max": np.max(found["gap"]),
+    }
+    for name, value in want.items():
+        np.testing.assert_allclose(info[name], value, rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("micro", [pytest.param(1, marks=pytest.mark.slow), 4])
