@@ -1,3 +1,5 @@
+"""Words as they are written, and folded for comparing."""
+
 from blue.text import words
 
 
@@ -35,3 +37,8 @@ def test_sentences_end_at_stops_and_lines_but_not_after_initials():
         *("Likes J. Smith, Dr. No and 2.5 stars.", "Dislikes it!", "Why?", "A line")
     ]
     assert words.sentences("他喜欢茶。她不喜欢！") == ["他喜欢茶。", "她不喜欢!"]
+
+
+def test_ngrams_are_all_runs_in_order():
+    assert words.ngrams("abcd", 3) == [("a", "b", "c"), ("b", "c", "d")]
+    assert words.ngrams("ab", 2) == [("a", "b")] and words.ngrams("ab", 3) == []
