@@ -5,8 +5,8 @@ python tools/compare_runs.py RUN_A RUN_B [--users N]
 Both workdirs hold a finished profiler stage on the same log, split and encoder, such as
 two rewards from one warm start. Each profiler writes a profile for every target of the
 test users. The encoder of RUN_A's config ranks the same candidates by each profile
-alone: 99 drawn uniformly, 99 by popularity^0.75. Prints NDCG@10 of both and
-the paired difference B - A with its 95% interval over users and what was detectable.
+alone: 99 drawn uniformly, 99 by popularity^0.75. Prints NDCG@10 of both and the paired
+difference B - A with its 95% interval over users and what was detectable.
 """
 
 import argparse

@@ -6,9 +6,9 @@ B prompts  G completions a prompt  P prompt tokens  C completion tokens  T query
 S key tokens  V vocabulary  D width  F mlp width  N query heads  K key/value heads
 R = N//K query heads a key/value head  H head size  L layers
 
-A layer is one Linen module, `Block`; its attention (attention.py) is a function passed
-to it. This
-gives two passes here, and two more over the same weights in decoding.py:
+A layer is one Linen module, `Block`; its attention is a function passed to it, from
+attention.py. This gives two passes here, and two more over the same weights in
+decoding.py:
 
 * `forward`        one block of tokens, causal;
 * `group_forward`  a prompt and its G completions: the prompt is computed once and its
@@ -405,9 +405,8 @@ def group_forward(
 
     def body(carry: tuple, layer: Params, kind: str) -> tuple[tuple, None]:
         x, y = carry
-        sizes = {"scale": cfg.scale(), "window": window_of(cfg, kind)}
-        window = sizes["window"]
-        attend = prompt_attention(prompt_mask, **sizes)
+        scale, window = cfg.scale(), window_of(cfg, kind)
+        attend = prompt_attention(prompt_mask, scale=scale, window=window)
         x, shared = run_block(cfg, layer, kind, x, at, attend)
         see_prompt = causal_mask(flat_at, at, window=window) & prompt_mask[:, None, :]
         see_own = causal_mask(own_at, own_at, window=window)[None, None]
@@ -417,15 +416,16 @@ def group_forward(
             q_groups, own = groups(q), KV(groups(kv.k), groups(kv.v))
             if kernel_for(q_groups, keys=P + C - 1) == "splash":
                 real = jnp.ones((B, G, C - 1), bool)
-                masks = prompt_mask, real
-                out = splash_attention(q_groups, shared, own, *masks, **sizes)
+                out = splash_attention(
+                    q_groups, shared, own, prompt_mask, real, scale=scale, window=window
+                )
             else:
                 # completions see no prompt keys before the last window
                 seen = slice(max(P - window + 1, 0) if window else 0, P)
                 prompt_kv = KV(shared.k[:, seen], shared.v[:, seen])
                 see = groups(see_prompt[:, :, seen])
                 out = group_attention(
-                    q_groups, prompt_kv, own, see, see_own, scale=cfg.scale()
+                    q_groups, prompt_kv, own, see, see_own, scale=scale
                 )
             return out.reshape(q.shape), None
 

@@ -82,8 +82,11 @@ def test_the_encoders_programs_are_for_more_and_more_rows(config):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"batch_size": 6, "microbatch_size": 0}, "batch_size = 6 "),
-        ({"batch_size": 8, "microbatch_size": 6}, "microbatch_size = 6 "),
+        (
+            {"batch_size": 6, "microbatch_size": 0},
+            "batch_size = 6 must be a positive multiple of 4",
+        ),
+        ({"batch_size": 8, "microbatch_size": 6}, "microbatch_size = 6 must be a"),
         ({"batch_size": 12, "microbatch_size": 8}, "a multiple of microbatch_size = 8"),
         ({"num_negatives": 2}, "num_options = 4 must be at most num_negatives + 1 = 3"),
     ],

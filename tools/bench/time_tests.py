@@ -3,11 +3,11 @@
 python tools/bench/time_tests.py [--old=6d1e727] [--new=HEAD] [--fresh] [--rounds=1]
 
 Each revision is cloned into a temporary folder, one after the other. It runs the pytest
-part of the test command in its README, with an empty compile cache. Both
-run in the Python that runs this script. With --fresh each has an environment of its
-own, installed as the command says, for revisions that need different packages. CPU
-seconds are user and system time of pytest and of all processes it started. Machines
-differ by half and more: only the ratio counts.
+part of the test command in its README, with an empty compile cache. Both run in the
+Python that runs this script. With --fresh each has an environment of its own, installed
+as the command says, for revisions that need different packages. CPU seconds are user
+and system time of pytest and of all processes it started. Machines differ by half and
+more: only the ratio counts.
 """
 
 import argparse
